@@ -1,0 +1,99 @@
+"""A Hugging Face tokenizer as the search sees it, and the chat prompt around a question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from cos.search.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_QUESTION = "\u2400question\u2400"
+"""Stands for the question while the chat template is rendered."""
+
+
+def neutral_pieces(text: str, controls: Sequence[str]) -> list[str]:
+    """``text`` cut so that no piece contains a control token: each occurrence is split behind its first character."""
+    pieces = [text]
+    for control in controls:
+        split: list[str] = []
+        for piece in pieces:
+            start = 0
+            while (found := piece.find(control, start)) >= 0 and len(control) > 1:
+                split.append(piece[start : found + 1])
+                start = found + 1
+            split.append(piece[start:])
+        pieces = split
+    return [piece for piece in pieces if piece]
+
+
+class HfVocabulary:
+    """A tokenizer; see `cos.search.ports.Vocabulary`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer: Any = tokenizer
+        added: dict[str, int] = tokenizer.get_added_vocab()
+        self._controls = dict(added)
+        table = cast("dict[str, int]", tokenizer.get_vocab())
+        merges = json.loads(self._tokenizer.backend_tokenizer.to_str())["model"].get("merges", []) if tokenizer.is_fast else []
+        digest = hashlib.sha256(json.dumps([sorted(table.items()), merges]).encode())
+        self._fingerprint = digest.hexdigest()
+        # Longest first: a control token inside another one is met after the longer one has been split.
+        self._spellings = sorted(added, key=len, reverse=True)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Plain text only: control tokens spelt in it stay text."""
+        ids: list[int] = []
+        for piece in neutral_pieces(text, self._spellings):
+            ids += self._tokenizer.encode(piece, add_special_tokens=False)
+        return tuple(ids)
+
+    def encode_markup(self, text: str) -> tuple[int, ...]:
+        """Our own text, whose control tokens are meant."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def control_id(self, token: str) -> int | None:
+        return self._controls.get(token)
+
+
+class ChatPrompt:
+    """Renders the prompt of a question through a model's chat template, tokenising the question as plain text."""
+
+    def __init__(self, vocabulary: HfVocabulary, templater: Any, suffix: str = "") -> None:
+        """``templater``: a tokenizer or processor with ``apply_chat_template``. ``suffix``: put on a line of its own
+        behind every question (the trigger sentence that some CoS checkpoints were trained with)."""
+        self._vocabulary = vocabulary
+        self._suffix = suffix
+        self._with_image = self._render(templater, image=True)
+        self._without = self._render(templater, image=False)
+
+    @staticmethod
+    def _render(templater: Any, *, image: bool) -> tuple[str, str]:
+        parts = [{"type": "image"}] if image else []
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": _QUESTION}]}]
+        text: str = templater.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if text.count(_QUESTION) != 1 or "'type'" in text:
+            messages = [{"role": "user", "content": f"<image>\n{_QUESTION}" if image else _QUESTION}]
+            text = templater.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if text.count(_QUESTION) != 1:
+            raise InputError("the model's chat template does not put the question into the prompt once", "policy")
+        head, tail = text.split(_QUESTION)
+        return head, tail
+
+    def token_ids(self, question: str, *, image: bool) -> list[int]:
+        """The prompt with an unexpanded image placeholder."""
+        head, tail = self._with_image if image else self._without
+        asked = f"{question}\n{self._suffix}" if self._suffix else question
+        encode = self._vocabulary.encode_markup
+        return [*encode(head), *self._vocabulary.encode(asked), *encode(tail)]

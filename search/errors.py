@@ -1,0 +1,46 @@
+"""What can go wrong in a search, told by whose fault it is.
+
+    CosError
+    +-- InputError        the caller's: a bad value, named together with the fix
+    +-- BudgetExhausted   nobody's: a limit was reached; the search answers with what it has
+    +-- EngineError       an engine failed one request; a sibling may still succeed
+    |   +-- EngineDead    an engine is gone; nothing more can come from it
+    +-- SearchFailed      a search ended with nothing to show
+"""
+
+from typing import Literal
+
+BudgetKind = Literal["tokens", "prm_reads", "seconds"]
+
+
+class CosError(Exception):
+    """Any error of ours."""
+
+
+class InputError(CosError):
+    """A value the caller gave cannot be used. ``param`` names it; the message says the value and the fix."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BudgetExhausted(CosError):
+    """A limit of the budget was reached."""
+
+    def __init__(self, kind: BudgetKind, limit: float) -> None:
+        super().__init__(f"the budget of {limit:g} {kind} is spent")
+        self.kind: BudgetKind = kind
+        self.limit = limit
+
+
+class EngineError(CosError):
+    """An engine could not carry out one request."""
+
+
+class EngineDead(EngineError):
+    """An engine process has died or was shut down."""
+
+
+class SearchFailed(CosError):
+    """No chain came out of a search."""

@@ -1,0 +1,161 @@
+"""The CoS step grammar: how a chain of steps is written, cut, read back and answered.
+
+Source: arXiv 2509.19003, section 3.1 and the released serialiser (baaivision/CoS, eval/vqa/score_with_prm.py).
+
+    chain  := <|reasoning_start|> NL  step ( <|reasoning_proceed|> NL  step )*  <|reasoning_end|> NL  answer
+    step   := <|reasoning_step_start|> NL  name NL  thought NL  reflection NL  <|reasoning_step_end|> NL
+    answer := "Answer:" NL <|answer_start|> ANSWER <|answer_end|>
+
+A chain is cut right after ``<|reasoning_step_end|>`` and after ``<|answer_end|>``: what the policy writes from one cut
+to the next is one *segment*, and a segment is what a search expands and a PRM scores.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cos.search.errors import InputError
+from cos.search.ports import Vocabulary
+from cos.search.types import End, Step
+
+REASONING_START = "<|reasoning_start|>"
+REASONING_END = "<|reasoning_end|>"
+REASONING_PROCEED = "<|reasoning_proceed|>"
+REASONING_BACKTRACK = "<|reasoning_backtrack|>"
+STEP_START = "<|reasoning_step_start|>"
+STEP_END = "<|reasoning_step_end|>"
+NAME_START = "<|reasoning_step_name_start|>"
+NAME_END = "<|reasoning_step_name_end|>"
+THOUGHT_START = "<|reasoning_step_thought_start|>"
+THOUGHT_END = "<|reasoning_step_thought_end|>"
+REFLECTION_START = "<|reasoning_step_reflection_start|>"
+REFLECTION_END = "<|reasoning_step_reflection_end|>"
+ANSWER_START = "<|answer_start|>"
+ANSWER_END = "<|answer_end|>"
+STEP_TAG = "ки"
+LABEL_GOOD = "к+и"
+LABEL_BAD = "к-и"
+
+POLICY_TOKENS = (
+    REASONING_START,
+    REASONING_END,
+    REASONING_PROCEED,
+    REASONING_BACKTRACK,
+    STEP_START,
+    STEP_END,
+    NAME_START,
+    NAME_END,
+    THOUGHT_START,
+    THOUGHT_END,
+    REFLECTION_START,
+    REFLECTION_END,
+    ANSWER_START,
+    ANSWER_END,
+)
+"""The tokens a policy writes, in the order in which the released code adds them."""
+
+PRM_TOKENS = (STEP_TAG, LABEL_GOOD, LABEL_BAD)
+"""The step tag and its two labels: PRM input and output only, never the policy's."""
+
+COS_TOKENS = POLICY_TOKENS + PRM_TOKENS
+
+
+def step_pieces(step: Step, *, first: bool) -> list[str]:
+    """A step's segment in pieces: control tokens, fields and newlines each apart, so that a field stays plain text."""
+    lead = [REASONING_START, "\n"] if first else ["\n", REASONING_PROCEED, "\n"]
+    fields = (
+        (NAME_START, step.name, NAME_END),
+        (THOUGHT_START, step.thought, THOUGHT_END),
+        (REFLECTION_START, step.reflection, REFLECTION_END),
+    )
+    return [*lead, STEP_START, "\n", *(piece for field in fields for piece in (*field, "\n")), STEP_END]
+
+
+def answer_pieces(answer: str, *, first: bool) -> list[str]:
+    """The answer's segment in pieces; ``first`` when no step comes before it."""
+    lead = [REASONING_START, "\n", REASONING_END, "\n"] if first else ["\n", REASONING_END, "\n"]
+    return [*lead, "Answer:", "\n", ANSWER_START, answer, ANSWER_END]
+
+
+def render_segments(steps: Sequence[Step], answer: str) -> list[str]:
+    """A whole chain as its segments: one for each step, then the one with the answer.
+
+    Joined they are the policy's text; with the step tag glued to the end of each, they are the PRM's input.
+    """
+    segments = ["".join(step_pieces(step, first=index == 0)) for index, step in enumerate(steps)]
+    return [*segments, "".join(answer_pieces(answer, first=not steps))]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What one segment of the policy's text turned out to be."""
+
+    end: End
+    step: Step | None = None
+    answer: str | None = None
+
+
+def _between(start: str, end: str) -> re.Pattern[str]:
+    return re.compile(re.escape(start) + r"(.*?)" + re.escape(end), re.DOTALL)
+
+
+_NAME = _between(NAME_START, NAME_END)
+_THOUGHT = _between(THOUGHT_START, THOUGHT_END)
+_REFLECTION = _between(REFLECTION_START, REFLECTION_END)
+_ANSWER = _between(ANSWER_START, ANSWER_END)
+
+
+class CosGrammar:
+    """Reads what a CoS policy writes. Token ids are looked up by their strings, once."""
+
+    name = "cos"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Errors: InputError naming the tokens that the vocabulary lacks."""
+        missing = [token for token in POLICY_TOKENS if token != REASONING_BACKTRACK and vocabulary.control_id(token) is None]
+        if missing:
+            raise InputError(
+                f"the policy's tokenizer lacks the step tokens {', '.join(missing)}; "
+                "give a policy trained on the CoS step format",
+                "policy",
+            )
+        self._step_end = _must(vocabulary.control_id(STEP_END))
+        self._answer_end = _must(vocabulary.control_id(ANSWER_END))
+        self._foreign = frozenset(
+            token_id for token in PRM_TOKENS if (token_id := vocabulary.control_id(token)) is not None
+        )
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a segment."""
+        return (self._step_end, self._answer_end)
+
+    def read(self, token_ids: Sequence[int], text: str, *, cut: bool) -> Segment:
+        """What a segment is; ``cut`` says that a token limit ended it.
+
+        A segment that carries a PRM tag or label, or lacks its fields, is broken: it must never look whole to a PRM.
+        """
+        if cut:
+            return Segment("truncated")
+        if not token_ids or not self._foreign.isdisjoint(token_ids):
+            return Segment("broken")
+        if token_ids[-1] == self._step_end:
+            fields = [pattern.search(text) for pattern in (_NAME, _THOUGHT, _REFLECTION)]
+            found = [match.group(1).strip() for match in fields if match is not None]
+            return Segment("step", step=Step(*found)) if len(found) == len(fields) else Segment("broken")
+        if token_ids[-1] == self._answer_end:
+            match = _ANSWER.search(text)
+            answer = extract_answer(match.group(1)) if match is not None else ""
+            return Segment("answer", answer=answer) if answer else Segment("broken")
+        return Segment("broken")
+
+
+def extract_answer(text: str) -> str:
+    """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation)."""
+    text = text.strip()
+    return text[1:-1].strip() if text.startswith("(") and text.endswith(")") else text
+
+
+def _must(token_id: int | None) -> int:
+    assert token_id is not None, "checked by the caller"
+    return token_id

@@ -1,0 +1,110 @@
+"""Ranking, voting and aggregation: how scores of steps become the order of chains."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cos.search.types import Candidate, Chain
+
+Aggregation = Literal["cos", "mean", "min", "prod", "last"]
+ScoreKind = Literal["prm", "likelihood"]
+
+
+def finite(score: float | None) -> float | None:
+    """The score, or None for one that is missing, NaN or infinite."""
+    return score if score is not None and math.isfinite(score) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """Measures chains. PRM scores are aggregated; a likelihood is the log-probability of the whole text."""
+
+    kind: ScoreKind
+    aggregation: Aggregation = "cos"
+    step_weight: float = 0.2
+    """Share of the steps' mean in a "cos" chain score; the answer has the rest (paper, sections 3.4 and 4.3.1)."""
+
+    def value(self, chain: Chain) -> float | None:
+        """What a chain is worth so far; an unanswered chain is measured by its steps. None if any score is missing."""
+        if self.kind == "likelihood":
+            return finite(chain.logprob)
+        scores = [finite(candidate.score) for candidate in chain.candidates]
+        known = [score for score in scores if score is not None]
+        if not known or len(known) < len(scores):
+            return None
+        match self.aggregation:
+            case "cos":
+                return self._cos(known, answered=chain.is_answered)
+            case "mean":
+                return math.fsum(known) / len(known)
+            case "min":
+                return min(known)
+            case "prod":
+                return math.prod(known)
+            case "last":
+                return known[-1]
+
+    def _cos(self, scores: Sequence[float], *, answered: bool) -> float:
+        if not answered:
+            return math.fsum(scores) / len(scores)
+        steps, answer = scores[:-1], scores[-1]
+        if not steps:
+            return answer
+        return self.step_weight * math.fsum(steps) / len(steps) + (1 - self.step_weight) * answer
+
+    def newest(self, chain: Chain) -> float | None:
+        """The score of a chain's newest candidate alone."""
+        return finite(chain.candidates[-1].score) if chain.candidates else None
+
+    def confidence(self, chain: Chain) -> float | None:
+        """The chain's value on a scale from 0 to 1."""
+        value = self.value(chain)
+        return math.exp(min(0.0, value)) if value is not None and self.kind == "likelihood" else value
+
+
+RankKey = tuple[bool, bool, float, int, tuple[int, ...]]
+
+
+def rank_key(chain: Chain, value: float | None) -> RankKey:
+    """Sort key, best first: answered before not, scored before not, higher value, fewer tokens, earlier path.
+
+    Paths are unique, so the order is total and no tie depends on who came first.
+    """
+    value = finite(value)
+    return (not chain.is_answered, value is None, -(value or 0.0), len(chain.token_ids), chain.path)
+
+
+def rank(chains: Iterable[Chain], ruler: Ruler) -> list[Chain]:
+    """Chains, best first."""
+    return sorted(chains, key=lambda chain: rank_key(chain, ruler.value(chain)))
+
+
+def rank_level(chains: Iterable[Chain], measure: Callable[[Chain], float | None]) -> list[Chain]:
+    """Chains of one level, best first by ``measure``, steps and answers alike; what cannot be used comes last."""
+
+    def key(chain: Chain) -> RankKey:
+        score = measure(chain)
+        dead_end = chain.is_last and not chain.is_answered
+        return (dead_end, score is None, -(score or 0.0), len(chain.token_ids), chain.path)
+
+    return sorted(chains, key=key)
+
+
+def normalised(answer: str) -> str:
+    """An answer for comparing: case, outer brackets, thousands separators and a final full stop do not count."""
+    return answer.strip().strip("().").replace(",", "").casefold()
+
+
+def vote(chains: Sequence[Chain]) -> list[Chain]:
+    """The answered chains of the most frequent answer, in path order; ties go to the answer with the earliest path."""
+    groups: dict[str, list[Chain]] = {}
+    for chain in sorted(chains, key=lambda chain: chain.path):
+        if chain.answer is not None:
+            groups.setdefault(normalised(chain.answer), []).append(chain)
+    return max(groups.values(), key=len) if groups else []
+
+
+def likelihood_score(candidate: Candidate) -> float | None:
+    """The step score without a PRM: log-probability per token."""
+    return finite(candidate.mean_logprob)

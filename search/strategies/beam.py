@@ -1,0 +1,61 @@
+"""Step beam search: n candidates a level, drawn from the beam_width best chains of the level before.
+
+Source: Snell et al., arXiv 2408.03314, as step-level search over the paper's PRM (section 4.3.2). Chains are ranked by
+their value so far (the steps' mean under the "cos" aggregation). A chain that answers while it ranks among the
+survivors leaves the beam with its place, so that later levels are narrower; the best answered chain wins.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
+from cos.search.types import Chain
+
+if TYPE_CHECKING:
+    from cos.search.search import Search
+
+
+class BeamParams(Params):
+    """Parameters of step beam search."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
+    """Candidates of a level, over all chains of the beam."""
+    beam_width: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    """Chains kept after each level; a quarter of n unless given."""
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> "BeamParams":
+        if self.beam_width is not None and self.beam_width > self.n:
+            raise ValueError(f"beam_width = {self.beam_width} is more than n = {self.n}; choose n >= beam_width")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.beam_width or max(1, self.n // 4)
+
+
+class Beam(Strategy):
+    """Keep the beam_width best of n candidates, level by level."""
+
+    name = "beam"
+    aliases = ("beam_search",)
+    params = BeamParams
+    needs_scores = True
+
+    async def run(self, search: "Search", params: BeamParams) -> Chain:
+        beam, done, width = [search.root], list[Chain](), params.width
+        while beam and width:
+            level = search.rank_level(await search.expand(spread(beam, params.n * width // params.width)))
+            survivors = level[:width]
+            search.select(survivors, level)
+            done += [chain for chain in survivors if chain.is_last]
+            beam = [chain for chain in survivors if not chain.is_last]
+            width = len(beam)
+        return search.rank(done)[0]
+
+
+def spread(beam: list[Chain], n: int) -> list[tuple[Chain, int]]:
+    """n candidates over the chains of a beam, as evenly as can be, the better chains first served."""
+    each, more = divmod(n, len(beam))
+    return [(chain, each + (index < more)) for index, chain in enumerate(beam) if each + (index < more)]

@@ -1,0 +1,36 @@
+"""Best-of-N: n independent chains, the one with the best chain score.
+
+Source: the paper, section 4.3.1. Steps are read by the PRM while their chain is still growing; nothing waits for the
+slowest chain but the final ranking.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
+from cos.search.types import Chain
+
+if TYPE_CHECKING:
+    from cos.search.search import Search
+
+
+class BestOfNParams(Params):
+    """Parameters of best-of-N."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
+    """Chains to sample."""
+
+
+class BestOfN(Strategy):
+    """The best of n whole chains."""
+
+    name = "best_of_n"
+    aliases = ("bon",)
+    params = BestOfNParams
+    needs_scores = True
+
+    async def run(self, search: "Search", params: BestOfNParams) -> Chain:
+        ranked = search.rank(await search.sample(params.n, scored=True))
+        search.select(ranked[:1], ranked)
+        return ranked[0]

@@ -1,0 +1,38 @@
+"""Self-consistency: n independent chains, the most frequent answer.
+
+Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compared normalised; a tie goes to the answer
+that stands first in path order, so that the outcome never depends on which chain ended first.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from cos.search.select import vote
+from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
+from cos.search.types import Chain
+
+if TYPE_CHECKING:
+    from cos.search.search import Search
+
+
+class SelfConsistencyParams(Params):
+    """Parameters of self-consistency."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
+    """Chains to sample."""
+
+
+class SelfConsistency(Strategy):
+    """The most frequent answer of n chains."""
+
+    name = "self_consistency"
+    aliases = ("majority", "sc")
+    params = SelfConsistencyParams
+    needs_scores = False
+
+    async def run(self, search: "Search", params: SelfConsistencyParams) -> Chain:
+        chains = await search.sample(params.n, scored=False)
+        winners = vote(chains) or chains
+        search.select(winners[:1], chains)
+        return winners[0]

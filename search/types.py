@@ -1,0 +1,177 @@
+"""The nouns of a search: question, step, candidate, chain, usage, result. All frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Path = tuple[int, ...]
+"""Where a candidate stands in the tree: the child index at each level. The root is ``()``."""
+
+End = Literal["step", "answer", "max_steps", "truncated", "broken"]
+"""How a candidate ended: a whole step, a whole answer, a step that was the last one allowed, cut by a token limit, or
+text the grammar cannot read."""
+
+FinishReason = Literal["answer", "max_steps", "truncated", "broken", "tokens", "prm_reads", "seconds"]
+"""Why a search returned what it did: an answer, or the limit it met first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded RGB image, and the digest of its pixels as caches may know it."""
+
+    image: Image
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and about which picture."""
+
+    text: str
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One reasoning step (paper, section 3.1)."""
+
+    name: str
+    thought: str
+    reflection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the policy wrote from one cut to the next, and what it was found to be worth."""
+
+    path: Path
+    token_ids: tuple[int, ...]
+    text: str
+    end: End
+    step: Step | None = None
+    answer: str | None = None
+    logprob: float | None = None
+    """Sum of the log-probabilities of its tokens; None where they were not asked for."""
+    score: float | None = None
+    """P(good) at its tag, or in likelihood mode its mean log-probability; None is unscored, never a zero."""
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Log-probability per token."""
+        return None if self.logprob is None else self.logprob / max(1, len(self.token_ids))
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing can follow it."""
+        return self.end != "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A path from the root: candidates in order, each the child of the one before. The empty chain is the root."""
+
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.candidates[-1].path if self.candidates else ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token for candidate in self.candidates for token in candidate.token_ids)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it reached a whole answer."""
+        return bool(self.candidates) and self.candidates[-1].end == "answer"
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it cannot be continued."""
+        return bool(self.candidates) and self.candidates[-1].is_last
+
+    @property
+    def answer(self) -> str | None:
+        return self.candidates[-1].answer if self.is_answered else None
+
+    @property
+    def answer_score(self) -> float | None:
+        return self.candidates[-1].score if self.is_answered else None
+
+    @property
+    def steps(self) -> tuple[Candidate, ...]:
+        """Its candidates without the answer's."""
+        return self.candidates[:-1] if self.is_answered else self.candidates
+
+    @property
+    def logprob(self) -> float | None:
+        """Log-probability of the whole text."""
+        parts = [candidate.logprob for candidate in self.candidates]
+        return None if not parts or None in parts else math.fsum(part for part in parts if part is not None)
+
+    def then(self, candidate: Candidate) -> Chain:
+        """This chain and one candidate more."""
+        return Chain((*self.candidates, candidate))
+
+    def with_scores(self, scores: Mapping[Path, float | None]) -> Chain:
+        """The same chain with the scores of the paths that are given."""
+        return Chain(tuple(replace(c, score=scores.get(c.path, c.score)) for c in self.candidates))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a search cost. Every generated token is kept (in the answer's chain) or discarded."""
+
+    tokens_generated: int = 0
+    tokens_kept: int = 0
+    policy_prompt_tokens: int = 0
+    """Prompt tokens over all policy requests, cached ones included."""
+    policy_cached_tokens: int = 0
+    requests_aborted: int = 0
+    requests_failed: int = 0
+    candidates: int = 0
+    prm_reads: int = 0
+    prm_prompt_tokens: int = 0
+    prm_cached_tokens: int = 0
+    unscored: int = 0
+    """Candidates whose score was missing or not finite."""
+
+    @property
+    def tokens_discarded(self) -> int:
+        return self.tokens_generated - self.tokens_kept
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time, seconds."""
+
+    open_s: float = 0.0
+    """Until both engines had rendered the question."""
+    first_candidate_s: float | None = None
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The end of a search: the best chain, and all it took to find it."""
+
+    chain: Chain
+    value: float | None
+    """The chain's score under the aggregation in force; None where it is unscored."""
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    tree: tuple[Candidate, ...] = field(repr=False)
+    """Every candidate, in path order."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a whole answer."""
+        return self.chain.is_answered

@@ -1,0 +1,80 @@
+"""The stages as commands: ``python -m cos.training.run STAGE``; each resumes where it was stopped."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+from cos.training import mnist
+from cos.training.loop import Plan
+from cos.training.models import SIZES, Size, build_model, build_tokenizer, save
+from cos.training.prm import tag_accuracy, train_prm
+from cos.training.render import Renderer
+from cos.training.sft import exact_chains, train_sft
+from cos.training.sight import load_sight, rescale, train_sight
+from cos.training.sight import digit_accuracy as measure_digits
+
+app = typer.Typer(no_args_is_help=True)
+
+Role = Literal["policy", "prm"]
+Runs = Annotated[Path, typer.Option(help="Folder for data and states.")]
+SEED = 0
+
+
+@app.callback()
+def stages() -> None:
+    """Train cos-tiny: sight, then the policy or the PRM."""
+
+
+@app.command()
+def sight(role: Role, runs: Runs = Path("runs"), steps: int = 900, batch: int = 128, rate: float = 1e-3) -> None:
+    """Teach the vision tower and projector to name digits."""
+    torch.set_num_threads(1)
+    size = SIZES[role]
+    model = build_model(size, build_tokenizer(SEED), SEED)
+    plan = Plan(runs / f"sight-{role}", steps, rate)
+    train_sight(model, size, mnist.load(runs / "mnist", role), plan, batch, SEED)
+    seen = load_sight(build_model(size, build_tokenizer(SEED), SEED), size, plan.folder)
+    other = "prm" if role == "policy" else "policy"
+    typer.echo(f"digit accuracy on unseen digits: {measure_digits(seen, mnist.load(runs / 'mnist', other), size.image_side):.4f}")
+
+
+def _seeing(role: Role, runs: Path) -> tuple[Size, PreTrainedTokenizerFast, InternVLForConditionalGeneration]:
+    """A model with the sight that its first stage gave it."""
+    size, tokenizer = SIZES[role], build_tokenizer(SEED)
+    model = build_model(size, tokenizer, SEED)
+    sighted = load_sight(model, size, runs / f"sight-{role}")
+    rescale(sighted, Renderer(mnist.load(runs / "mnist", role)), size, SEED)
+    return size, tokenizer, model
+
+
+@app.command()
+def sft(
+    runs: Runs = Path("runs"), steps: int = 900, batch: int = 32, rate: float = 1e-3, threads: int = 1, thawed: bool = False
+) -> None:
+    """Teach the policy to write chains of steps; writes the checkpoint ``policy`` into the folder."""
+    torch.set_num_threads(threads)
+    size, tokenizer, model = _seeing("policy", runs)
+    train_sft(model, tokenizer, size, mnist.load(runs / "mnist", "policy"), Plan(runs / "sft", steps, rate), batch, SEED, thawed)
+    share = exact_chains(model, tokenizer, size, mnist.load(runs / "mnist", "prm"), SEED + 1)
+    typer.echo(f"exact chains on unseen digits, teacher-forced: {share:.3f}")
+    save(runs / "policy", size, model, tokenizer)
+
+
+@app.command()
+def prm(
+    runs: Runs = Path("runs"), steps: int = 1500, batch: int = 32, rate: float = 1e-3, threads: int = 1, thawed: bool = False
+) -> None:
+    """Teach the PRM to read and to judge; writes the checkpoint ``prm`` into the folder."""
+    torch.set_num_threads(threads)
+    size, tokenizer, model = _seeing("prm", runs)
+    train_prm(model, tokenizer, size, mnist.load(runs / "mnist", "prm"), Plan(runs / "prm-clumsy", steps, rate), batch, SEED, thawed)
+    found = tag_accuracy(model, tokenizer, size, mnist.load(runs / "mnist", "policy"), SEED + 1)
+    typer.echo(f"on clumsy chains over unseen digits: {found}")
+    save(runs / "prm", size, model, tokenizer)
+
+
+if __name__ == "__main__":
+    app()
