@@ -1,21 +1,10 @@
 """The port a PRM format needs: an engine that reads the log-probabilities of two labels after a continuation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from cos.search.ports import Vocabulary
+from cos.search.ports import LabelRead, Vocabulary
 from cos.search.types import Question
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRead:
-    """One generated token's log-probabilities of the two labels, over the full vocabulary and not renormalised."""
-
-    good: float
-    bad: float
-    prompt_tokens: int
-    cached_tokens: int
 
 
 class ReaderSession(Protocol):

@@ -88,6 +88,16 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelRead:
+    """One generated token's log-probabilities of the two labels, over the full vocabulary and not renormalised."""
+
+    good: float
+    bad: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One PRM read."""
 

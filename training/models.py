@@ -47,7 +47,7 @@ class Size:
 
 
 POLICY = Size(image_side=56, vision_width=128, vision_layers=4, text_width=256, text_layers=5, text_mlp=768)
-PRM = Size(image_side=112, vision_width=192, vision_layers=6, text_width=256, text_layers=10, text_mlp=768)
+PRM = Size(image_side=112, vision_width=192, vision_layers=6, text_width=256, text_layers=8, text_mlp=768)
 """The PRM sees the picture at twice the policy's resolution through a larger tower: it has to see better."""
 
 SIZES = {"policy": POLICY, "prm": PRM}

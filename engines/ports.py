@@ -1,0 +1,52 @@
+"""What every engine is to those who start, watch and stop it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+
+from cos.search.ports import Draw, Drawn, LabelRead, Vocabulary
+from cos.search.types import Question
+
+
+class Session(Protocol):
+    """One question, rendered once: it can be continued and it can be read."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+        """See `cos.search.ports.PolicySession`."""
+        ...
+
+    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
+        """See `cos.prm.ports.ReaderSession`."""
+        ...
+
+
+class Engine(Protocol):
+    """A running engine, fit for either role."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    @property
+    def is_alive(self) -> bool:
+        """False once no request can succeed any more."""
+        ...
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The engine's own metrics."""
+        ...
+
+    async def open(self, question: Question) -> Session:
+        """Renders a question. Errors: InputError, EngineDead."""
+        ...
+
+    async def close(self) -> None:
+        """Stops it; idempotent."""
+        ...

@@ -1,0 +1,218 @@
+"""A deterministic engine without a model: for tests of logic, faults and speed, and to try the server in a second.
+
+It satisfies the same ports as `cos.engines.vllm` and runs through the same contract suite. What it writes and how it
+judges are plain functions; its randomness follows from the seed of each request alone.
+"""
+
+import asyncio
+import hashlib
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from cos.search.errors import EngineDead, EngineError, InputError
+from cos.search.grammar import ANSWER_END, COS_TOKENS, STEP_END, answer_pieces, step_pieces
+from cos.search.ports import Draw, Drawn, LabelRead
+from cos.search.types import Question, Step
+
+Writer = Callable[[Question, str, random.Random], str]
+"""``writer(question, written, rng)``: the next segment after what is written, markup included."""
+
+Judge = Callable[[Question, str], float]
+"""``judge(question, written)``: P(good) at the end of what is written; NaN is allowed."""
+
+Fault = Callable[[str, int], Exception | None]
+"""``fault(kind, number)``: what request ``number`` (from 0) of a kind ("draw" or "read") is to fail with."""
+
+
+class ScriptedVocabulary:
+    """Control tokens first, then the 256 bytes of UTF-8: plain text can never spell a control token."""
+
+    fingerprint = "scripted"
+
+    def __init__(self, controls: Sequence[str] = COS_TOKENS) -> None:
+        self._controls = {token: index for index, token in enumerate(controls)}
+        self._tokens = list(controls)
+        self._pattern = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(len(self._tokens) + byte for byte in text.encode())
+
+    def encode_markup(self, text: str) -> tuple[int, ...]:
+        """Text whose control tokens are meant."""
+        ids: list[int] = []
+        end = 0
+        for match in self._pattern.finditer(text):
+            ids += self.encode(text[end : match.start()])
+            ids.append(self._controls[match.group()])
+            end = match.end()
+        return (*ids, *self.encode(text[end:]))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        base = len(self._tokens)
+        parts: list[bytes] = [
+            self._tokens[token].encode() if token < base else bytes([token - base]) for token in token_ids
+        ]
+        return b"".join(parts).decode(errors="replace")
+
+    def control_id(self, token: str) -> int | None:
+        return self._controls.get(token)
+
+
+CHAIN_STEPS = 3
+_SURENESS = re.compile(r"\[(\d\.\d+)\]")
+
+
+def story(question: Question, written: str, rng: random.Random) -> str:
+    """The default writer: three steps that each say how sure they are, then the right answer if all went well."""
+    done = written.count(STEP_END)
+    sureness = [float(found) for found in _SURENESS.findall(written)]
+    if done >= CHAIN_STEPS:
+        right = int(hashlib.sha256(question.text.encode()).hexdigest(), 16) % 90 + 10
+        answer = str(right if min(sureness) >= 0.5 else rng.randint(10, 99))
+        return "".join(answer_pieces(answer, first=done == 0))
+    sure = round(rng.betavariate(2, 1.2), 4)
+    thought = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
+    return "".join(step_pieces(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0))
+
+
+def sureness(question: Question, written: str) -> float:
+    """The default judge: how sure the newest step says it is; an answer is as good as the least sure step."""
+    del question
+    said = [float(found) for found in _SURENESS.findall(written)] or [0.5]
+    return min(said) if ANSWER_END in written else said[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a scripted engine does."""
+
+    writer: Writer = story
+    judge: Judge = sureness
+    fault: Fault | None = None
+    seconds_per_token: float = 0.0
+    seconds_per_read: float = 0.0
+
+
+class ScriptedEngine:
+    """Satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
+
+    def __init__(self, script: Script | None = None, context_tokens: int = 8192, vocabulary: ScriptedVocabulary | None = None) -> None:
+        self.script = script or Script()
+        self.in_flight = 0
+        """Requests under way now."""
+        self.most_in_flight = 0
+        self.aborted = 0
+        self._context_tokens = context_tokens
+        self._vocabulary = vocabulary or ScriptedVocabulary()
+        self._alive = True
+        self._counts = {"draw": 0, "read": 0}
+        self._registry = CollectorRegistry()
+
+    @property
+    def vocabulary(self) -> ScriptedVocabulary:
+        return self._vocabulary
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    @property
+    def is_alive(self) -> bool:
+        return self._alive
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self._registry
+
+    def kill(self) -> None:
+        """From now on every request finds the engine dead."""
+        self._alive = False
+
+    async def open(self, question: Question) -> "ScriptedSession":
+        if not self._alive:
+            raise EngineDead("the scripted engine has died")
+        prompt_tokens = len(self._vocabulary.encode(question.text)) + (16 if question.picture else 0)
+        if prompt_tokens + 1 > self._context_tokens:
+            raise InputError(f"question and image take {prompt_tokens} tokens of {self._context_tokens}", "question")
+        return ScriptedSession(self, question, prompt_tokens)
+
+    async def close(self) -> None:
+        self.kill()
+
+    async def serve(self, kind: str, seconds: float) -> None:
+        """Passes the time one request takes. Errors: those of the script's fault plan; EngineDead."""
+        number = self._counts[kind]
+        self._counts[kind] += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        finally:
+            self.in_flight -= 1
+        if not self._alive:
+            raise EngineDead("the scripted engine has died")
+        error = self.script.fault(kind, number) if self.script.fault else None
+        if error is not None:
+            raise error
+
+
+class ScriptedSession:
+    """One question on a scripted engine."""
+
+    def __init__(self, engine: ScriptedEngine, question: Question, prompt_tokens: int) -> None:
+        self._engine = engine
+        self._question = question
+        self._prompt_tokens = prompt_tokens
+        self._seen: set[tuple[int, ...]] = set()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._prompt_tokens
+
+    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+        vocabulary = self._engine.vocabulary
+        written = vocabulary.decode(continuation)
+        rng = random.Random(draw.seed if draw.temperature > 0 else f"greedy:{written}")
+        ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng))
+        stop = next((index + 1 for index, token in enumerate(ids) if token in draw.stop_ids), len(ids))
+        ids = ids[: min(stop, draw.max_tokens)]
+        await self._engine.serve("draw", self._engine.script.seconds_per_token * len(ids))
+        return Drawn(
+            token_ids=ids,
+            finish="stop" if ids and ids[-1] in draw.stop_ids else "length",
+            logprob=-0.1 * len(ids) * (1 + rng.random()) if draw.logprobs else None,
+            prompt_tokens=self._prompt_tokens + len(continuation),
+            cached_tokens=self._cached(continuation, ids),
+        )
+
+    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
+        del labels, priority
+        if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
+            raise EngineError(f"a chain of {len(continuation)} tokens is longer than the context of {self._engine.context_tokens}")
+        await self._engine.serve("read", self._engine.script.seconds_per_read)
+        p = self._engine.script.judge(self._question, self._engine.vocabulary.decode(continuation))
+        tokens = self._prompt_tokens + len(continuation)
+        good, bad = (_log(p), _log(1 - p))
+        return LabelRead(good, bad, tokens, self._cached(continuation, ()))
+
+    def _cached(self, continuation: Sequence[int], written: Sequence[int]) -> int:
+        """As a prefix cache without blocks: all that an earlier request of this session has computed."""
+        whole = tuple(continuation)
+        known = next((len(whole[:end]) for end in range(len(whole), 0, -1) if whole[:end] in self._seen), 0)
+        cached = self._prompt_tokens + known if self._seen else 0
+        self._seen |= {whole, whole + tuple(written)}
+        return min(cached, self._prompt_tokens + len(whole) - 1)
+
+
+def _log(p: float) -> float:
+    if math.isnan(p):
+        return math.nan
+    return math.log(p) if p > 0 else -1e3

@@ -1,0 +1,294 @@
+"""vLLM in process: one `AsyncLLM` per role. The only file that imports vLLM; pinned to 0.32.
+
+A question is rendered once: chat template, image preprocessing and hashing happen in `VllmEngine.open`. Every later
+request extends those token ids and keeps image tensors, hashes and placeholders, so the prefix cache holds and nothing
+is tokenised or preprocessed again. A PRM read is one generated token whose two label log-probabilities are asked for,
+as vLLM's own label reads do (vllm/entrypoints/generate/label_reads.py): prefix caching stays on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from cos.engines.settings import EngineSettings
+from cos.engines.vocabulary import ChatPrompt, HfVocabulary
+from cos.search.errors import EngineDead, EngineError, InputError
+from cos.search.ports import Draw, Drawn, LabelRead
+from cos.search.types import Question
+
+CPU_BLOCK_TOKENS = 32
+"""The CPU attention takes multiples of 32 only; the smallest wastes least of a step's remainder."""
+CPU_KV_CACHE_MIB = 256
+
+
+class VllmEngine:
+    """A running engine: satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
+
+    def __init__(self, settings: EngineSettings, llm: Any, prompt: ChatPrompt, vocabulary: HfVocabulary, registry: CollectorRegistry) -> None:
+        self.settings = settings
+        self.registry = registry
+        self._llm = llm
+        self._prompt = prompt
+        self._vocabulary = vocabulary
+
+    @property
+    def vocabulary(self) -> HfVocabulary:
+        return self._vocabulary
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self._llm.model_config.max_model_len)
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine process has died or was shut down."""
+        return not self._llm.errored
+
+    async def open(self, question: Question) -> VllmSession:
+        """Renders a question. Errors: InputError when it does not fit the context, EngineDead."""
+        session = VllmSession(self, question, await self.render(question))
+        if session.prompt_tokens + 1 > self.context_tokens:
+            raise InputError(
+                f"question and image take {session.prompt_tokens} tokens of the {self.settings.role}'s "
+                f"{self.context_tokens}; ask a shorter question or raise --max-model-len",
+                "question",
+            )
+        return session
+
+    async def render(self, question: Question) -> dict[str, Any]:
+        """Prompt ids and image tensors of a question, as vLLM's engine input. Errors: InputError, EngineDead."""
+        from vllm.inputs import TokensPrompt
+
+        picture = question.picture
+        request = TokensPrompt(prompt_token_ids=self._prompt.token_ids(question.text, image=picture is not None))
+        if picture is not None:
+            request["multi_modal_data"] = {"image": picture.image}
+        renderer = self._llm.renderer
+        try:
+            return (await renderer.render_cmpl_async([request], renderer.default_cmpl_tok_params))[0]
+        except Exception as error:
+            self._raise_if_dead(error)
+            raise InputError(f"the {self.settings.role} engine cannot render this question: {error}", "question") from error
+
+    async def generate(self, base: dict[str, Any], continuation: Sequence[int], params: Any, priority: int) -> Any:
+        """One request after ``base`` + ``continuation``; cancelling the task aborts it. None when the engine ended it
+        without a result. Errors: EngineError, EngineDead."""
+        from vllm.inputs import mm_input, tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        ids = [*base["prompt_token_ids"], *continuation]
+        if base["type"] == "multimodal":
+            request = mm_input(ids, base["mm_kwargs"], base["mm_hashes"], base["mm_placeholders"])
+        else:
+            request = tokens_input(ids)
+        output: Any = None
+        try:
+            async for output in self._llm.generate(request, params, uuid.uuid4().hex, priority=priority):
+                pass
+        except EngineDeadError as error:
+            raise EngineDead(f"the {self.settings.role} engine has died") from error
+        except Exception as error:
+            self._raise_if_dead(error)
+            raise EngineError(f"the {self.settings.role} engine refused a request: {error}") from error
+        if output is None or not output.outputs or output.outputs[0].finish_reason in ("error", "abort"):
+            return None
+        return output
+
+    def _raise_if_dead(self, cause: Exception) -> None:
+        if not self.is_alive:
+            raise EngineDead(f"the {self.settings.role} engine has died") from cause
+
+    async def close(self) -> None:
+        """Stops the engine process."""
+        await asyncio.to_thread(self._llm.shutdown)
+
+
+class VllmSession:
+    """One rendered question on one engine."""
+
+    def __init__(self, engine: VllmEngine, question: Question, base: dict[str, Any]) -> None:
+        self._engine = engine
+        self._question = question
+        self._base = base
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._base["prompt_token_ids"])
+
+    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+        """One sample; see `cos.search.ports.PolicySession`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=draw.temperature,
+            top_p=draw.top_p,
+            max_tokens=draw.max_tokens,
+            seed=draw.seed,
+            stop_token_ids=list(draw.stop_ids),
+            logprobs=0 if draw.logprobs else None,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._generate(continuation, params, draw.priority)
+        sampled = output.outputs[0]
+        return Drawn(
+            token_ids=tuple(sampled.token_ids),
+            finish="length" if sampled.finish_reason == "length" else "stop",
+            logprob=float(sampled.cumulative_logprob) if draw.logprobs else None,
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
+        """One label read; see `cos.prm.ports.ReaderSession`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        if self.prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
+            raise EngineError(
+                f"a chain of {len(continuation)} tokens is longer than the PRM's context of {self._engine.context_tokens}"
+            )
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprob_token_ids=list(labels),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._generate(continuation, params, priority)
+        found = output.outputs[0].logprobs[0]
+        good, bad = (float(found[label].logprob) if label in found else math.nan for label in labels)
+        return LabelRead(good, bad, len(output.prompt_token_ids), output.num_cached_tokens or 0)
+
+    async def _generate(self, continuation: Sequence[int], params: Any, priority: int) -> Any:
+        output = await self._engine.generate(self._base, continuation, params, priority)
+        if output is None and self._question.picture is not None:
+            # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
+            # be there, it ends the request and has the front forget it, so that rendering again sends the pixels.
+            self._base = await self._engine.render(self._question)
+            output = await self._engine.generate(self._base, continuation, params, priority)
+        if output is None:
+            raise EngineError(f"the {self._engine.settings.role} engine ended a request without a result")
+        return output
+
+
+def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
+    """Starts engines one after the other, blocking until each is ready (call it in a thread).
+
+    Errors: InputError for a model that cannot be found or loaded.
+    """
+    started: list[VllmEngine] = []
+    try:
+        for settings in every:
+            started.append(_start(settings))
+    except BaseException:
+        for engine in started:
+            engine._llm.shutdown()  # pyright: ignore[reportPrivateUsage]
+        raise
+    return started
+
+
+def _start(settings: EngineSettings) -> VllmEngine:
+    check_model(settings)
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
+    _set_environment(settings, on_cpu=on_cpu, eager=eager)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    kv_mib = settings.kv_cache_mib or (CPU_KV_CACHE_MIB if on_cpu else None)
+    optional: dict[str, Any] = {
+        "max_model_len": settings.max_model_len,
+        "block_size": CPU_BLOCK_TOKENS if on_cpu else None,
+        "kv_cache_memory_bytes": kv_mib * 2**20 if kv_mib else None,
+    }
+    registry = CollectorRegistry()
+    try:
+        args = AsyncEngineArgs(
+            model=settings.model,
+            served_model_name=settings.role,
+            dtype=cast("Any", settings.dtype),
+            max_num_seqs=settings.max_num_seqs,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            gpu_memory_utilization=settings.memory_utilization,
+            enforce_eager=eager,
+            trust_remote_code=settings.trust_remote_code,
+            limit_mm_per_prompt={"image": 1, "video": 0},
+            enable_prefix_caching=True,
+            generation_config="vllm",
+            scheduling_policy="priority",
+            shutdown_timeout=settings.shutdown_timeout_s,
+            enable_log_requests=False,
+            **{name: value for name, value in optional.items() if value is not None},
+        )
+        llm = AsyncLLM.from_engine_args(args, stat_loggers=[_stat_logger(registry)])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise InputError(f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role) from error
+    vocabulary = HfVocabulary(llm.renderer.get_tokenizer())
+    prompt = ChatPrompt(vocabulary, _templater(settings, llm), settings.question_suffix)
+    return VllmEngine(settings, llm, prompt, vocabulary, registry)
+
+
+def check_model(settings: EngineSettings) -> None:
+    """Errors: InputError for what looks like a folder but is none, or has no config.json."""
+    looks_local = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
+    folder = Path(settings.model).expanduser()
+    if looks_local and not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise InputError(
+            f"--{settings.role} {settings.model}: the folder {what}; give a checkpoint folder or a hub name", settings.role
+        )
+
+
+def _set_environment(settings: EngineSettings, *, on_cpu: bool, eager: bool) -> None:
+    """vLLM reads these when its child process starts."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # Fork is unsafe while the threads of the first engine run.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if on_cpu:
+        # "auto" pins every engine to the same cores.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads or max(1, (os.cpu_count() or 2) // 2))
+        if eager:
+            # Else the first log-probability request compiles for some 18 s, and needs a C++ compiler.
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
+
+
+def _templater(settings: EngineSettings, llm: Any) -> Any:
+    """The processor when it has a chat template, else the tokenizer."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
+    except (ValueError, OSError):
+        return llm.renderer.get_tokenizer()
+    return processor if getattr(processor, "chat_template", None) else llm.renderer.get_tokenizer()
+
+
+def _stat_logger(registry: CollectorRegistry) -> Any:
+    """vLLM's Prometheus logger bound to a registry of its own: a second engine would unregister the first one's metrics
+    from the global registry (vllm/v1/metrics/loggers.py)."""
+    from functools import partial
+
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    return type(
+        "RegistryStatLogger",
+        (PrometheusStatLogger,),
+        {
+            "_gauge_cls": staticmethod(partial(Gauge, registry=registry)),
+            "_counter_cls": staticmethod(partial(Counter, registry=registry)),
+            "_histogram_cls": staticmethod(partial(Histogram, registry=registry)),
+        },
+    )
