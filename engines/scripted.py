@@ -29,15 +29,24 @@ Fault = Callable[[str, int], Exception | None]
 """``fault(kind, number)``: what request ``number`` (from 0) of a kind ("draw" or "read") is to fail with."""
 
 
+Delay = Callable[[str, int], float]
+"""``delay(kind, number)``: seconds by which request ``number`` (from 0) of a kind takes longer."""
+
+TURN_END = "<|im_end|>"
+"""What a model writes when it is done and no stop token came before."""
+
+
 class ScriptedVocabulary:
     """Control tokens first, then the 256 bytes of UTF-8: plain text can never spell a control token."""
 
-    fingerprint = "scripted"
-
     def __init__(self, controls: Sequence[str] = COS_TOKENS) -> None:
-        self._controls = {token: index for index, token in enumerate(controls)}
-        self._tokens = list(controls)
-        self._pattern = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))))
+        self._tokens = [*controls, TURN_END]
+        self._controls = {token: index for index, token in enumerate(self._tokens)}
+        self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"scripted: {' '.join(self._tokens)}"
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(len(self._tokens) + byte for byte in text.encode())
@@ -77,7 +86,9 @@ def story(question: Question, written: str, rng: random.Random) -> str:
         return "".join(answer_pieces(answer, first=done == 0))
     sure = round(rng.betavariate(2, 1.2), 4)
     thought = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
-    return "".join(step_pieces(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0))
+    return "".join(
+        step_pieces(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0)
+    )
 
 
 def sureness(question: Question, written: str) -> float:
@@ -94,6 +105,7 @@ class Script:
     writer: Writer = story
     judge: Judge = sureness
     fault: Fault | None = None
+    delay: Delay | None = None
     seconds_per_token: float = 0.0
     seconds_per_read: float = 0.0
 
@@ -101,7 +113,9 @@ class Script:
 class ScriptedEngine:
     """Satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
 
-    def __init__(self, script: Script | None = None, context_tokens: int = 8192, vocabulary: ScriptedVocabulary | None = None) -> None:
+    def __init__(
+        self, script: Script | None = None, context_tokens: int = 8192, vocabulary: ScriptedVocabulary | None = None
+    ) -> None:
         self.script = script or Script()
         self.in_flight = 0
         """Requests under way now."""
@@ -151,7 +165,7 @@ class ScriptedEngine:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds + (self.script.delay(kind, number) if self.script.delay else 0.0))
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -171,23 +185,25 @@ class ScriptedSession:
         self._engine = engine
         self._question = question
         self._prompt_tokens = prompt_tokens
-        self._seen: set[tuple[int, ...]] = set()
+        self._seen: dict[int, set[tuple[int, ...]]] = {}
 
     @property
     def prompt_tokens(self) -> int:
         return self._prompt_tokens
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+        self._check_length(continuation)
         vocabulary = self._engine.vocabulary
         written = vocabulary.decode(continuation)
         rng = random.Random(draw.seed if draw.temperature > 0 else f"greedy:{written}")
-        ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng))
-        stop = next((index + 1 for index, token in enumerate(ids) if token in draw.stop_ids), len(ids))
-        ids = ids[: min(stop, draw.max_tokens)]
+        ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng) + TURN_END)
+        stops = {*draw.stop_ids, ids[-1]}
+        whole = 1 + next(index for index, token in enumerate(ids) if token in stops)
+        ids = ids[: min(whole, draw.max_tokens)]
         await self._engine.serve("draw", self._engine.script.seconds_per_token * len(ids))
         return Drawn(
             token_ids=ids,
-            finish="stop" if ids and ids[-1] in draw.stop_ids else "length",
+            finish="stop" if len(ids) == whole else "length",
             logprob=-0.1 * len(ids) * (1 + rng.random()) if draw.logprobs else None,
             prompt_tokens=self._prompt_tokens + len(continuation),
             cached_tokens=self._cached(continuation, ids),
@@ -195,20 +211,26 @@ class ScriptedSession:
 
     async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
         del labels, priority
-        if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
-            raise EngineError(f"a chain of {len(continuation)} tokens is longer than the context of {self._engine.context_tokens}")
+        self._check_length(continuation)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
         p = self._engine.script.judge(self._question, self._engine.vocabulary.decode(continuation))
         tokens = self._prompt_tokens + len(continuation)
         good, bad = (_log(p), _log(1 - p))
         return LabelRead(good, bad, tokens, self._cached(continuation, ()))
 
+    def _check_length(self, continuation: Sequence[int]) -> None:
+        if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
+            raise EngineError(
+                f"a chain of {len(continuation)} tokens is longer than the context of {self._engine.context_tokens}"
+            )
+
     def _cached(self, continuation: Sequence[int], written: Sequence[int]) -> int:
         """As a prefix cache without blocks: all that an earlier request of this session has computed."""
         whole = tuple(continuation)
-        known = next((len(whole[:end]) for end in range(len(whole), 0, -1) if whole[:end] in self._seen), 0)
+        known = next((n for n in sorted(self._seen, reverse=True) if whole[:n] in self._seen[n]), 0)
         cached = self._prompt_tokens + known if self._seen else 0
-        self._seen |= {whole, whole + tuple(written)}
+        for text in (whole, whole + tuple(written)):
+            self._seen.setdefault(len(text), set()).add(text)
         return min(cached, self._prompt_tokens + len(whole) - 1)
 
 

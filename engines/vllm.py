@@ -13,6 +13,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,14 @@ CPU_KV_CACHE_MIB = 256
 class VllmEngine:
     """A running engine: satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
 
-    def __init__(self, settings: EngineSettings, llm: Any, prompt: ChatPrompt, vocabulary: HfVocabulary, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        llm: Any,
+        prompt: ChatPrompt,
+        vocabulary: HfVocabulary,
+        registry: CollectorRegistry,
+    ) -> None:
         self.settings = settings
         self.registry = registry
         self._llm = llm
@@ -76,7 +84,9 @@ class VllmEngine:
             return (await renderer.render_cmpl_async([request], renderer.default_cmpl_tok_params))[0]
         except Exception as error:
             self._raise_if_dead(error)
-            raise InputError(f"the {self.settings.role} engine cannot render this question: {error}", "question") from error
+            raise InputError(
+                f"the {self.settings.role} engine cannot render this question: {error}", "question"
+            ) from error
 
     async def generate(self, base: dict[str, Any], continuation: Sequence[int], params: Any, priority: int) -> Any:
         """One request after ``base`` + ``continuation``; cancelling the task aborts it. None when the engine ended it
@@ -91,8 +101,8 @@ class VllmEngine:
             request = tokens_input(ids)
         output: Any = None
         try:
-            async for output in self._llm.generate(request, params, uuid.uuid4().hex, priority=priority):
-                pass
+            async for newest in self._llm.generate(request, params, uuid.uuid4().hex, priority=priority):
+                output = newest
         except EngineDeadError as error:
             raise EngineDead(f"the {self.settings.role} engine has died") from error
         except Exception as error:
@@ -108,7 +118,11 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stops the engine process."""
-        await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """Stops the engine process, blocking until it is gone."""
+        self._llm.shutdown()
 
 
 class VllmSession:
@@ -155,7 +169,8 @@ class VllmSession:
 
         if self.prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
             raise EngineError(
-                f"a chain of {len(continuation)} tokens is longer than the PRM's context of {self._engine.context_tokens}"
+                f"a chain of {len(continuation)} tokens is longer than the PRM's context of "
+                f"{self._engine.context_tokens}"
             )
         params = SamplingParams(
             temperature=0.0,
@@ -182,19 +197,23 @@ class VllmSession:
 
 
 def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
-    """Starts engines one after the other, blocking until each is ready (call it in a thread).
+    """Starts engines, blocking until all are ready (call it in a thread).
 
-    Errors: InputError for a model that cannot be found or loaded.
+    On CPU they start side by side; on GPU one after the other, because each measures the memory that is left to it.
+    Errors: InputError for a model that cannot be found or loaded; the engines that did start are stopped again.
     """
-    started: list[VllmEngine] = []
-    try:
-        for settings in every:
-            started.append(_start(settings))
-    except BaseException:
-        for engine in started:
-            engine._llm.shutdown()  # pyright: ignore[reportPrivateUsage]
-        raise
-    return started
+    from vllm.platforms import current_platform
+
+    every = list(every)
+    with ThreadPoolExecutor(max_workers=len(every) if current_platform.is_cpu() else 1) as pool:
+        starting = [pool.submit(_start, settings) for settings in every]
+    errors = [error for future in starting if (error := future.exception()) is not None]
+    if errors:
+        for future in starting:
+            if future.exception() is None:
+                future.result().stop()
+        raise errors[0]
+    return [future.result() for future in starting]
 
 
 def _start(settings: EngineSettings) -> VllmEngine:
@@ -234,8 +253,10 @@ def _start(settings: EngineSettings) -> VllmEngine:
         )
         llm = AsyncLLM.from_engine_args(args, stat_loggers=[_stat_logger(registry)])
     except (ValueError, OSError, RuntimeError) as error:
-        raise InputError(f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role) from error
-    vocabulary = HfVocabulary(llm.renderer.get_tokenizer())
+        raise InputError(
+            f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role
+        ) from error
+    vocabulary = HfVocabulary(cast("Any", llm.renderer.get_tokenizer()))
     prompt = ChatPrompt(vocabulary, _templater(settings, llm), settings.question_suffix)
     return VllmEngine(settings, llm, prompt, vocabulary, registry)
 
@@ -247,7 +268,8 @@ def check_model(settings: EngineSettings) -> None:
     if looks_local and not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "does not exist"
         raise InputError(
-            f"--{settings.role} {settings.model}: the folder {what}; give a checkpoint folder or a hub name", settings.role
+            f"--{settings.role} {settings.model}: the folder {what}; give a checkpoint folder or a hub name",
+            settings.role,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
 
@@ -36,10 +36,14 @@ class HfVocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
-        added: dict[str, int] = tokenizer.get_added_vocab()
+        added: dict[str, int] = self._tokenizer.get_added_vocab()
         self._controls = dict(added)
-        table = cast("dict[str, int]", tokenizer.get_vocab())
-        merges = json.loads(self._tokenizer.backend_tokenizer.to_str())["model"].get("merges", []) if tokenizer.is_fast else []
+        table: dict[str, int] = self._tokenizer.get_vocab()
+        merges = (
+            json.loads(self._tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
+            if tokenizer.is_fast
+            else []
+        )
         digest = hashlib.sha256(json.dumps([sorted(table.items()), merges]).encode())
         self._fingerprint = digest.hexdigest()
         # Longest first: a control token inside another one is met after the longer one has been split.

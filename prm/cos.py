@@ -12,7 +12,7 @@ from cos.prm.ports import Reader, ReaderSession
 from cos.search.errors import InputError
 from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, answer_pieces, step_pieces
 from cos.search.ports import Reading, ScorerSession, Vocabulary
-from cos.search.types import Candidate, Chain, Path, Question
+from cos.search.types import Candidate, Chain, Path, Question, Step
 
 READ_PRIORITY = -1_000
 """Reads are one token long and a search waits for them: they go before any generation."""
@@ -44,7 +44,9 @@ class _Session:
         self._session = session
         self._vocabulary = vocabulary
         self._same = same
-        self._controls = {token: token_id for token in COS_TOKENS if (token_id := vocabulary.control_id(token)) is not None}
+        self._controls = {
+            token: token_id for token in COS_TOKENS if (token_id := vocabulary.control_id(token)) is not None
+        }
         self._labels = (self._controls[LABEL_GOOD], self._controls[LABEL_BAD])
         self._segments: dict[Path, tuple[int, ...]] = {}
 
@@ -65,16 +67,14 @@ class _Session:
 
     def _encode(self, candidate: Candidate) -> tuple[int, ...]:
         first = len(candidate.path) == 1
+        # Only what the grammar itself writes may become a control token; a field that spells one stays text.
         if candidate.step is not None:
-            pieces = step_pieces(candidate.step, first=first)
+            pieces, markup = step_pieces(candidate.step, first=first), step_pieces(Step("", "", ""), first=first)
         else:
-            pieces = answer_pieces(candidate.answer or "", first=first)
-        # Only what the grammar itself wrote may become a control token; a field that spells one stays text.
-        fields = () if candidate.step is None else (candidate.step.name, candidate.step.thought, candidate.step.reflection)
+            pieces, markup = answer_pieces(candidate.answer or "", first=first), answer_pieces("", first=first)
         ids: list[int] = []
-        for piece in pieces:
-            is_control = piece in self._controls and piece not in (*fields, candidate.answer)
-            ids += (self._controls[piece],) if is_control else self._vocabulary.encode(piece)
+        for piece, own in zip(pieces, markup, strict=True):
+            ids += (self._controls[own],) if own in self._controls else self._vocabulary.encode(piece)
         return tuple(ids)
 
 

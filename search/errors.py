@@ -1,11 +1,11 @@
 """What can go wrong in a search, told by whose fault it is.
 
-    CosError
-    +-- InputError        the caller's: a bad value, named together with the fix
-    +-- BudgetExhausted   nobody's: a limit was reached; the search answers with what it has
-    +-- EngineError       an engine failed one request; a sibling may still succeed
-    |   +-- EngineDead    an engine is gone; nothing more can come from it
-    +-- SearchFailed      a search ended with nothing to show
+CosError
++-- InputError        the caller's: a bad value, named together with the fix
++-- BudgetExhausted   nobody's: a limit was reached; the search answers with what it has
++-- EngineError       an engine failed one request; a sibling may still succeed
+|   +-- EngineDead    an engine is gone; nothing more can come from it
++-- SearchFailed      a search ended with nothing to show
 """
 
 from typing import Literal

@@ -112,7 +112,9 @@ class CosGrammar:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Errors: InputError naming the tokens that the vocabulary lacks."""
-        missing = [token for token in POLICY_TOKENS if token != REASONING_BACKTRACK and vocabulary.control_id(token) is None]
+        missing = [
+            token for token in POLICY_TOKENS if token != REASONING_BACKTRACK and vocabulary.control_id(token) is None
+        ]
         if missing:
             raise InputError(
                 f"the policy's tokenizer lacks the step tokens {', '.join(missing)}; "
@@ -153,7 +155,19 @@ class CosGrammar:
 def extract_answer(text: str) -> str:
     """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation)."""
     text = text.strip()
-    return text[1:-1].strip() if text.startswith("(") and text.endswith(")") else text
+    return text[1:-1].strip() if _is_bracketed(text) else text
+
+
+def _is_bracketed(text: str) -> bool:
+    """Whether one pair of brackets holds all of it: "(15)" and "((1), 2)", not "(1), (2)"."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return False
+    depth = 0
+    for char in text[:-1]:
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return False
+    return depth == 1
 
 
 def _must(token_id: int | None) -> int:

@@ -7,7 +7,7 @@ returns the winner. At any limit the best chain so far is the answer, and the re
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from cos.search.grammar import CosGrammar
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.select import finite, likelihood_score, rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import together
+from cos.search.tasks import dismiss, together
 from cos.search.types import Candidate, Chain, FinishReason, Path, Question, Result, Timings, Usage
 
 ATTEMPTS = 2
@@ -48,6 +48,8 @@ class Search:
         self.usage = Usage()
         self.warnings: list[str] = []
         self.first_candidate_at: float | None = None
+        self.starved: set[Path] = set()
+        """Candidates that were cut because the token budget had no more for them."""
         self._spec = spec
         self._grammar = grammar
         self._policy = policy
@@ -57,6 +59,7 @@ class Search:
         self._budget = Budget(spec.limits)
         self._live = asyncio.Semaphore(spec.limits.live_sequences)
         self._children: dict[Path, int] = {}
+        self._judged: set[Path] = set()
 
     async def expand(self, wanted: Sequence[tuple[Chain, int]]) -> list[Chain]:
         """Draws and scores new children: ``n`` of each chain. All at once; each is scored the moment it ends.
@@ -114,7 +117,11 @@ class Search:
         """The chain with scores for candidates that were never read, as far as the budget allows."""
         if self._scorer is None or self._spec.ruler.kind != "prm":
             return chain
-        prefixes = [Chain(chain.candidates[: i + 1]) for i, c in enumerate(chain.candidates) if c.score is None and c.end != "broken"]
+        prefixes = [
+            Chain(chain.candidates[: i + 1])
+            for i, c in enumerate(chain.candidates)
+            if c.path not in self._judged and c.end != "broken"
+        ]
         try:
             await together(self._judge(prefix) for prefix in prefixes)
         except (BudgetExhausted, EngineError) as error:
@@ -136,8 +143,11 @@ class Search:
     def _room(self, chain: Chain) -> int:
         return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
 
+    def _longest(self, chain: Chain) -> int:
+        return min(self._spec.sampling.step_tokens, self._room(chain))
+
     def _reserve(self, chain: Chain, sharers: int) -> int:
-        return self._budget.reserve_tokens(min(self._spec.sampling.step_tokens, self._room(chain)), sharers)
+        return self._budget.reserve_tokens(self._longest(chain), sharers)
 
     async def _write(self, chain: Chain, path: Path, grant: int, temperature: float) -> Chain | None:
         """The chain with one candidate more; None when the engine failed twice."""
@@ -155,6 +165,8 @@ class Search:
         self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
         if drawn is None:
             return None
+        if drawn.finish == "length" and grant < self._longest(chain):
+            self.starved.add(path)
         candidate = self._candidate(chain, path, drawn)
         self.tree[path] = candidate
         self.first_candidate_at = self.first_candidate_at or time.perf_counter()
@@ -164,37 +176,48 @@ class Search:
     async def _draw(self, chain: Chain, draw: Draw) -> Drawn | None:
         continuation = chain.token_ids
         for _ in range(ATTEMPTS):
-            try:
-                async with self._live:
+            async with self._live:
+                try:
                     drawn = await self._session.draw(continuation, draw)
-            except EngineDead:
-                raise
-            except EngineError:
-                self.usage = replace(self.usage, requests_failed=self.usage.requests_failed + 1)
-            except asyncio.CancelledError:
-                self.usage = replace(self.usage, requests_aborted=self.usage.requests_aborted + 1)
-                raise
-            else:
-                self.usage = replace(
-                    self.usage,
-                    candidates=self.usage.candidates + 1,
-                    tokens_generated=self.usage.tokens_generated + len(drawn.token_ids),
-                    policy_prompt_tokens=self.usage.policy_prompt_tokens + drawn.prompt_tokens,
-                    policy_cached_tokens=self.usage.policy_cached_tokens + drawn.cached_tokens,
-                )
-                return drawn
+                except EngineDead:
+                    raise
+                except EngineError:
+                    self.usage = replace(self.usage, requests_failed=self.usage.requests_failed + 1)
+                    continue
+                except asyncio.CancelledError:
+                    self.usage = replace(self.usage, requests_aborted=self.usage.requests_aborted + 1)
+                    raise
+            self.usage = replace(
+                self.usage,
+                candidates=self.usage.candidates + 1,
+                tokens_generated=self.usage.tokens_generated + len(drawn.token_ids),
+                policy_prompt_tokens=self.usage.policy_prompt_tokens + drawn.prompt_tokens,
+                policy_cached_tokens=self.usage.policy_cached_tokens + drawn.cached_tokens,
+            )
+            return drawn
         return None
 
     def _candidate(self, chain: Chain, path: Path, drawn: Drawn) -> Candidate:
         text = self._policy.vocabulary.decode(drawn.token_ids)
         segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
         end = segment.end
-        if end == "step" and (len(path) >= self._spec.sampling.max_steps or self._room(chain) - len(drawn.token_ids) < 1):
+        too_deep = len(path) > self._spec.sampling.max_steps
+        if end == "step" and (too_deep or self._room(chain) - len(drawn.token_ids) < 1):
             end = "max_steps"
         candidate = Candidate(
-            path=path, token_ids=drawn.token_ids, text=text, end=end, step=segment.step, answer=segment.answer, logprob=drawn.logprob
+            path=path,
+            token_ids=drawn.token_ids,
+            text=text,
+            end=end,
+            step=segment.step,
+            answer=segment.answer,
+            logprob=drawn.logprob,
         )
-        return replace(candidate, score=likelihood_score(candidate)) if self._spec.ruler.kind == "likelihood" else candidate
+        return (
+            replace(candidate, score=likelihood_score(candidate))
+            if self._spec.ruler.kind == "likelihood"
+            else candidate
+        )
 
     async def _judge(self, chain: Chain) -> Chain:
         """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM."""
@@ -203,6 +226,7 @@ class Search:
             if self._scorer is None or newest.end in ("broken", "truncated"):
                 return chain
             reading = await self._read(chain, self._scorer)
+            self._judged.add(newest.path)
             newest = replace(newest, score=finite(reading.score) if reading else None)
             self.tree[newest.path] = newest
         if newest.score is None:
@@ -239,7 +263,7 @@ def _alive(found: Sequence[Chain | None]) -> list[Chain]:
 
 async def run(
     question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
 
     Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
@@ -258,8 +282,7 @@ async def run(
             yield event
         await task
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await dismiss(task)
 
 
 async def solve(
@@ -281,17 +304,19 @@ async def _search(
     grammar: CosGrammar,
     emit: Callable[[Event], None],
 ) -> Result:
-    started = time.perf_counter()
-    session, judge = await _open(question, spec, policy, scorer)
-    opened = time.perf_counter()
-    emit(Opened(spec.strategy.name, session.prompt_tokens))
-    search = Search(spec, grammar, policy, session, judge, emit)
+    started = opened = time.perf_counter()
+    search: Search | None = None
     limit: FinishReason | None = None
     chain: Chain | None = None
-    left = None if spec.limits.seconds is None else max(0.0, spec.limits.seconds - (opened - started))
+    deadline = asyncio.timeout(spec.limits.seconds)
     try:
-        async with asyncio.timeout(left) as deadline:
-            chain = await spec.strategy.run(search, spec.params)
+        async with deadline:
+            session, judge = await _open(question, spec, policy, scorer)
+            opened = time.perf_counter()
+            emit(Opened(spec.strategy.name, session.prompt_tokens))
+            search = Search(spec, grammar, policy, session, judge, emit)
+            # Type checkers that follow the links under src/ see this module, and its Search, twice.
+            chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
             if spec.explain:
                 chain = await search.explain(chain)
     except BudgetExhausted as spent:
@@ -300,21 +325,25 @@ async def _search(
         if not deadline.expired():
             raise
         limit = "seconds"
-    winner = chain or search.best_so_far()
-    if winner is None:
+    winner = chain or (search.best_so_far() if search else None)
+    if search is None or winner is None:
         raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
-    end = winner.candidates[-1].end
-    reason: FinishReason = limit if limit and chain is None else ("max_steps" if end == "step" else end)
     first = search.first_candidate_at
     return Result(
         chain=winner,
         value=spec.ruler.value(winner),
-        finish_reason=reason,
+        finish_reason=limit if limit and chain is None else _reason(search, winner.candidates[-1]),
         usage=replace(search.usage, tokens_kept=len(winner.token_ids)),
         timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
         tree=tuple(search.tree[path] for path in sorted(search.tree)),
         warnings=tuple(search.warnings),
     )
+
+
+def _reason(search: Search, last: Candidate) -> FinishReason:
+    if last.path in search.starved:
+        return "tokens"
+    return "max_steps" if last.end == "step" else last.end
 
 
 async def _open(
@@ -326,7 +355,7 @@ async def _open(
     try:
         return await policy.open(question), await judge
     finally:
-        judge.cancel()
+        await dismiss(judge)
 
 
 async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:

@@ -1,6 +1,7 @@
 """Ranking, voting and aggregation: how scores of steps become the order of chains."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,8 @@ from cos.search.types import Candidate, Chain
 
 Aggregation = Literal["cos", "mean", "min", "prod", "last"]
 ScoreKind = Literal["prm", "likelihood"]
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def finite(score: float | None) -> float | None:
@@ -93,7 +96,7 @@ def rank_level(chains: Iterable[Chain], measure: Callable[[Chain], float | None]
 
 def normalised(answer: str) -> str:
     """An answer for comparing: case, outer brackets, thousands separators and a final full stop do not count."""
-    return answer.strip().strip("().").replace(",", "").casefold()
+    return _THOUSANDS.sub("", answer.strip().lstrip("(").rstrip("().").strip()).casefold()
 
 
 def vote(chains: Sequence[Chain]) -> list[Chain]:

@@ -23,7 +23,7 @@ class Sampling(BaseModel):
     step_tokens: Annotated[int, Field(ge=1, le=8192)] = 512
     """Longest step, in tokens."""
     max_steps: Annotated[int, Field(ge=1, le=64)] = 16
-    """Deepest chain, in steps, its answer not counted."""
+    """Most steps before the answer; a chain whose next segment is yet another step ends there without one."""
 
 
 class SearchSpec:

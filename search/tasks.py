@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from cos.search.errors import BudgetExhausted, CosError, EngineDead, EngineError
+from cos.search.errors import BudgetExhausted, EngineDead, EngineError
 
 T = TypeVar("T")
+
+TELLING = (EngineDead, EngineError, BudgetExhausted)
+"""Errors of ours from the most to the least telling; whatever else is a bug and comes before them all."""
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -19,21 +22,24 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+async def dismiss(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and returns once it is over, whatever it ended with."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """A bug before a dead engine before a failed request before a spent budget."""
 
     def weight(error: BaseException) -> int:
-        if not isinstance(error, CosError):
-            return 0
-        order = (EngineDead, EngineError, CosError, BudgetExhausted)
-        return 4 if isinstance(error, BudgetExhausted) else 1 + next(i for i, kind in enumerate(order) if isinstance(error, kind))
+        return next((1 + place for place, kind in enumerate(TELLING) if isinstance(error, kind)), 0)
 
     return min(_leaves(group), key=weight)

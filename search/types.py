@@ -14,8 +14,8 @@ Path = tuple[int, ...]
 """Where a candidate stands in the tree: the child index at each level. The root is ``()``."""
 
 End = Literal["step", "answer", "max_steps", "truncated", "broken"]
-"""How a candidate ended: a whole step, a whole answer, a step that was the last one allowed, cut by a token limit, or
-text the grammar cannot read."""
+"""How a candidate ended: a whole step, a whole answer, a step where only an answer was allowed any more (or which fills
+the context), cut by a token limit, or text the grammar cannot read."""
 
 FinishReason = Literal["answer", "max_steps", "truncated", "broken", "tokens", "prm_reads", "seconds"]
 """Why a search returned what it did: an answer, or the limit it met first."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from cos.search.grammar import STEP_TAG, render_segments
 from cos.training.ledger import Derivation
 
+
 class Encodes(Protocol):
     """What is needed of a tokenizer."""
 
@@ -54,7 +55,12 @@ def encode_policy(tokenizer: Encodes, question: str, derivation: Derivation, ima
 
 
 def encode_prm(
-    tokenizer: Encodes, question: str, written: Sequence[str], gold: Derivation, image_tokens: int, answer_is_right: bool
+    tokenizer: Encodes,
+    question: str,
+    written: Sequence[str],
+    gold: Derivation,
+    image_tokens: int,
+    answer_is_right: bool,
 ) -> Encoded:
     """A chain for PRM training, labelled by the exact checker.
 

@@ -1,6 +1,6 @@
 """The ledger task: rows of handwritten numbers, questions that need several steps, and their exact derivations.
 
-A ledger has two to four rows of two or three digits, right-aligned on a 4 x 4 grid of cells. A question is answered by
+A ledger has two to four rows of two or three digits on a 4 x 4 grid of cells, each beginning behind the margin. A question is answered by
 one deterministic chain: read every row, then work column by column (totals, differences) or row by row (which row is
 the largest, how many rows pass a limit). `derive` writes that chain; given a *slip* it writes the chain of somebody
 who misreads or miscalculates at some places and honestly carries the mistake on.
@@ -65,7 +65,9 @@ def exact(what: str, value: int) -> int:
 def sample_problem(rng: random.Random) -> Problem:
     """A random problem; every kind is equally likely."""
     kind = rng.choice(KINDS)
-    rows = tuple(str(rng.randint(10, 99) if rng.random() < 0.7 else rng.randint(100, 999)) for _ in range(rng.randint(2, 4)))
+    rows = tuple(
+        str(rng.randint(10, 99) if rng.random() < 0.7 else rng.randint(100, 999)) for _ in range(rng.randint(2, 4))
+    )
     if kind == "difference":
         a, b = rng.sample(range(len(rows)), 2)
         if int(rows[a]) == int(rows[b]):
@@ -74,7 +76,9 @@ def sample_problem(rng: random.Random) -> Problem:
     if kind == "largest" and len({int(row) for row in rows}) < len(rows):
         return sample_problem(rng)
     if kind == "count":
-        return Problem(rows, kind, limit=rng.choice(range(20, 100, 10)) if rng.random() < 0.7 else rng.choice(range(100, 600, 100)))
+        return Problem(
+            rows, kind, limit=rng.choice(range(20, 100, 10)) if rng.random() < 0.7 else rng.choice(range(100, 600, 100))
+        )
     return Problem(rows, kind)
 
 
@@ -152,7 +156,9 @@ def _difference(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Ste
         written = f"{digit}{written}"
         shown = ", ".join(parts) if parts else f"{a}"
         steps.append(
-            Step(f"Subtract the {_COLUMNS[place]}", f"{shown}, write {digit}, borrow {borrow}.", f"It ends in {written}.")
+            Step(
+                f"Subtract the {_COLUMNS[place]}", f"{shown}, write {digit}, borrow {borrow}.", f"It ends in {written}."
+            )
         )
     return steps, str(int(written))
 
@@ -181,7 +187,18 @@ def _count(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Step], s
     return steps, str(count)
 
 
-LOOKALIKES = {0: "6985", 1: "7429", 2: "7138", 3: "5829", 4: "9617", 5: "3689", 6: "0584", 7: "1924", 8: "3596", 9: "4738"}
+LOOKALIKES = {
+    0: "6985",
+    1: "7429",
+    2: "7138",
+    3: "5829",
+    4: "9617",
+    5: "3689",
+    6: "0584",
+    7: "1924",
+    8: "3596",
+    9: "4738",
+}
 """Digits that handwriting confuses, likeliest first."""
 
 
@@ -195,7 +212,11 @@ def clumsy(rng: random.Random, misreads: float, miscounts: float) -> Slip:
                 return int(rng.choice(others))
             return value
         if rng.random() < miscounts:
-            return 1 - value if value in (0, 1) and rng.random() < 0.5 else max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
+            return (
+                1 - value
+                if value in (0, 1) and rng.random() < 0.5
+                else max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
+            )
         return value
 
     return slip

@@ -78,7 +78,9 @@ def train(modules: nn.Module, loss: LossFn, plan: Plan) -> None:
                 group["lr"] = plan.rate(step)
             value, numbers = loss(step)
             if not torch.isfinite(value):
-                raise RuntimeError(f"the loss is {value.item()} at step {step} of {plan.folder.name}; last good state: {state_file}")
+                raise RuntimeError(
+                    f"the loss is {value.item()} at step {step} of {plan.folder.name}; last good state: {state_file}"
+                )
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # pyright: ignore[reportUnknownMemberType]
             nn.utils.clip_grad_norm_(modules.parameters(), plan.clip)
@@ -88,4 +90,6 @@ def train(modules: nn.Module, loss: LossFn, plan: Plan) -> None:
             log.write(json.dumps({"step": step, "learning_rate": plan.rate(step), **shown}) + "\n")
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
                 log.flush()
-                _save(state_file, {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
+                _save(
+                    state_file, {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                )

@@ -95,7 +95,10 @@ def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
 def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> InternVLForConditionalGeneration:
     """An InternVL with random weights."""
     torch.manual_seed(seed)
-    ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<IMG_CONTEXT>")}
+    ids = {
+        token: int(tokenizer.convert_tokens_to_ids(token))
+        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<IMG_CONTEXT>")
+    }
     patch = size.image_side // 8
     config = InternVLConfig(
         vision_config={

@@ -85,12 +85,17 @@ def train_prm(
 
     def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
         own = rollouts is not None and step % 2 == 1
-        drawn = rollouts[random.Random(f"{seed}/{step}").randrange(len(rollouts))] if rollouts and own else batches(step)
+        drawn = (
+            rollouts[random.Random(f"{seed}/{step}").randrange(len(rollouts))] if rollouts and own else batches(step)
+        )
         logits = reader(drawn)
         reading, _ = next_token_loss(logits, drawn)
         verdict, numbers = label_loss(label_margins(logits, labels), drawn, weights)
         kind = "own_" if own else ""
-        return weights.reading * reading + verdict, {"reading": reading.item(), **{kind + k: v for k, v in numbers.items()}}
+        return weights.reading * reading + verdict, {
+            "reading": reading.item(),
+            **{kind + k: v for k, v in numbers.items()},
+        }
 
     train(reader, loss, plan)
 

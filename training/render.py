@@ -77,23 +77,23 @@ class Renderer:
 
     def _paint(self, ink: Tensor, generator: torch.Generator) -> Tensor:
         batch = ink.shape[0]
-        paper = torch.tensor([250.0, 246.0, 235.0]).view(1, 3, 1, 1) - 12 * torch.rand(batch, 1, 1, 1, generator=generator)
+        paper = torch.tensor([250.0, 246.0, 235.0]).view(1, 3, 1, 1) - 12 * torch.rand(
+            batch, 1, 1, 1, generator=generator
+        )
         page = paper.expand(batch, 3, SIDE, SIDE).clone()
         page[:, :, CELL - 1 :: CELL, :] = torch.tensor([168.0, 196.0, 222.0]).view(1, 3, 1, 1)
         page[:, :, :, CELL - 3] = torch.tensor([222.0, 150.0, 150.0]).view(1, 3, 1)
-        pen_colour = torch.tensor([28.0, 34.0, 92.0]).view(1, 3, 1, 1) + 40 * torch.rand(batch, 1, 1, 1, generator=generator)
+        pen_colour = torch.tensor([28.0, 34.0, 92.0]).view(1, 3, 1, 1) + 40 * torch.rand(
+            batch, 1, 1, 1, generator=generator
+        )
         strength = 0.75 + 0.25 * torch.rand(batch, 1, 1, 1, generator=generator)
         alpha = (ink * strength).clamp(0, 1)
         return (page * (1 - alpha) + pen_colour * alpha).round().clamp(0, 255).to(torch.uint8)
 
 
 def cells_of(rows: Sequence[str]) -> list[int]:
-    """The 16 cells of a ledger, row by row, numbers right-aligned."""
-    cells = [EMPTY] * (GRID * GRID)
-    for index, row in enumerate(rows):
-        for place, digit in enumerate(reversed(row)):
-            cells[index * GRID + GRID - 1 - place] = int(digit)
-    return cells
+    """The 16 cells of a ledger, row by row; a number begins in the second column, behind the margin."""
+    return [int(digit) if digit.isdigit() else EMPTY for row in (*rows, "", "", "", "")[:GRID] for digit in f" {row:<3}"]
 
 
 def random_cells(batch: int, fill: float, generator: torch.Generator) -> Tensor:

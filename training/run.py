@@ -8,6 +8,7 @@ import typer
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from cos.training import mnist
+from cos.training.heldout import write_heldout
 from cos.training.loop import Plan
 from cos.training.models import SIZES, Size, build_model, build_tokenizer, save
 from cos.training.prm import tag_accuracy, train_prm
@@ -38,7 +39,9 @@ def sight(role: Role, runs: Runs = Path("runs"), steps: int = 900, batch: int = 
     train_sight(model, size, mnist.load(runs / "mnist", role), plan, batch, SEED)
     seen = load_sight(build_model(size, build_tokenizer(SEED), SEED), size, plan.folder)
     other = "prm" if role == "policy" else "policy"
-    typer.echo(f"digit accuracy on unseen digits: {measure_digits(seen, mnist.load(runs / 'mnist', other), size.image_side):.4f}")
+    typer.echo(
+        f"digit accuracy on unseen digits: {measure_digits(seen, mnist.load(runs / 'mnist', other), size.image_side):.4f}"
+    )
 
 
 def _seeing(role: Role, runs: Path) -> tuple[Size, PreTrainedTokenizerFast, InternVLForConditionalGeneration]:
@@ -52,12 +55,26 @@ def _seeing(role: Role, runs: Path) -> tuple[Size, PreTrainedTokenizerFast, Inte
 
 @app.command()
 def sft(
-    runs: Runs = Path("runs"), steps: int = 900, batch: int = 32, rate: float = 1e-3, threads: int = 1, thawed: bool = False
+    runs: Runs = Path("runs"),
+    steps: int = 900,
+    batch: int = 32,
+    rate: float = 1e-3,
+    threads: int = 1,
+    thawed: bool = False,
 ) -> None:
     """Teach the policy to write chains of steps; writes the checkpoint ``policy`` into the folder."""
     torch.set_num_threads(threads)
     size, tokenizer, model = _seeing("policy", runs)
-    train_sft(model, tokenizer, size, mnist.load(runs / "mnist", "policy"), Plan(runs / "sft", steps, rate), batch, SEED, thawed)
+    train_sft(
+        model,
+        tokenizer,
+        size,
+        mnist.load(runs / "mnist", "policy"),
+        Plan(runs / "sft", steps, rate),
+        batch,
+        SEED,
+        thawed,
+    )
     share = exact_chains(model, tokenizer, size, mnist.load(runs / "mnist", "prm"), SEED + 1)
     typer.echo(f"exact chains on unseen digits, teacher-forced: {share:.3f}")
     save(runs / "policy", size, model, tokenizer)
@@ -65,15 +82,35 @@ def sft(
 
 @app.command()
 def prm(
-    runs: Runs = Path("runs"), steps: int = 1500, batch: int = 32, rate: float = 1e-3, threads: int = 1, thawed: bool = False
+    runs: Runs = Path("runs"),
+    steps: int = 1500,
+    batch: int = 32,
+    rate: float = 1e-3,
+    threads: int = 1,
+    thawed: bool = False,
 ) -> None:
     """Teach the PRM to read and to judge; writes the checkpoint ``prm`` into the folder."""
     torch.set_num_threads(threads)
     size, tokenizer, model = _seeing("prm", runs)
-    train_prm(model, tokenizer, size, mnist.load(runs / "mnist", "prm"), Plan(runs / "prm-clumsy", steps, rate), batch, SEED, thawed)
+    train_prm(
+        model,
+        tokenizer,
+        size,
+        mnist.load(runs / "mnist", "prm"),
+        Plan(runs / "prm-clumsy", steps, rate),
+        batch,
+        SEED,
+        thawed,
+    )
     found = tag_accuracy(model, tokenizer, size, mnist.load(runs / "mnist", "policy"), SEED + 1)
     typer.echo(f"on clumsy chains over unseen digits: {found}")
     save(runs / "prm", size, model, tokenizer)
+
+
+@app.command()
+def heldout(runs: Runs = Path("runs"), problems: int = 1000) -> None:
+    """Draw the held-out ledgers with the digits of MNIST's test writers."""
+    write_heldout(runs / "heldout.zip", mnist.load(runs / "mnist", "evaluation"), problems, SEED)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The strategies by name. Third parties add theirs through the entry-point group ``cos.strategies``."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -19,11 +20,16 @@ __all__ = ["Params", "Strategy", "menu", "parse_params", "resolve"]
 BUILT_IN: tuple[Strategy, ...] = (Greedy(), SelfConsistency(), BestOfN(), Beam(), GreedyPrm())
 
 
+@cache
+def third_party() -> tuple[Strategy, ...]:
+    """The strategies other distributions add. Looked up once: it reads the metadata of all that is installed."""
+    return tuple(point.load()() for point in entry_points(group="cos.strategies"))
+
+
 def menu() -> dict[str, Strategy]:
     """Every strategy by its name. Errors: ValueError when two have the same name or alias."""
     found: dict[str, Strategy] = {}
-    others: list[Strategy] = [point.load()() for point in entry_points(group="cos.strategies")]
-    for strategy in (*BUILT_IN, *others):
+    for strategy in (*BUILT_IN, *third_party()):
         for name in (strategy.name, *strategy.aliases):
             if any(name in (known.name, *known.aliases) for known in found.values()):
                 raise ValueError(f"two strategies are called {name!r}")

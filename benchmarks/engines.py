@@ -1,0 +1,77 @@
+"""Engines in this process, matched and ready to search; and pictures as they take them."""
+
+import contextlib
+import hashlib
+import io
+import os
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cos.checkpoints import resolve
+from cos.engines.launch import Engines, launch
+from cos.engines.settings import EngineSettings, Role
+from cos.prm.pair import Pair, pair
+from cos.search.errors import InputError
+from cos.search.types import Picture
+
+NO_PRM = "none"
+"""The PRM name that stands for searching without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Two engines and the pair they make."""
+
+    engines: Engines
+    pair: Pair
+
+
+@asynccontextmanager
+async def running(policy: str, prm: str) -> AsyncGenerator[Running]:
+    """Starts a policy and a PRM (``none``: no PRM) and stops them at the end.
+
+    Errors: InputError for a model that cannot be found, started or paired.
+    """
+    reader = None if prm == NO_PRM else _settings("prm", prm)
+    with _stdout_to_stderr():
+        engines = await launch(_settings("policy", policy), reader)
+    try:
+        yield Running(engines, pair(engines.policy, engines.prm))
+    finally:
+        await engines.close()
+
+
+def _settings(role: Role, model: str) -> EngineSettings:
+    return EngineSettings(role=role, model=resolve(role, model))
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Generator[None]:
+    """Model runtimes and the processes they start log to stdout, which belongs to the result: give them stderr."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def picture_of(data: bytes) -> Picture:
+    """One RGB picture of an image file's bytes: upright, transparent parts white.
+
+    Errors: InputError when they are no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise InputError(f"the image cannot be read: {error}; give a PNG, JPEG or WebP file", "image") from error
+    image = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    return Picture(image, hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest())

@@ -1,0 +1,116 @@
+"""Accuracy and cost of a strategy on the held-out ledgers."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cos.benchmarks.engines import picture_of
+from cos.benchmarks.progress import side_by_side
+from cos.checkpoints import LedgerProblem
+from cos.prm.pair import Pair
+from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
+from cos.search.search import solve
+from cos.search.select import normalised
+from cos.search.spec import SearchSpec
+from cos.search.types import Question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What became of one problem."""
+
+    problem_id: str
+    kind: str
+    answer: str | None
+    """None: the search failed or ended without an answer."""
+    is_right: bool
+    tokens: int = 0
+    prm_reads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of all problems, in their order."""
+
+    records: tuple[Record, ...]
+    seconds: float
+
+    @property
+    def hits(self) -> list[float]:
+        """1.0 for each problem that was answered right, else 0.0."""
+        return [float(record.is_right) for record in self.records]
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.hits) / len(self.records)
+
+    @property
+    def unanswered(self) -> int:
+        return sum(record.answer is None for record in self.records)
+
+    @property
+    def policy_tokens(self) -> int:
+        """Generated tokens over all problems, discarded ones included."""
+        return sum(record.tokens for record in self.records)
+
+    @property
+    def prm_reads(self) -> int:
+        return sum(record.prm_reads for record in self.records)
+
+    @property
+    def by_kind(self) -> dict[str, list[Record]]:
+        """The records of each kind of question."""
+        kinds = sorted({record.kind for record in self.records})
+        return {kind: [record for record in self.records if record.kind == kind] for kind in kinds}
+
+
+def choose(problems: Sequence[LedgerProblem], count: int, seed: int) -> list[LedgerProblem]:
+    """``count`` problems drawn without replacement. Errors: InputError when there are not that many."""
+    if not 1 <= count <= len(problems):
+        raise InputError(f"--problems {count}: the held-out set has {len(problems)}; choose 1 to that", "problems")
+    return random.Random(seed).sample(list(problems), count)
+
+
+def ask(problem: LedgerProblem) -> Question:
+    """A problem as a question to search."""
+    return Question(problem.question, picture_of(problem.image_png))
+
+
+def is_right(answer: str | None, problem: LedgerProblem) -> bool:
+    """Whether an answer is the problem's, compared normalised."""
+    return answer is not None and normalised(answer) == normalised(problem.answer)
+
+
+async def evaluate(
+    pair: Pair,
+    problems: Sequence[LedgerProblem],
+    spec_for: Callable[[LedgerProblem], SearchSpec],
+    concurrency: int,
+    label: str,
+) -> Outcome:
+    """Searches every problem. One that fails or ends without an answer counts as wrong.
+
+    Errors: EngineDead, since nothing after it would be worth counting; InputError.
+    """
+
+    async def one(problem: LedgerProblem) -> Record:
+        try:
+            result = await solve(ask(problem), spec_for(problem), pair.policy, pair.scorer, pair.grammar)
+        except EngineDead:
+            raise
+        except (EngineError, SearchFailed):
+            return Record(problem_id=problem.id, kind=problem.kind, answer=None, is_right=False)
+        answer = result.chain.answer
+        return Record(
+            problem_id=problem.id,
+            kind=problem.kind,
+            answer=answer,
+            is_right=is_right(answer, problem),
+            tokens=result.usage.tokens_generated,
+            prm_reads=result.usage.prm_reads,
+        )
+
+    started = time.perf_counter()
+    records = await side_by_side(one, problems, concurrency, label)
+    return Outcome(tuple(records), time.perf_counter() - started)

@@ -1,0 +1,86 @@
+"""How an evaluated search is set: strategy, width, sampling, ranking."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from cos.search.errors import InputError
+from cos.search.select import Aggregation, ScoreKind
+from cos.search.spec import Sampling, SearchSpec
+from cos.search.strategies import resolve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One way to search, without its seed. None is the strategy's own default."""
+
+    strategy: str
+    n: int | None = None
+    beam_width: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    score: ScoreKind = "prm"
+    aggregation: Aggregation = "cos"
+
+    def spec(self, seed: int, *, explain: bool = False) -> SearchSpec:
+        """The search under a root seed. Errors: InputError naming the value that cannot be used."""
+        _check("score", self.score, get_args(ScoreKind))
+        _check("aggregation", self.aggregation, get_args(Aggregation))
+        given = {"n": self.n, "beam_width": self.beam_width}
+        return SearchSpec(
+            self.strategy,
+            {name: value for name, value in given.items() if value is not None},
+            sampling=_sampling(temperature=self.temperature, top_p=self.top_p, seed=seed),
+            score=self.score,
+            aggregation=self.aggregation,
+            explain=explain,
+        )
+
+    def fitted(self) -> "Setting":
+        """The same under the strategy's own name, without an ``n`` where the strategy takes none.
+
+        Errors: InputError for an unknown strategy.
+        """
+        strategy = resolve(self.strategy)
+        return replace(self, strategy=strategy.name, n=self.n if "n" in strategy.params.model_fields else None)
+
+    def facts(self) -> dict[str, Any]:
+        """As it goes into a report; a strategy that takes no ``n`` draws one chain."""
+        return {
+            "strategy": self.strategy,
+            "n": self.n or 1,
+            "beam_width": self.beam_width,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "score": self.score,
+            "aggregation": self.aggregation,
+        }
+
+
+def root_seed(seed: int, problem_id: str) -> int:
+    """The root sampling seed of one problem: problems differ, whatever else is evaluated beside them."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{problem_id}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def parse_rival(text: str, like: Setting) -> Setting:
+    """``NAME`` or ``NAME@N``: another strategy under otherwise equal settings. Errors: InputError."""
+    name, at, width = text.partition("@")
+    if at and not (width.isdecimal() and int(width) > 0):
+        raise InputError(f"--against {text}: {width!r} is no number of chains; write NAME or NAME@N", "against")
+    return replace(like, strategy=name, n=int(width) if at else like.n, beam_width=None).fitted()
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} = {value!r}; choose one of {', '.join(allowed)}", name)
+
+
+def _sampling(**values: Any) -> Sampling:
+    try:
+        return Sampling(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise InputError(f"{name} = {first['input']!r}: {first['msg']}", name) from error
