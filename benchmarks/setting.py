@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,6 +10,9 @@ from cos.search.errors import InputError
 from cos.search.select import Aggregation, ScoreKind
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import resolve
+
+NO_PRM = "none"
+"""The PRM name that stands for searching without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,6 @@ class Setting:
 
     def spec(self, seed: int, *, explain: bool = False) -> SearchSpec:
         """The search under a root seed. Errors: InputError naming the value that cannot be used."""
-        _check("score", self.score, get_args(ScoreKind))
-        _check("aggregation", self.aggregation, get_args(Aggregation))
         given = {"n": self.n, "beam_width": self.beam_width}
         return SearchSpec(
             self.strategy,
@@ -72,9 +73,13 @@ def parse_rival(text: str, like: Setting) -> Setting:
     return replace(like, strategy=name, n=int(width) if at else like.n, beam_width=None).fitted()
 
 
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} = {value!r}; choose one of {', '.join(allowed)}", name)
+def score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
+    """What ranks chains: the PRM unless there is none. Errors: InputError for PRM scores without a PRM."""
+    if prm != NO_PRM:
+        return wanted or "prm"
+    if wanted == "prm":
+        raise InputError("--score prm needs a PRM; give --prm, or --score likelihood", "score")
+    return "likelihood"
 
 
 def _sampling(**values: Any) -> Sampling:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from cos.search.budget import Budget
-from cos.search.errors import BudgetExhausted, EngineDead, EngineError, SearchFailed
+from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.grammar import CosGrammar
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
@@ -349,6 +349,9 @@ def _reason(search: Search, last: Candidate) -> FinishReason:
 async def _open(
     question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None
 ) -> tuple[PolicySession, ScorerSession | None]:
+    name = spec.strategy.name
+    if scorer is None and spec.ruler.kind == "prm" and spec.strategy.needs_scores:
+        raise InputError(f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'", "score")
     if scorer is None or spec.ruler.kind != "prm":
         return await policy.open(question), None
     judge = asyncio.create_task(_open_scorer(scorer, question))

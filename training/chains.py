@@ -13,7 +13,7 @@ class Encodes(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+    def get_vocab(self) -> dict[str, int]: ...
 
 
 def segments_of(derivation: Derivation) -> list[str]:
@@ -49,7 +49,7 @@ def encode_policy(tokenizer: Encodes, question: str, derivation: Derivation, ima
     prompt = tokenizer.encode(prompt_text(question, image_tokens), add_special_tokens=False)
     turn = [
         token for segment in segments_of(derivation) for token in tokenizer.encode(segment, add_special_tokens=False)
-    ] + [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    ] + [tokenizer.get_vocab()["<|im_end|>"]]
     ids = prompt + turn
     return Encoded(ids, [False] * len(prompt) + [True] * len(turn), [-1.0] * len(ids), [False] * len(ids))
 
@@ -72,7 +72,7 @@ def encode_prm(
     ids = tokenizer.encode(prompt_text(question, image_tokens), add_special_tokens=False)
     teaches, verdict, tags = [False] * len(ids), [-1.0] * len(ids), [False] * len(ids)
     golden = [tokenizer.encode(segment, add_special_tokens=False) for segment in segments_of(gold)]
-    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
+    tag = tokenizer.get_vocab()[STEP_TAG]
     for index, segment in enumerate(written):
         tokens = tokenizer.encode(segment, add_special_tokens=False)
         last = index == len(written) - 1

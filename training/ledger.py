@@ -1,9 +1,9 @@
 """The ledger task: rows of handwritten numbers, questions that need several steps, and their exact derivations.
 
-A ledger has two to four rows of two or three digits on a 4 x 4 grid of cells, each beginning behind the margin. A question is answered by
-one deterministic chain: read every row, then work column by column (totals, differences) or row by row (which row is
-the largest, how many rows pass a limit). `derive` writes that chain; given a *slip* it writes the chain of somebody
-who misreads or miscalculates at some places and honestly carries the mistake on.
+A ledger has two to four rows of two or three digits on a 4 x 4 grid of cells, each beginning behind the margin. A
+question is answered by one deterministic chain: read every row, then work column by column (totals, differences) or
+row by row (which row is the largest, how many rows pass a limit). `derive` writes that chain; given a *slip* it writes
+the chain of somebody who misreads or miscalculates at some places and honestly carries the mistake on.
 """
 
 import random

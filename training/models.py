@@ -4,9 +4,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLConfig,
@@ -27,10 +29,19 @@ IMAGE_TOKENS = 16
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type in ('image', 'image_url') %}<IMG_CONTEXT>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "{% for c in m.content %}"
+    "{% if c.type in ('image', 'image_url') %}<IMG_CONTEXT>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
     "{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of a special token. Errors: ValueError when it is not one token."""
+    found = tokenizer.get_vocab().get(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,7 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     """An InternVL with random weights."""
     torch.manual_seed(seed)
     ids = {
-        token: int(tokenizer.convert_tokens_to_ids(token))
-        for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<IMG_CONTEXT>")
+        token: token_id(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<IMG_CONTEXT>")
     }
     patch = size.image_side // 8
     config = InternVLConfig(
@@ -135,7 +145,7 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     )
     model = InternVLForConditionalGeneration(config)
     with torch.no_grad():
-        # transformers starts the positions at zero: all patches look alike, and the tower takes long to tell them apart.
+        # transformers starts the positions at zero: patches look alike, and the tower takes long to tell them apart.
         model.model.vision_tower.embeddings.position_embeddings.normal_(std=0.02)
         for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
             torch.nn.init.xavier_uniform_(layer.weight)
@@ -153,6 +163,7 @@ def save(folder: Path, size: Size, model: InternVLForConditionalGeneration, toke
         image_seq_length=IMAGE_TOKENS,
         chat_template=CHAT_TEMPLATE,
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    cast("nn.Module", model).to(torch.bfloat16)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

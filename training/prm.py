@@ -20,7 +20,7 @@ from cos.training.chains import Encoded, encode_prm, segments_of
 from cos.training.ledger import Problem, clumsy, derive
 from cos.training.loop import Plan, train
 from cos.training.mnist import Digits
-from cos.training.models import IMAGE_TOKENS, Size
+from cos.training.models import IMAGE_TOKENS, Size, token_id
 from cos.training.render import Renderer
 from cos.training.text import Reader, next_token_loss
 
@@ -76,10 +76,10 @@ def train_prm(
     thawed: bool,
     rollouts: "Sequence[Batch] | None" = None,
 ) -> None:
-    """Trains in place on clumsy chains; with ``rollouts``, every other batch is one of them (the policy's own chains)."""
+    """Trains in place on clumsy chains; with ``rollouts`` every other batch is of the policy's own chains."""
     reader = Reader(model, size.image_side, thawed)
-    labels = (int(tokenizer.convert_tokens_to_ids(LABEL_GOOD)), int(tokenizer.convert_tokens_to_ids(LABEL_BAD)))
-    padding = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    labels = (token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD))
+    padding = token_id(tokenizer, "<|endoftext|>")
     batches = LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), batch, padding, seed)
     weights = Weights()
 
@@ -106,8 +106,8 @@ def tag_accuracy(
 ) -> Mapping[str, float]:
     """Tag accuracy and share of bad tags found, on clumsy chains over unseen digits."""
     reader = Reader(model, size.image_side)
-    labels = (int(tokenizer.convert_tokens_to_ids(LABEL_GOOD)), int(tokenizer.convert_tokens_to_ids(LABEL_BAD)))
-    padding = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    labels = (token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD))
+    padding = token_id(tokenizer, "<|endoftext|>")
     batches = LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), 32, padding, seed)
     totals: dict[str, float] = {}
     for step in range(6):

@@ -93,7 +93,9 @@ class Renderer:
 
 def cells_of(rows: Sequence[str]) -> list[int]:
     """The 16 cells of a ledger, row by row; a number begins in the second column, behind the margin."""
-    return [int(digit) if digit.isdigit() else EMPTY for row in (*rows, "", "", "", "")[:GRID] for digit in f" {row:<3}"]
+    return [
+        int(digit) if digit.isdigit() else EMPTY for row in (*rows, "", "", "", "")[:GRID] for digit in f" {row:<3}"
+    ]
 
 
 def random_cells(batch: int, fill: float, generator: torch.Generator) -> Tensor:

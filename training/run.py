@@ -1,5 +1,6 @@
 """The stages as commands: ``python -m cos.training.run STAGE``; each resumes where it was stopped."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,9 +14,11 @@ from cos.training.loop import Plan
 from cos.training.models import SIZES, Size, build_model, build_tokenizer, save
 from cos.training.prm import tag_accuracy, train_prm
 from cos.training.render import Renderer
+from cos.training.rollout import rollout_batches, write_rollouts
 from cos.training.sft import exact_chains, train_sft
-from cos.training.sight import load_sight, rescale, train_sight
 from cos.training.sight import digit_accuracy as measure_digits
+from cos.training.sight import load_sight, rescale, train_sight
+from cos.training.text import Reader
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,9 +42,8 @@ def sight(role: Role, runs: Runs = Path("runs"), steps: int = 900, batch: int = 
     train_sight(model, size, mnist.load(runs / "mnist", role), plan, batch, SEED)
     seen = load_sight(build_model(size, build_tokenizer(SEED), SEED), size, plan.folder)
     other = "prm" if role == "policy" else "policy"
-    typer.echo(
-        f"digit accuracy on unseen digits: {measure_digits(seen, mnist.load(runs / 'mnist', other), size.image_side):.4f}"
-    )
+    accuracy = measure_digits(seen, mnist.load(runs / "mnist", other), size.image_side)
+    typer.echo(f"digit accuracy on unseen digits: {accuracy:.4f}")
 
 
 def _seeing(role: Role, runs: Path) -> tuple[Size, PreTrainedTokenizerFast, InternVLForConditionalGeneration]:
@@ -104,6 +106,33 @@ def prm(
     )
     found = tag_accuracy(model, tokenizer, size, mnist.load(runs / "mnist", "policy"), SEED + 1)
     typer.echo(f"on clumsy chains over unseen digits: {found}")
+    save(runs / "prm", size, model, tokenizer)
+
+
+@app.command()
+def rollout(runs: Runs = Path("runs"), problems: int = 1500, each: int = 4) -> None:
+    """Sample the policy's own chains over the PRM's digits."""
+    digits = mnist.load(runs / "mnist", "prm")
+    asyncio.run(write_rollouts(runs / "rollouts", runs / "policy", digits, problems, each, SEED))
+
+
+@app.command()
+def prm_own(
+    runs: Runs = Path("runs"),
+    steps: int = 300,
+    batch: int = 24,
+    rate: float = 3e-4,
+    threads: int = 1,
+    thawed: bool = False,
+) -> None:
+    """Go on training the PRM, every other batch on the policy's own chains; writes the checkpoint ``prm`` anew."""
+    torch.set_num_threads(threads)
+    size, tokenizer, model = _seeing("prm", runs)
+    before = torch.load(runs / "prm-clumsy" / "state.pt", weights_only=True)["modules"]
+    Reader(model, size.image_side).load_state_dict(before)
+    own = rollout_batches(runs / "rollouts", tokenizer, batch)
+    digits = mnist.load(runs / "mnist", "prm")
+    train_prm(model, tokenizer, size, digits, Plan(runs / "prm-own", steps, rate), batch, SEED + 2, thawed, own)
     save(runs / "prm", size, model, tokenizer)
 
 

@@ -11,7 +11,7 @@ from cos.training.chains import encode_policy
 from cos.training.ledger import derive
 from cos.training.loop import Plan, train
 from cos.training.mnist import Digits
-from cos.training.models import IMAGE_TOKENS, Size
+from cos.training.models import IMAGE_TOKENS, Size, token_id
 from cos.training.render import Renderer
 from cos.training.text import Reader, next_token_loss
 
@@ -22,7 +22,7 @@ def sft_batches(tokenizer: PreTrainedTokenizerFast, digits: Digits, batch: int, 
         Renderer(digits),
         lambda problem, _: encode_policy(tokenizer, problem.question, derive(problem), IMAGE_TOKENS),
         batch,
-        int(tokenizer.convert_tokens_to_ids("<|endoftext|>")),
+        token_id(tokenizer, "<|endoftext|>"),
         seed,
     )
 

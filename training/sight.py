@@ -8,6 +8,7 @@ projector's output is scaled to a spread that suits the text model's residual st
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,12 @@ def to_pixels(images: Tensor, side: int) -> Tensor:
     return pictures.normalize(small.float() / 255.0, list(MEAN), list(STD))
 
 
+def image_features(model: InternVLForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """What tower and projector make of pixels (batch, 3, side, side): (batch, 16, width)."""
+    found: Any = model.model.get_image_features(pixel_values=cast(Any, pixels))
+    return cast(Tensor, found if isinstance(found, Tensor) else found.pooler_output)
+
+
 class Sight(nn.Module):
     """Tower and projector of a model, with a head for the digit of each cell and one for the cell itself."""
 
@@ -44,12 +51,12 @@ class Sight(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.head = nn.Linear(width, EMPTY + 1)
         self.place = nn.Linear(width, GRID * GRID)
-        self._features = model.model.get_image_features
+        # In a tuple, so that the text model does not become a part of this module.
+        self._model = (model,)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Image features as the text model gets them: (batch, 16, width)."""
-        found = self._features(pixel_values=pixels)
-        return found if isinstance(found, Tensor) else found.pooler_output
+        return image_features(self._model[0], pixels)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of digits (batch, 16, 11) and of places (batch, 16, 16)."""

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import InternVLForConditionalGeneration
 
 from cos.training.batches import Batch
-from cos.training.sight import to_pixels
+from cos.training.sight import image_features, to_pixels
 
 
 class Reader(nn.Module):
@@ -32,8 +32,7 @@ class Reader(nn.Module):
         """Logits, float32 (batch, length, vocabulary)."""
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(self._thawed and torch.is_grad_enabled()):
-                found = self.model.model.get_image_features(pixel_values=to_pixels(batch.pictures, self._side))
-                features = found if isinstance(found, Tensor) else found.pooler_output
+                features = image_features(self.model, to_pixels(batch.pictures, self._side))
             embedded = self.model.model.language_model.embed_tokens(batch.ids)
             image = (batch.ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embedded)
             embedded = embedded.masked_scatter(image, features.to(embedded.dtype).reshape(-1))

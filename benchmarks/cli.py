@@ -1,0 +1,140 @@
+"""The commands ``cos eval`` and ``cos bench``. The last line on stdout is one JSON object; tables go to stderr."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from cos.search.select import Aggregation, ScoreKind
+
+evaluations = typer.Typer(no_args_is_help=True)
+benches = typer.Typer(no_args_is_help=True)
+
+Policy = Annotated[str, typer.Option(help="Policy: a checkpoint folder, a hub name, cos-tiny or scripted.")]
+Prm = Annotated[str, typer.Option(help="PRM: likewise; none ranks by the policy's likelihood.")]
+Strategy = Annotated[str, typer.Option(help="Search strategy.")]
+Width = Annotated[int, typer.Option("--n", min=1, help="Chains, or candidates of a level; greedy takes none.")]
+BeamWidth = Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")]
+Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling threshold.")]
+Score = Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")]
+Aggregate = Annotated[Aggregation, typer.Option("--aggregation", help="How step scores make a chain's score.")]
+Seed = Annotated[int, typer.Option(min=0, help="Picks the problems; the root of all sampling.")]
+Problems = Annotated[int, typer.Option(min=1, help="How many held-out problems.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Searches at once.")]
+JsonOnly = Annotated[bool, typer.Option("--json", help="No tables, only JSON.")]
+
+
+@evaluations.callback()
+def evaluation() -> None:
+    """Measure answers: accuracy with its confidence interval, and cost."""
+
+
+@benches.callback()
+def bench() -> None:
+    """Measure the machinery: throughput, latency, what the PRM costs."""
+
+
+@evaluations.command()
+def ledger(
+    strategy: Strategy = "best_of_n",
+    n: Width = 8,
+    beam_width: BeamWidth = None,
+    against: Annotated[str | None, typer.Option(help="A rival on the same problems: NAME or NAME@N.")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Every strategy at n = 1, 4 and 8.")] = False,
+    pool: Annotated[int | None, typer.Option(min=1, help="Draw N chains a problem once; compare selections.")] = None,
+    problems: Problems = 500,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    score: Score = None,
+    aggregation: Aggregate = "cos",
+    policy: Policy = "cos-tiny",
+    prm: Prm = "cos-tiny",
+    concurrency: Concurrency = 16,
+    json_only: JsonOnly = False,
+) -> None:
+    """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
+    from cos.benchmarks.commands import Job, run_comparison, run_grid, run_pool
+    from cos.benchmarks.setting import Setting, parse_rival, score_kind
+    from cos.search.errors import InputError
+
+    if sum((against is not None, grid, pool is not None)) > 1:
+        raise InputError("--against, --grid and --pool exclude each other; give one of them", "grid")
+    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    ours = Setting(
+        strategy=strategy,
+        n=n,
+        beam_width=beam_width,
+        temperature=temperature,
+        top_p=top_p,
+        score=score_kind(score, prm),
+        aggregation=aggregation,
+    ).fitted()
+    if grid:
+        asyncio.run(run_grid(job, ours))
+    elif pool is not None:
+        asyncio.run(run_pool(job, ours, pool))
+    else:
+        asyncio.run(run_comparison(job, ours, None if against is None else parse_rival(against, ours)))
+
+
+@benches.command("prm-cost")
+def prm_cost(
+    strategy: Strategy = "best_of_n",
+    n: Width = 8,
+    beam_width: BeamWidth = None,
+    problems: Problems = 64,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    policy: Policy = "cos-tiny",
+    prm: Prm = "cos-tiny",
+    concurrency: Concurrency = 16,
+    json_only: JsonOnly = False,
+) -> None:
+    """Prompt tokens that the PRM engine computed, by its own counters, over what its chains need."""
+    from cos.benchmarks.commands import Job, run_prm_cost
+    from cos.benchmarks.setting import Setting
+
+    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p)
+    asyncio.run(run_prm_cost(job, setting.fitted()))
+
+
+@benches.command()
+def serving(
+    strategy: Strategy = "beam",
+    n: Width = 8,
+    beam_width: BeamWidth = None,
+    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
+    requests: Annotated[int, typer.Option(min=1, help="Searches at each level.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Parts they are sent in, levels taking turns.")] = 2,
+    url: Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    score: Score = None,
+    aggregation: Aggregate = "cos",
+    policy: Policy = "cos-tiny",
+    prm: Prm = "cos-tiny",
+    json_only: JsonOnly = False,
+) -> None:
+    """Searches a second over HTTP, and their latency."""
+    from cos.benchmarks.commands import Target, run_serving
+    from cos.benchmarks.serving import Load, parse_levels
+    from cos.benchmarks.setting import Setting, score_kind
+
+    load = Load(levels=parse_levels(concurrency), requests=requests, rounds=rounds)
+    setting = Setting(
+        strategy=strategy,
+        n=n,
+        beam_width=beam_width,
+        temperature=temperature,
+        top_p=top_p,
+        score=score_kind(score, prm),
+        aggregation=aggregation,
+    ).fitted()
+    target = Target(url=url, api_key=api_key, policy=policy, prm=prm)
+    asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))

@@ -1,0 +1,119 @@
+"""What the commands do, once their options are read: run, show a table on stderr, end stdout with one JSON object."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import httpx
+import typer
+
+from cos.benchmarks import pool, prm_cost, serving
+from cos.benchmarks.engines import running
+from cos.benchmarks.grid import Field, compare, grid_table, sweep
+from cos.benchmarks.ledger import choose
+from cos.benchmarks.report import Facts, json_line, machine, provenance
+from cos.benchmarks.server_process import own_server
+from cos.benchmarks.setting import Setting
+from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving
+from cos.checkpoints import LedgerProblem, heldout
+from cos.prm.pair import Pair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What every measurement in process shares."""
+
+    policy: str
+    prm: str
+    problems: int
+    seed: int
+    concurrency: int
+    json_only: bool
+
+    def chosen(self) -> list[LedgerProblem]:
+        """The problems to search. Errors: InputError when there are not that many."""
+        return choose(heldout(), self.problems, self.seed)
+
+    def provenance(self) -> Facts:
+        """Where its numbers come from."""
+        return provenance(self.policy, self.prm)
+
+
+async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None:
+    """One setting, and its rival if there is one."""
+    problems = job.chosen()
+    async with running(job.policy, job.prm) as engines:
+        facts = await compare(_field(job, engines.pair, problems), ours, rival)
+    if not job.json_only:
+        show_comparison(facts)
+    _print({**facts, **job.provenance()})
+
+
+async def run_grid(job: Job, like: Setting) -> None:
+    """Every strategy at every width; a line of JSON for each as it comes, a Markdown table, and all of it again."""
+    problems = job.chosen()
+    rows: list[Facts] = []
+    async with running(job.policy, job.prm) as engines:
+        async for row in sweep(_field(job, engines.pair, problems), like):
+            rows.append(row)
+            _print(row)
+    if not job.json_only:
+        typer.echo(f"\n{grid_table(rows)}\n")
+    _print({"rows": rows, **job.provenance()})
+
+
+async def run_pool(job: Job, like: Setting, size: int) -> None:
+    """Selection rules on one pool of chains."""
+    problems = job.chosen()
+    setting = replace(like, n=size)
+    async with running(job.policy, job.prm) as engines:
+        pools = await pool.draw_pools(engines.pair, problems, setting, job.seed, job.concurrency)
+    facts = pool.pool_facts(pools, size, job.seed)
+    if not job.json_only:
+        typer.echo(f"\n{pool.pool_table(facts)}\n")
+    sampling = {"seed": job.seed, "temperature": like.temperature, "top_p": like.top_p}
+    _print({**facts, **sampling, **job.provenance()})
+
+
+async def run_prm_cost(job: Job, setting: Setting) -> None:
+    """The PRM's bill."""
+    problems = job.chosen()
+    async with running(job.policy, job.prm) as engines:
+        facts = await prm_cost.measure(engines, problems, setting, job.seed, job.concurrency)
+    if not job.json_only:
+        show_prm_cost(facts)
+    _print({**facts, **job.provenance()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The server to be measured: the one at ``url``, or one of our own with these models."""
+
+    url: str | None
+    api_key: str | None
+    policy: str
+    prm: str
+
+
+async def run_serving(target: Target, load: serving.Load, setting: Setting, seed: int, *, json_only: bool) -> None:
+    """Throughput and latency. Errors: CosError for a server that does not start or answers nothing."""
+    setting.spec(seed)
+    requests = serving.bodies(heldout(), setting, seed)
+    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    async with AsyncExitStack() as stack:
+        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm))
+        limits = httpx.Limits(max_connections=max(load.levels))
+        client = httpx.AsyncClient(base_url=url, headers=headers, limits=limits)
+        facts = await serving.measure(await stack.enter_async_context(client), load, requests)
+    if not json_only:
+        show_serving(facts)
+    where = {"url": url, **machine()} if target.url else provenance(target.policy, target.prm)
+    _print({**facts, **setting.facts(), "seed": seed, "provenance": where})
+
+
+def _field(job: Job, pair: Pair, problems: Sequence[LedgerProblem]) -> Field:
+    return Field(pair=pair, problems=problems, seed=job.seed, concurrency=job.concurrency)
+
+
+def _print(facts: Facts) -> None:
+    typer.echo(json_line(facts))

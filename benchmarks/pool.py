@@ -1,0 +1,170 @@
+"""What can be picked from one pool of chains: selection compared without sampling anew.
+
+N chains a problem are drawn once. For each k the pool is cut into N // k blocks of k chains; every rule picks from each
+block, and a problem counts by the share of blocks that were picked right.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cos.benchmarks.ledger import ask, is_right
+from cos.benchmarks.progress import side_by_side
+from cos.benchmarks.report import Facts, markdown_table, percent
+from cos.benchmarks.setting import Setting, root_seed
+from cos.benchmarks.statistics import bootstrap_mean, pass_at_k
+from cos.checkpoints import LedgerProblem
+from cos.prm.pair import Pair
+from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
+from cos.search.ports import Scorer, ScorerSession
+from cos.search.search import solve
+from cos.search.select import Ruler, rank, vote
+from cos.search.tasks import together
+from cos.search.types import Candidate, Chain, Path, Question
+
+Rule = Callable[[Sequence[Chain]], str | None]
+"""The answer picked from some chains; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The scored chains of one problem. A chain whose requests failed is missing."""
+
+    problem: LedgerProblem
+    chains: tuple[Chain, ...]
+    tokens: int = 0
+    prm_reads: int = 0
+
+    def block(self, start: int, k: int) -> list[Chain]:
+        """Chains ``start`` to ``start + k - 1``."""
+        return [chain for chain in self.chains if start <= chain.path[0] < start + k]
+
+    @property
+    def right(self) -> int:
+        """Chains with the right answer."""
+        return sum(is_right(chain.answer, self.problem) for chain in self.chains)
+
+
+def widths(size: int) -> list[int]:
+    """1, 2, 4, ... and the pool's own size."""
+    return sorted({2**power for power in range(size.bit_length()) if 2**power <= size} | {size})
+
+
+def rules() -> dict[str, Rule]:
+    """The rules by name: PRM scores under each aggregation, the policy's likelihood, and the vote."""
+
+    def best(ruler: Ruler) -> Rule:
+        return lambda chains: rank(chains, ruler)[0].answer if chains else None
+
+    def most_frequent(chains: Sequence[Chain]) -> str | None:
+        voted = vote(chains)
+        return voted[0].answer if voted else None
+
+    return {
+        "best_of_n": best(Ruler("prm", "cos")),
+        "mean": best(Ruler("prm", "mean")),
+        "min": best(Ruler("prm", "min")),
+        "product": best(Ruler("prm", "prod")),
+        "last": best(Ruler("prm", "last")),
+        "likelihood": best(Ruler("likelihood")),
+        "self_consistency": most_frequent,
+    }
+
+
+async def draw_pools(
+    pair: Pair, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
+) -> list[Pool]:
+    """Draws and scores ``setting.n`` chains a problem. Errors: InputError without a PRM; EngineDead."""
+    scorer = pair.scorer
+    if scorer is None:
+        raise InputError("--pool compares PRM scores with other rules; give --prm", "prm")
+    # Only this mode has the engine return log-probabilities; the PRM scores are added below.
+    sampling = replace(setting, strategy="best_of_n", beam_width=None, score="likelihood")
+    sampling.spec(seed)
+
+    async def one(problem: LedgerProblem) -> Pool:
+        question = ask(problem)
+        spec = sampling.spec(root_seed(seed, problem.id))
+        try:
+            result = await solve(question, spec, pair.policy, None, pair.grammar)
+            scores = await score_tree(scorer, question, result.tree)
+        except EngineDead:
+            raise
+        except (EngineError, SearchFailed):
+            return Pool(problem, ())
+        chains = tuple(chain.with_scores(scores) for chain in leaf_chains(result.tree))
+        return Pool(problem, chains, result.usage.tokens_generated, len(scores))
+
+    return await side_by_side(one, problems, concurrency, f"pool of {setting.n}")
+
+
+def leaf_chains(tree: Sequence[Candidate]) -> list[Chain]:
+    """The whole chains of a tree, in path order."""
+    nodes = {candidate.path: candidate for candidate in tree}
+    parents = {path[:-1] for path in nodes}
+    leaves = sorted(path for path in nodes if path not in parents)
+    return [_chain(nodes, leaf) for leaf in leaves]
+
+
+def _chain(nodes: Mapping[Path, Candidate], path: Path) -> Chain:
+    return Chain(tuple(nodes[path[: depth + 1]] for depth in range(len(path))))
+
+
+async def score_tree(scorer: Scorer, question: Question, tree: Sequence[Candidate]) -> dict[Path, float | None]:
+    """A PRM score for every candidate, None where there is none: unreadable text, or a read that failed."""
+    session = await scorer.open(question)
+    nodes = {candidate.path: candidate for candidate in tree}
+
+    async def one(path: Path) -> tuple[Path, float | None]:
+        return path, await _score(session, _chain(nodes, path))
+
+    return dict(await together(one(path) for path in nodes))
+
+
+async def _score(session: ScorerSession, chain: Chain) -> float | None:
+    if chain.candidates[-1].end in ("broken", "truncated"):
+        return None
+    try:
+        return (await session.score(chain)).score
+    except EngineDead:
+        raise
+    except EngineError:
+        return None
+
+
+def pool_facts(pools: Sequence[Pool], size: int, seed: int) -> Facts:
+    """pass@k and the accuracy of every rule at every k."""
+    return {
+        "pool": size,
+        "problems": len(pools),
+        "policy_tokens": sum(pool.tokens for pool in pools),
+        "prm_reads": sum(pool.prm_reads for pool in pools),
+        "rows": [_row(pools, size, k, seed) for k in widths(size)],
+    }
+
+
+def _row(pools: Sequence[Pool], size: int, k: int, seed: int) -> Facts:
+    reached = [pass_at_k(size, pool.right, k) for pool in pools]
+    shares = {name: [block_accuracy(pool, rule, size, k) for pool in pools] for name, rule in rules().items()}
+    return {
+        "k": k,
+        "pass_at_k": _estimate(reached, seed),
+        **{name: _estimate(values, seed) for name, values in shares.items()},
+    }
+
+
+def block_accuracy(pool: Pool, rule: Rule, size: int, k: int) -> float:
+    """The share of a pool's blocks of k chains from which a rule picks the right answer."""
+    picked = [rule(pool.block(start, k)) for start in range(0, size - k + 1, k)]
+    return sum(is_right(answer, pool.problem) for answer in picked) / len(picked)
+
+
+def _estimate(values: Sequence[float], seed: int) -> Facts:
+    interval = bootstrap_mean(values, seed)
+    return {"accuracy": sum(values) / len(values), "ci_low": interval.low, "ci_high": interval.high}
+
+
+def pool_table(facts: Facts) -> str:
+    """Accuracies by k, in Markdown."""
+    names = ("pass_at_k", *rules())
+    rows = [(str(row["k"]), *(percent(row[name]["accuracy"]) for name in names)) for row in facts["rows"]]
+    return markdown_table(("k", "pass@k", *rules()), rows)

@@ -1,0 +1,185 @@
+"""What PRM reading costs: prompt tokens that the PRM engine really computed, against what its chains need.
+
+Every step of every chain is read while the chain grows, so a chain is sent once for each of its steps; the prefix cache
+has to spare the engine all but the newest step. Three measures of need, in tokens of the PRM's prompts:
+
+- needed: each whole chain once, by itself: prompt + chain + one tag a segment.
+- shared: each question's prompt once, and each distinct segment of its tree once.
+- rescan: each prefix of each chain from its start, as a scorer without a cache reads.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from prometheus_client import CollectorRegistry
+
+from cos.benchmarks.engines import Running
+from cos.benchmarks.grid import Field
+from cos.benchmarks.report import Facts
+from cos.benchmarks.setting import Setting
+from cos.checkpoints import LedgerProblem
+from cos.search.errors import InputError
+from cos.search.ports import Reading, Scorer, ScorerSession
+from cos.search.types import Chain, Path, Question
+
+SETTLE_S = 0.5
+"""vLLM counts a request just after it has returned it."""
+
+
+@dataclass(slots=True)
+class ReadLog:
+    """The PRM reads of one search."""
+
+    question: Question
+    lengths: dict[Path, int] = field(default_factory=dict[Path, int])
+    """Tokens of the whole PRM prompt that ended at a path."""
+    contents: dict[Path, tuple[int, ...]] = field(default_factory=dict[Path, tuple[int, ...]])
+    """The policy's tokens up to a path."""
+    cached: int = 0
+
+    def note(self, chain: Chain, reading: Reading) -> None:
+        """Adds one read."""
+        self.lengths[chain.path] = reading.prompt_tokens
+        self.contents[chain.path] = chain.token_ids
+        self.cached += reading.cached_tokens
+
+    @property
+    def leaves(self) -> list[Path]:
+        """The paths that were read and not continued."""
+        inner = {path[:depth] for path in self.lengths for depth in range(1, len(path))}
+        return [path for path in self.lengths if path not in inner]
+
+
+class Meter:
+    """A scorer that writes down what it is asked; see `cos.search.ports.Scorer`."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.logs: list[ReadLog] = []
+        self._scorer = scorer
+
+    async def open(self, question: Question) -> ScorerSession:
+        """A session of the scorer, with a log of its own."""
+        log = ReadLog(question)
+        self.logs.append(log)
+        return _MeteredSession(await self._scorer.open(question), log)
+
+
+class _MeteredSession:
+    def __init__(self, session: ScorerSession, log: ReadLog) -> None:
+        self._session = session
+        self._log = log
+
+    async def score(self, chain: Chain) -> Reading:
+        reading = await self._session.score(chain)
+        self._log.note(chain, reading)
+        return reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What the reads of some searches need, in tokens; see the module."""
+
+    chains: int = 0
+    reads: int = 0
+    needed: int = 0
+    shared: int = 0
+    rescan: int = 0
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(
+            chains=self.chains + other.chains,
+            reads=self.reads + other.reads,
+            needed=self.needed + other.needed,
+            shared=self.shared + other.shared,
+            rescan=self.rescan + other.rescan,
+        )
+
+
+def need_of(log: ReadLog, prompt_tokens: int) -> Need:
+    """The need of one search whose question takes ``prompt_tokens`` in the PRM."""
+    leaves = log.leaves
+    increments: dict[tuple[int, ...], int] = {}
+    for path, length in log.lengths.items():
+        before = next((log.lengths[up] for up in _ancestors(path) if up in log.lengths), prompt_tokens)
+        increments[log.contents[path]] = length - before
+    return Need(
+        chains=len(leaves),
+        reads=len(log.lengths),
+        needed=sum(log.lengths[leaf] for leaf in leaves),
+        shared=prompt_tokens + sum(increments.values()) if log.lengths else 0,
+        rescan=sum(log.lengths.values()),
+    )
+
+
+def _ancestors(path: Path) -> Iterator[Path]:
+    """Nearest first, without the root."""
+    return (path[:depth] for depth in range(len(path) - 1, 0, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """An engine's prompt tokens so far."""
+
+    prompt: float
+    cached: float
+
+    @property
+    def computed(self) -> float:
+        return self.prompt - self.cached
+
+
+def read_counters(registry: CollectorRegistry) -> Counters | None:
+    """vLLM's own count; None for an engine that keeps none."""
+    totals: dict[str, float] = {}
+    for metric in registry.collect():
+        for sample in metric.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    if "vllm:prompt_tokens_total" not in totals:
+        return None
+    return Counters(totals["vllm:prompt_tokens_total"], totals.get("vllm:prompt_tokens_cached_total", 0.0))
+
+
+async def measure(
+    running: Running, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
+) -> Facts:
+    """Searches the problems and bills the PRM engine. Errors: InputError without a PRM or PRM reads."""
+    engine, scorer = running.engines.prm, running.pair.scorer
+    if engine is None or scorer is None:
+        raise InputError("there is no PRM to measure; give --prm", "prm")
+    meter = Meter(scorer)
+    metered = Field(pair=replace(running.pair, scorer=meter), problems=problems, seed=seed, concurrency=concurrency)
+    before = read_counters(engine.registry)
+    outcome = await metered.run(setting)
+    if outcome.prm_reads == 0:
+        raise InputError(f"strategy {setting.strategy!r} made no PRM reads; choose one that scores", "strategy")
+    await asyncio.sleep(SETTLE_S if before else 0.0)
+    after = read_counters(engine.registry)
+    need = Need()
+    for log in meter.logs:
+        need += need_of(log, (await engine.open(log.question)).prompt_tokens)
+    replied = Counters(need.rescan, sum(log.cached for log in meter.logs))
+    counted = replied
+    if before and after:
+        counted = Counters(after.prompt - before.prompt, after.cached - before.cached)
+    return {
+        **setting.facts(),
+        "problems": len(problems),
+        "seed": seed,
+        "seconds": round(outcome.seconds, 3),
+        "chains": need.chains,
+        "prm_reads": need.reads,
+        "counted_by": "vllm" if before and after else "replies",
+        "prompt_tokens": int(counted.prompt),
+        "cached_tokens": int(counted.cached),
+        "computed_tokens": int(counted.computed),
+        "computed_tokens_by_replies": int(replied.computed),
+        "needed_tokens": need.needed,
+        "shared_tokens": need.shared,
+        "rescan_tokens": need.rescan,
+        "computed_per_chain": counted.computed / need.chains,
+        "needed_per_chain": need.needed / need.chains,
+        "computed_over_needed": counted.computed / need.needed,
+        "computed_over_shared": counted.computed / need.shared,
+        "naive_over_needed": need.rescan / need.needed,
+    }

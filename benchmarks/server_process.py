@@ -1,0 +1,76 @@
+"""A server of our own in a subprocess, for as long as it is measured."""
+
+import asyncio
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from cos.search.errors import CosError
+
+START_S = 600.0
+"""How long two engines may take to start."""
+STOP_S = 60.0
+POLL_S = 0.25
+
+
+@asynccontextmanager
+async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
+    """The URL of a server that has just started; it is stopped at the end.
+
+    Errors: CosError with the end of its log when it does not start.
+    """
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="cos-bench-") as folder:
+        log = Path(folder) / "server.log"
+        with log.open("wb") as sink:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "cos.server.cli", "--host", "127.0.0.1", "--port", str(port)),
+                *("--policy", policy, "--prm", prm),
+                stdout=sink,
+                stderr=sink,
+            )
+        try:
+            await _until_ready(url, process, log)
+            yield url
+        finally:
+            await _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=5.0) as client:
+        for _ in range(int(START_S / POLL_S)):
+            if process.returncode is not None:
+                break
+            try:
+                if (await client.get("/health")).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(POLL_S)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    why = "did not start" if process.returncode is None else f"ended with status {process.returncode}"
+    raise CosError(f"the server {why}; the end of its log:\n{tail}")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Asks it to stop, and insists when it does not."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

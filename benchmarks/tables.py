@@ -1,0 +1,65 @@
+"""Results for people, on stderr."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from cos.benchmarks.grid import COLUMNS, cells
+from cos.benchmarks.report import Facts, percent, percent_range
+
+
+def show_comparison(facts: Facts) -> None:
+    """An evaluation, its rival and their difference."""
+    rival = facts.get("against")
+    table = _table("Held-out ledgers", COLUMNS)
+    table.add_row(*cells(facts))
+    if rival is not None:
+        table.add_row(*cells(rival))
+    console = Console(stderr=True)
+    console.print(table)
+    kinds = ", ".join(f"{kind} {percent(part['accuracy'])} of {part['problems']}" for kind, part in _kinds(facts))
+    console.print(f"By kind: {kinds}")
+    if rival is not None:
+        spread = percent_range(facts["difference_ci_low"], facts["difference_ci_high"])
+        console.print(f"Difference (paired): {percent(facts['difference'])}, 95 % CI {spread}")
+
+
+def _kinds(facts: Facts) -> list[tuple[str, Facts]]:
+    by_kind: dict[str, Facts] = facts["by_kind"]
+    return list(by_kind.items())
+
+
+def show_serving(facts: Facts) -> None:
+    """Throughput and latency of each level."""
+    table = _table("Serving", ("concurrency", "searches/s", "p50 s", "p95 s", "tokens/s", "requests", "errors"))
+    for row in facts["results"]:
+        table.add_row(
+            str(row["concurrency"]),
+            f"{row['searches_per_s']:.2f}",
+            f"{row['latency_p50_s']:.2f}",
+            f"{row['latency_p95_s']:.2f}",
+            f"{row['tokens_per_s']:.0f}",
+            str(row["requests"]),
+            str(row["errors"]),
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"Speed-up from the first level to the last: {facts['speedup']:.2f}")
+
+
+def show_prm_cost(facts: Facts) -> None:
+    """The PRM's bill."""
+    table = _table("PRM prompt tokens", ("measure", "tokens", "per chain", "computed is"))
+    computed: int = facts["computed_tokens"]
+    for name in ("computed", "needed", "shared", "rescan"):
+        tokens: int = facts[f"{name}_tokens"]
+        table.add_row(name, f"{tokens:,}", f"{tokens / facts['chains']:.1f}", f"{computed / tokens:.2f} x")
+    Console(stderr=True).print(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table

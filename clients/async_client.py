@@ -1,0 +1,73 @@
+"""The Python client for asyncio."""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self, Unpack
+
+import httpx
+
+from cos.clients import wire
+from cos.clients.models import Event, ImageLike, Options, Solution
+
+
+class AsyncClient:
+    """Asks a cos server. Close it, or use it in an ``async with`` statement.
+
+    >>> async with AsyncClient() as client:
+    ...     solution = await client.solve("ledger.png", "What is the total of all rows?", strategy="beam", n=8)
+    """
+
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = wire.DEFAULT_TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """``timeout_s``: longest wait for a reply, or between two events of a stream."""
+        self.url = url
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=wire.headers(api_key), timeout=wire.timeouts(timeout_s), transport=transport
+        )
+
+    async def solve(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Solution:
+        """The solution of a question about an image. Errors: any CosClientError."""
+        body = wire.solve_body(image, question, options, stream=False)
+        with wire.connected(self.url):
+            return wire.read_solution(await self._http.post("/solve", json=body))
+
+    async def stream(self, image: ImageLike, question: str, **options: Unpack[Options]) -> AsyncIterator[Event]:
+        """What happens in the search, as it happens; the last event holds the solution. Closing the iterator
+        cancels the search. Errors: any CosClientError."""
+        body = wire.solve_body(image, question, options, stream=True)
+        reader = wire.EventReader()
+        with wire.connected(self.url):
+            async with self._http.stream("POST", "/solve", json=body) as response:
+                if not response.is_success:
+                    await response.aread()
+                    wire.check(response)
+                async for line in response.aiter_lines():
+                    if (event := reader.feed(line)) is not None:
+                        yield event
+        reader.close()
+
+    async def is_up(self) -> bool:
+        """Whether a cos server answers."""
+        try:
+            response = await self._http.get(wire.PROBE_PATH, timeout=wire.PROBE_TIMEOUT_S)
+        except httpx.HTTPError:
+            return False
+        return wire.is_cos(response)
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,195 @@
+"""Requests, replies and server-sent events, without any I/O but reading the image: both clients are built on these."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+from pydantic import ValidationError
+
+from cos.clients.errors import (
+    BadReply,
+    BadRequest,
+    CosClientError,
+    ServerBusy,
+    ServerFault,
+    ServerUnreachable,
+    Unauthorized,
+)
+from cos.clients.models import Answered, Event, ImageLike, Node, Opened, Options, Scored, Selected, Solution, Written
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT_S = 600.0
+PROBE_PATH = "/v1/strategies"
+"""What a cos server answers and others do not."""
+PROBE_TIMEOUT_S = 1.0
+DEFAULT_SEED = 0
+
+_READERS: dict[str, Callable[[Any], Event]] = {
+    "opened": Opened.model_validate,
+    "candidate": lambda data: Written(node=Node.model_validate(data)),
+    "scored": Scored.model_validate,
+    "selected": Selected.model_validate,
+    "answered": lambda data: Answered(solution=Solution.model_validate(data)),
+}
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    """What every request carries."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def timeouts(timeout_s: float) -> httpx.Timeout:
+    """A search may take long; a server that is not there shows at once."""
+    return httpx.Timeout(timeout_s, connect=10.0)
+
+
+@contextmanager
+def connected(url: str) -> Generator[None]:
+    """Errors: ServerUnreachable in place of httpx's transport errors."""
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise ServerUnreachable(f"{url} did not answer in time ({type(error).__name__})") from error
+    except httpx.ConnectError as error:
+        raise ServerUnreachable(f"no server at {url} ({error}); start one with cos-serve, or give its --url") from error
+    except httpx.TransportError as error:
+        raise ServerUnreachable(f"the connection to {url} was lost: {error or type(error).__name__}") from error
+    except httpx.InvalidURL as error:
+        raise BadRequest(f"url {url!r}: {error}; give one like {DEFAULT_URL}", "url") from error
+
+
+def is_cos(response: httpx.Response) -> bool:
+    """Whether a reply to the probe is a cos server's: its menu, or its demand for a key."""
+    return response.is_success or (response.status_code == 401 and b"invalid_api_key" in response.content)
+
+
+def solve_body(image: ImageLike, question: str, options: Options, *, stream: bool) -> dict[str, Any]:
+    """The body of a request to /solve. Errors: BadRequest for an image that cannot be read."""
+    given: dict[str, Any] = {"seed": DEFAULT_SEED, **options}
+    further: Mapping[str, Any] = given.pop("strategy_params", {})
+    body = {**given, **further, "question": question, "stream": stream}
+    return body if image is None else {**body, "image": encode_image(image)}
+
+
+def encode_image(image: ImageLike) -> str:
+    """An image as base64 or as the data URI it is. Errors: BadRequest naming the file that cannot be read."""
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        return image
+    return base64.b64encode(image_bytes(image)).decode()
+
+
+def image_bytes(image: ImageLike) -> bytes:
+    """The bytes of an image file. Errors: BadRequest naming the file that cannot be read."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, PathLike)):
+        return read_image(fspath(image))
+    buffer = io.BytesIO()
+    assert image is not None, "checked by the caller"
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read_image(path: str) -> bytes:
+    """A file's bytes. Errors: BadRequest naming the file and what is wrong with it."""
+    if path.startswith(("http://", "https://")):
+        raise BadRequest(f"image {path!r}: remote images are not fetched; download it and give the file", "image")
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise BadRequest(
+            f"image {path!r}: {error.strerror or error}; give a PNG, JPEG or WebP file", "image"
+        ) from error
+    if not data:
+        raise BadRequest(f"image {path!r} is empty; give a PNG, JPEG or WebP file", "image")
+    return data
+
+
+def read_solution(response: httpx.Response) -> Solution:
+    """A reply's solution. Errors: any CosClientError."""
+    check(response)
+    try:
+        return Solution.model_validate_json(response.content)
+    except ValidationError as error:
+        _not_cos(response, error)
+
+
+def check(response: httpx.Response) -> None:
+    """Errors: the CosClientError that a reply without success tells; its body must have been read."""
+    if response.is_success:
+        return
+    try:
+        told = response.json()["error"]
+        message, kind = str(told["message"]), str(told["type"])
+    except (ValueError, KeyError, TypeError) as error:
+        _not_cos(response, error)
+    raise error_of(message, kind, told, response.headers)
+
+
+def error_of(
+    message: str, kind: str, told: Mapping[str, Any], reply_headers: Mapping[str, str] | None = None
+) -> CosClientError:
+    """The error that a server tells."""
+    wait_s = (reply_headers or {}).get("retry-after", "")
+    match kind:
+        case "invalid_request_error":
+            return BadRequest(message, told.get("param"), told.get("code"))
+        case "authentication_error":
+            return Unauthorized(f"{message}; give the server's key (--api-key, COS_API_KEY)")
+        case "rate_limit_error":
+            return ServerBusy(message, float(wait_s) if wait_s.isdecimal() else None)
+        case _ if told.get("code") == "shutting_down":
+            return ServerBusy(message, float(wait_s) if wait_s.isdecimal() else None)
+        case _:
+            return ServerFault(message)
+
+
+def _not_cos(response: httpx.Response, cause: Exception) -> NoReturn:
+    url = response.request.url
+    raise BadReply(f"{url} answered {response.status_code}, not as a cos server does; check the URL") from cause
+
+
+class EventReader:
+    """Puts lines of an event stream together into events."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        """Whether the last event has come."""
+        self._name = ""
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> Event | None:
+        """The event that a line completes. Errors: the CosClientError that an error event tells; BadReply."""
+        if line:
+            field, _, value = line.partition(":")
+            if field == "event":
+                self._name = value.removeprefix(" ")
+            elif field == "data":
+                self._data.append(value.removeprefix(" "))
+            return None
+        name, data = self._name, "\n".join(self._data)
+        self._name, self._data = "", []
+        return self._event(name, data) if data else None
+
+    def close(self) -> None:
+        """Errors: BadReply when the stream has ended without an answer."""
+        if not self.is_over:
+            raise BadReply("the server's event stream ended before the answer; look at the server's log")
+
+    def _event(self, name: str, data: str) -> Event | None:
+        try:
+            parsed = json.loads(data)
+            if name == "error":
+                told = parsed["error"]
+                raise error_of(told["message"], told["type"], told)
+            event = _READERS[name](parsed) if name in _READERS else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadReply(f"a {name!r} event of the server's stream cannot be read: {error}") from error
+        self.is_over = self.is_over or isinstance(event, Answered)
+        return event

@@ -1,0 +1,75 @@
+"""Who may search now: at most so many at once, so many more in a queue, in the order in which they came."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cos.server.errors import Draining, Overloaded
+
+
+class Admission:
+    """Places for searches. A search that got one keeps it until it ends."""
+
+    def __init__(self, max_running: int, max_queued: int) -> None:
+        self.running = 0
+        self.queued = 0
+        self.is_draining = False
+        self._max_running = max_running
+        self._max_queued = max_queued
+        self._places = asyncio.Semaphore(max_running)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @asynccontextmanager
+    async def place(self, patience_s: float) -> AsyncIterator[float]:
+        """Holds a place; gives the seconds waited for it.
+
+        Errors: Overloaded at once when the queue is full, or after ``patience_s`` in it; Draining.
+        """
+        waited_s = await self._enter(patience_s)
+        try:
+            yield waited_s
+        finally:
+            self.running -= 1
+            self._places.release()
+            if self.running == 0:
+                self._idle.set()
+
+    async def _enter(self, patience_s: float) -> float:
+        self._refuse_if_draining()
+        if self._places.locked() and self.queued >= self._max_queued:
+            raise Overloaded(
+                f"{self.running} searches run and {self.queued} wait, which is all this server takes "
+                f"(--max-concurrent-searches {self._max_running}, --max-queued-searches {self._max_queued}); "
+                "try again later"
+            )
+        started = time.perf_counter()
+        self.queued += 1
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(f"no place became free within {patience_s:g} s; try again later") from None
+        finally:
+            self.queued -= 1
+        if self.is_draining:
+            self._places.release()
+        self._refuse_if_draining()
+        self.running += 1
+        self._idle.clear()
+        return time.perf_counter() - started
+
+    def _refuse_if_draining(self) -> None:
+        if self.is_draining:
+            raise Draining("the server is shutting down; try another one, or again later")
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Lets nobody in any more; True when the last search ended in time."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True

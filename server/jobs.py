@@ -1,0 +1,138 @@
+"""A request turned into a search: names resolved, defaults filled in, limits checked, all of it written down."""
+
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from cos.search.budget import Limits
+from cos.search.errors import InputError
+from cos.search.select import ScoreKind
+from cos.search.spec import Sampling, SearchSpec
+from cos.search.strategies import Strategy, menu, resolve
+from cos.search.types import Question
+from cos.server.errors import UnknownField, input_error
+from cos.server.schemas import BudgetOptions, SearchOptions
+from cos.server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One search, ready to run."""
+
+    id: str
+    model: str
+    question: Question
+    spec: SearchSpec
+    parameters: dict[str, Any]
+    """All that is in force, as the reply tells it."""
+    return_tree: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans jobs for one server."""
+
+    settings: Settings
+    has_prm: bool
+
+    def plan(self, question: Question, options: SearchOptions, warnings: Iterable[str] = ()) -> Job:
+        """Errors: InputError naming the field, the value and what is allowed; UnknownField."""
+        spec = SearchSpec(
+            (strategy := resolve(options.strategy or self.settings.strategy)).name,
+            self._params(strategy, options),
+            sampling=_sampling(options),
+            score=self._score(options),
+            limits=self._limits(options.budget or BudgetOptions()),
+            **_given(options, ("aggregation", "step_weight")),
+        )
+        return Job(
+            id=f"solve-{uuid.uuid4().hex}",
+            model=self.settings.model_name,
+            question=question,
+            spec=spec,
+            parameters=_in_force(spec),
+            return_tree=options.return_tree,
+            warnings=tuple(warnings),
+        )
+
+    def _params(self, strategy: Strategy, options: SearchOptions) -> dict[str, Any]:
+        further = options.model_extra or {}
+        _refuse_unknown(further)
+        params = {**_given(options, ("n", "beam_width")), **further}
+        largest, fields = self.settings.max_n, strategy.params.model_fields
+        if "n" in fields and "n" not in params:
+            default = self.settings.n or fields["n"].default
+            params["n"] = min(default, largest) if isinstance(default, int) else default
+        if isinstance(n := params.get("n"), int) and n > largest:
+            raise InputError(f"n = {n} is above this server's limit of {largest} (--max-n)", "n")
+        return params
+
+    def _score(self, options: SearchOptions) -> ScoreKind:
+        if options.score == "prm" and not self.has_prm:
+            raise InputError(
+                "score = 'prm', but this server runs without a PRM; leave it out or ask for 'likelihood'", "score"
+            )
+        return options.score or ("prm" if self.has_prm else "likelihood")
+
+    def _limits(self, budget: BudgetOptions) -> Limits:
+        most_tokens, most_seconds = self.settings.max_tokens_per_search, self.settings.timeout_s
+        if budget.tokens is not None and budget.tokens > most_tokens:
+            raise InputError(
+                f"budget.tokens = {budget.tokens} is above this server's limit of {most_tokens} "
+                "(--max-tokens-per-search)",
+                "budget.tokens",
+            )
+        if budget.seconds is not None and budget.seconds > most_seconds:
+            raise InputError(
+                f"budget.seconds = {budget.seconds:g} is above this server's limit of {most_seconds:g} (--timeout-s)",
+                "budget.seconds",
+            )
+        return Limits(
+            tokens=budget.tokens or most_tokens,
+            prm_reads=budget.prm_reads,
+            seconds=budget.seconds or most_seconds,
+        )
+
+
+def _given(options: SearchOptions, names: Iterable[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _refuse_unknown(further: Mapping[str, Any]) -> None:
+    """Fields that no strategy has. One that another strategy has is left for `SearchSpec` to tell."""
+    known = {name for strategy in menu().values() for name in strategy.params.model_fields}
+    for name in further:
+        if name not in known:
+            close = get_close_matches(name, [*known, *SearchOptions.model_fields], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "remove it (every field is listed at /docs)"
+            raise UnknownField(f"unknown field {name!r}; {hint}", name)
+
+
+def _sampling(options: SearchOptions) -> Sampling:
+    given = _given(options, ("temperature", "top_p", "seed", "step_tokens", "max_steps"))
+    try:
+        # 31 bits: a seed that every JSON reader keeps exactly.
+        return Sampling.model_validate({"seed": secrets.randbits(31), **given})
+    except ValidationError as error:
+        raise input_error(error) from error
+
+
+def _in_force(spec: SearchSpec) -> dict[str, Any]:
+    return {
+        **spec.params.model_dump(),
+        **spec.sampling.model_dump(),
+        "score": spec.ruler.kind,
+        "aggregation": spec.ruler.aggregation,
+        "step_weight": spec.ruler.step_weight,
+        "budget": {
+            "tokens": spec.limits.tokens,
+            "prm_reads": spec.limits.prm_reads,
+            "seconds": spec.limits.seconds,
+        },
+    }

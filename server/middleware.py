@@ -1,0 +1,148 @@
+"""What surrounds every request: its id and its last resort, its count, its key, the size of its body.
+
+Plain ASGI throughout: a middleware that wraps the response in a stream of its own would hide the client's disconnect.
+"""
+
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from secrets import compare_digest
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cos.server.errors import BodyTooLarge, ClientGone, Unauthorized, error_response, log_error
+from cos.server.metrics import Account, Metrics, Outcome
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/docs", "/openapi.json"})
+"""What needs no key. Everything else does, whether it exists or not."""
+
+COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class RequestId:
+    """Gives every response an X-Request-Id and turns what nobody caught into a 500 of our shape.
+
+    A client's own id is echoed where it is harmless; engines never see it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            return None
+        except Exception as error:
+            if begun:
+                raise
+            log_error(error, scope)
+            await error_response(error)(scope, receive, send_with_id)
+
+
+class Accounting:
+    """Counts every request for a search exactly once, however it ends."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
+            return await self._app(scope, receive, send)
+        account = Account(scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"])
+        scope.setdefault("state", {})["account"] = account
+        started, status = time.perf_counter(), 499
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            outcome = account.outcome or _outcome(status)
+            self._metrics.requests.labels(account.endpoint, account.strategy, outcome).inc()
+            if status == 429:
+                self._metrics.rejections.inc()
+            elapsed = time.perf_counter() - started
+            self._metrics.request_seconds.labels(account.endpoint, account.strategy).observe(elapsed)
+
+
+def _outcome(status: int) -> Outcome:
+    if status == 499:
+        return "cancelled"
+    return "failed" if status >= 500 else "rejected"
+
+
+class Auth:
+    """Asks for one of the keys on every path but the open ones. Without keys everything is open."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._digests and scope["path"] not in OPEN_PATHS:
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not self._knows(key.strip()):
+                refusal = Unauthorized("no valid API key; send the header 'Authorization: Bearer <key>'")
+                return await error_response(refusal)(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _knows(self, key: str) -> bool:
+        """Compares with every key, always all of them: the time taken tells nothing."""
+        digest = hashlib.sha256(key.encode()).digest()
+        return any([compare_digest(digest, known) for known in self._digests])
+
+
+class BodyLimit:
+    """Refuses a body that is too large: by its Content-Length before anything is read, else as it arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            return await error_response(self._refusal())(scope, receive, send)
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._refusal()
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+    def _refusal(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"the request body is over {self._max_bytes / 2**20:g} MiB (--max-body-mib); send a smaller image"
+        )

@@ -1,0 +1,111 @@
+"""Results and events of a search as its clients see them."""
+
+from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
+from cos.search.types import Candidate, Result
+from cos.server.jobs import Job
+from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
+from cos.server.streaming import frame
+
+EXCERPT_CHARS = 400
+
+
+def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
+    """The whole answer to /solve."""
+    chain, usage = result.chain, result.usage
+    return SolveReply(
+        id=job.id,
+        model=job.model,
+        question=job.question.text,
+        answer=chain.answer,
+        confidence=job.spec.ruler.confidence(chain),
+        steps=tuple(step_reply(index, step) for index, step in enumerate(chain.steps, 1)),
+        answer_score=chain.answer_score,
+        chain_score=result.value,
+        strategy=job.spec.strategy.name,
+        parameters=job.parameters,
+        finish_reason=result.finish_reason,
+        complete=result.is_complete,
+        usage=UsageReply(
+            tokens_generated=usage.tokens_generated,
+            tokens_kept=usage.tokens_kept,
+            tokens_discarded=usage.tokens_discarded,
+            policy_prompt_tokens=usage.policy_prompt_tokens,
+            policy_cached_tokens=usage.policy_cached_tokens,
+            candidates=usage.candidates,
+            prm_reads=usage.prm_reads,
+            prm_prompt_tokens=usage.prm_prompt_tokens,
+            prm_cached_tokens=usage.prm_cached_tokens,
+            unscored=usage.unscored,
+            requests_aborted=usage.requests_aborted,
+            requests_failed=usage.requests_failed,
+        ),
+        timings=TimingsReply(
+            queue_s=queue_s,
+            open_s=result.timings.open_s,
+            first_candidate_s=result.timings.first_candidate_s,
+            total_s=result.timings.total_s,
+        ),
+        warnings=(*job.warnings, *result.warnings),
+        tree=tree_reply(result) if job.return_tree else None,
+    )
+
+
+def step_reply(index: int, candidate: Candidate) -> StepReply:
+    """One step of the winning chain."""
+    step = candidate.step
+    return StepReply(
+        index=index,
+        name=step.name if step else None,
+        thought=step.thought if step else None,
+        reflection=step.reflection if step else None,
+        score=candidate.score,
+        end=candidate.end,
+        excerpt=_excerpt(candidate),
+    )
+
+
+def node_reply(candidate: Candidate, *, kept: bool) -> NodeReply:
+    """One candidate of the tree."""
+    step = candidate.step
+    return NodeReply(
+        path=candidate.path,
+        parent=candidate.path[:-1],
+        end=candidate.end,
+        name=step.name if step else None,
+        thought=step.thought if step else None,
+        reflection=step.reflection if step else None,
+        answer=candidate.answer,
+        excerpt=_excerpt(candidate),
+        score=candidate.score,
+        tokens=len(candidate.token_ids),
+        kept=kept,
+    )
+
+
+def tree_reply(result: Result) -> tuple[NodeReply, ...]:
+    """Every candidate in path order."""
+    kept = {candidate.path for candidate in result.chain.candidates}
+    return tuple(node_reply(candidate, kept=candidate.path in kept) for candidate in result.tree)
+
+
+def _excerpt(candidate: Candidate) -> str | None:
+    """The raw text's beginning where the grammar found neither a step nor an answer in it."""
+    return candidate.text[:EXCERPT_CHARS] if candidate.step is None and candidate.answer is None else None
+
+
+def event_frame(job: Job, event: Event, number: int, queue_s: float) -> str:
+    """One event of a search on the wire of /solve with ``stream``."""
+    match event:
+        case Opened(strategy, prompt_tokens):
+            data = {"id": job.id, "strategy": strategy, "parameters": job.parameters, "prompt_tokens": prompt_tokens}
+            return frame(data, event="opened", number=number)
+        case Written(candidate):
+            node = node_reply(candidate, kept=False).model_dump_json(exclude={"kept"})
+            return frame(node, event="candidate", number=number)
+        case Scored(path, score):
+            return frame({"path": path, "score": score}, event="scored", number=number)
+        case Selected(kept, pruned):
+            return frame({"kept": kept, "pruned": pruned}, event="selected", number=number)
+        case Answered(result):
+            text = solve_reply(job, result, queue_s).model_dump_json()
+            return frame(text, event="answered", number=number)

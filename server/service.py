@@ -1,0 +1,200 @@
+"""One running server: its engines, their pair, who may search, and the way of one search through them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+from cos.engines.launch import Engines, launch
+from cos.prm.pair import Pair, pair
+from cos.search.errors import CosError, EngineDead, InputError, SearchFailed
+from cos.search.events import Answered, Event, Opened
+from cos.search.search import run
+from cos.search.types import Picture, Question, Result
+from cos.server.admission import Admission
+from cos.server.errors import Draining, Overloaded, SearchTimeout
+from cos.server.images import ImageReader
+from cos.server.jobs import Job, Planner
+from cos.server.metrics import Account, Metrics
+from cos.server.replies import solve_reply
+from cos.server.schemas import SolveReply
+from cos.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+StartEngines = Callable[[Settings], Awaitable[Engines]]
+
+
+async def launch_engines(settings: Settings) -> Engines:
+    """The engines that the settings ask for. Errors: InputError for a model that cannot be found or loaded."""
+    policy = settings.engine_settings("policy")
+    if policy is None:
+        raise InputError("--policy: a server needs a policy", "policy")
+    return await launch(policy, settings.engine_settings("prm"))
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the routes work with."""
+
+    settings: Settings
+    engines: Engines
+    pair: Pair
+    planner: Planner
+    images: ImageReader
+    admission: Admission
+    metrics: Metrics
+    started_at: int
+    """Unix time, seconds."""
+    halt: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when even running searches must end."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a search would be let in."""
+        return self.engines.are_alive and not self.admission.is_draining
+
+    def question(self, text: str, picture: Picture | None) -> Question:
+        """Errors: InputError when there is no picture and this server needs one."""
+        if picture is None and self.settings.image_required:
+            raise InputError(
+                "image is missing; send a data URI, or the file as multipart/form-data "
+                "(--no-image-required lets questions without one in)",
+                "image",
+            )
+        return Question(text, picture)
+
+    def search(self, job: Job, account: Account) -> "Run":
+        """A search that has not begun yet."""
+        return Run(self, job, account)
+
+    async def drain(self) -> None:
+        """Lets running searches end, up to the shutdown time-out, then ends them."""
+        if not await self.admission.drain(self.settings.shutdown_timeout_s):
+            logger.warning("%d searches did not end in time", self.admission.running)
+            self.halt.set()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, metrics: Metrics, start: StartEngines) -> AsyncIterator[Service]:
+    """Starts the engines, matches them, and stops them at the end. Errors: InputError for models that do not fit."""
+    engines = await start(settings)
+    try:
+        admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
+        metrics.watch(admission)
+        yield Service(
+            settings=settings,
+            engines=engines,
+            pair=pair(engines.policy, engines.prm),
+            planner=Planner(settings, has_prm=engines.prm is not None),
+            images=ImageReader(settings.max_image_megapixels),
+            admission=admission,
+            metrics=metrics,
+            started_at=int(time.time()),
+        )
+    finally:
+        await engines.close()
+
+
+class Run:
+    """One search: it waits for its place, runs, is counted, and ends in exactly one outcome."""
+
+    def __init__(self, service: Service, job: Job, account: Account) -> None:
+        self.job = job
+        self.queue_s = 0.0
+        self.prompt_tokens = 0
+        self._service = service
+        self._account = account
+        account.strategy = job.spec.strategy.name
+
+    async def finish(self) -> SolveReply:
+        """The reply, once the search is over. Errors: as `events`."""
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if isinstance(event, Answered):
+                    return self.reply(event.result)
+        raise AssertionError("a search ends with Answered or an error")
+
+    def reply(self, result: Result) -> SolveReply:
+        """The whole answer."""
+        return solve_reply(self.job, result, self.queue_s)
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """What happens; close it to abort the search.
+
+        Errors: Overloaded, Draining, EngineDead, EngineError, InputError, SearchTimeout, SearchFailed.
+        """
+        self._account.outcome = "cancelled"
+        try:
+            async with aclosing(self._admitted()) as events:
+                async for event in events:
+                    if isinstance(event, Answered):
+                        self._account.outcome = "ok" if event.result.is_complete else "partial"
+                    yield event
+        except (InputError, Overloaded, Draining, SearchFailed):
+            self._account.outcome = "rejected"
+            raise
+        except Exception:
+            self._account.outcome = "failed"
+            raise
+
+    async def _admitted(self) -> AsyncGenerator[Event]:
+        service, spec = self._service, self.job.spec
+        if not service.engines.are_alive:
+            raise EngineDead("an engine has died")
+        with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
+            async with service.admission.place(service.settings.timeout_s) as self.queue_s:
+                async with aclosing(self._searching()) as events:
+                    async for event in events:
+                        meter.see(event)
+                        yield event
+
+    async def _searching(self) -> AsyncGenerator[Event]:
+        job, pair = self.job, self._service.pair
+        started = time.perf_counter()
+        events = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar)
+        try:
+            async with aclosing(unless_halted(events, self._service.halt)) as going:
+                async for event in going:
+                    if isinstance(event, Opened):
+                        self.prompt_tokens = event.prompt_tokens
+                    yield event
+        except SearchFailed as error:
+            seconds = job.spec.limits.seconds
+            if seconds is not None and time.perf_counter() - started >= seconds:
+                raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error
+            raise
+
+
+async def unless_halted(events: AsyncIterator[Event], halt: asyncio.Event) -> AsyncGenerator[Event]:
+    """The events, until the halt. Errors: Draining at the halt, and the events' own."""
+    halted = asyncio.create_task(halt.wait())
+    step: asyncio.Task[Event | None] | None = None
+    try:
+        while True:
+            step = asyncio.create_task(_next(events))
+            await asyncio.wait({step, halted}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                raise Draining("the server shut down before the search ended")
+            event = step.result()
+            if event is None:
+                return
+            yield event
+    finally:
+        halted.cancel()
+        if step is not None:
+            step.cancel()
+            await asyncio.wait({step})
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an error is one of those this package tells about."""
+    return isinstance(error, CosError)

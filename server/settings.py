@@ -1,0 +1,159 @@
+"""Everything a server can be told at its start. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
+key; a flag wins over a variable, that over YAML, that over the default."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cos.engines.launch import SCRIPTED
+from cos.engines.settings import EngineSettings, Role
+from cos.search.errors import InputError
+from cos.search.strategies import resolve
+
+EMBEDDED = "cos-tiny"
+"""The model name of the checkpoints that ship with the package."""
+NO_PRM = "none"
+
+
+def _flag(default: Any, group: str, metavar: str | None = None, **bounds: Any) -> Any:
+    """A field with its place and its placeholder in ``--help``."""
+    return Field(default=default, json_schema_extra={"group": group, "metavar": metavar}, **bounds)
+
+
+class Settings(BaseSettings):
+    """The server's settings."""
+
+    model_config = SettingsConfigDict(env_prefix="COS_", frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    policy: str = _flag(EMBEDDED, "models", "MODEL")
+    """The policy: a checkpoint folder, a hub name, "cos-tiny" (embedded), or "scripted" (no model at all)."""
+    prm: str | None = _flag(None, "models", "MODEL")
+    """The process reward model that judges its steps: as --policy, or "none" to rank by the policy's likelihood.
+    The embedded and the scripted policy have one of their own."""
+    policy_suffix: str = _flag("", "models", "TEXT")
+    """Put behind every question for the policy, on a line of its own."""
+    prm_suffix: str = _flag("", "models", "TEXT")
+    """The same for the PRM."""
+    served_model_name: str | None = _flag(None, "models", "NAME", min_length=1)
+    """The name clients know the server's model by; the last part of --policy unless given."""
+    trust_remote_code: bool = _flag(False, "models")
+    """Run code that comes with a checkpoint."""
+
+    max_model_len: int | None = _flag(None, "engines", "TOKENS", ge=1)
+    """Longest prompt and chain; the model's own limit unless given."""
+    max_num_seqs: int = _flag(256, "engines", "N", ge=1)
+    """Sequences an engine runs at once."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag("auto", "engines")
+    """Number format of the weights."""
+    tensor_parallel_size: int = _flag(1, "engines", "N", ge=1)
+    """GPUs per engine."""
+    policy_memory_utilization: float = _flag(0.5, "engines", "SHARE", gt=0, le=1)
+    """The policy's share of a GPU's memory."""
+    prm_memory_utilization: float = _flag(0.4, "engines", "SHARE", gt=0, le=1)
+    """The PRM's share of a GPU's memory."""
+    kv_cache_mib: int | None = _flag(None, "engines", "MIB", ge=1)
+    """Size of an engine's KV cache; 256 MiB on CPU and what the memory share leaves on GPU unless given."""
+    threads: int | None = _flag(None, "engines", "N", ge=1)
+    """Compute threads of an engine on CPU; half of the cores unless given."""
+    enforce_eager: bool | None = _flag(None, "engines")
+    """Neither graph capture nor compilation; on for CPU and off for GPU unless given."""
+
+    strategy: str = _flag("best_of_n", "search", "NAME")
+    """Strategy of a request that names none."""
+    n: int | None = _flag(None, "search", "N", ge=1)
+    """Candidates of a request that does not say; the strategy's own default unless given."""
+    max_n: int = _flag(64, "search", "N", ge=1)
+    """Most candidates a request may ask for."""
+    max_tokens_per_search: int = _flag(65_536, "search", "TOKENS", ge=1)
+    """Most tokens one search may generate."""
+    timeout_s: float = _flag(600.0, "search", "SECONDS", gt=0, allow_inf_nan=False)
+    """Longest search, and longest wait in the queue."""
+
+    max_concurrent_searches: int = _flag(64, "limits", "N", ge=1)
+    """Searches that run at once."""
+    max_queued_searches: int = _flag(256, "limits", "N", ge=0)
+    """Searches that may wait; one more is refused with 429."""
+    max_image_megapixels: float = _flag(25.0, "limits", "MPX", gt=0, allow_inf_nan=False)
+    """Largest picture."""
+    max_body_mib: float = _flag(16.0, "limits", "MIB", gt=0, allow_inf_nan=False)
+    """Largest request body."""
+    image_required: bool = _flag(True, "limits")
+    """Refuse questions without an image."""
+
+    host: str = _flag("127.0.0.1", "server")
+    """Address to listen on; 0.0.0.0 opens the server to the network."""
+    port: int = _flag(8000, "server", ge=0, le=65_535)
+    """Port to listen on; 0 picks a free one."""
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = _flag((), "server", "KEY")
+    """A key that clients must send as a bearer token; repeat it for several. Without keys everyone may ask."""
+    shutdown_timeout_s: int = _flag(30, "server", "SECONDS", ge=0)
+    """How long running searches may go on after a stop signal."""
+    log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
+    """Least important messages to log."""
+    config: Path | None = _flag(None, "server", "FILE.yaml")
+    """A YAML file with any of these settings, spelt as the flags with _ for -."""
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        return [key for key in value.split(",") if key] if isinstance(value, str) else value
+
+    @field_validator("strategy")
+    @classmethod
+    def _strategy_exists(cls, value: str) -> str:
+        try:
+            return resolve(value).name
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if self.prm is None and self.policy not in (EMBEDDED, SCRIPTED):
+            raise ValueError(
+                f"--policy {self.policy} needs a --prm: a PRM must match its policy. Give the folder or hub name of the "
+                "PRM trained for it, or --prm none to rank by the policy's likelihood"
+            )
+        if self.n is not None and self.n > self.max_n:
+            raise ValueError(f"--n {self.n} is above --max-n {self.max_n}; lower one or raise the other")
+        return self
+
+    @property
+    def prm_name(self) -> str | None:
+        """The PRM's model name; None is a server without one."""
+        name = self.policy if self.prm is None else self.prm
+        return None if name == NO_PRM else name
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self.served_model_name or self.policy.rstrip("/").rpartition("/")[2]
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mib * 2**20)
+
+    def engine_settings(self, role: Role) -> EngineSettings | None:
+        """How the engine of a role is to be started; None for a PRM that is not wanted."""
+        from cos.checkpoints import resolve as resolve_model
+
+        name = self.policy if role == "policy" else self.prm_name
+        if name is None:
+            return None
+        is_policy = role == "policy"
+        return EngineSettings(
+            role=role,
+            model=resolve_model(role, name),
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            dtype=self.dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
+            memory_utilization=self.policy_memory_utilization if is_policy else self.prm_memory_utilization,
+            kv_cache_mib=self.kv_cache_mib,
+            threads=self.threads,
+            enforce_eager=self.enforce_eager,
+            trust_remote_code=self.trust_remote_code,
+            question_suffix=self.policy_suffix if is_policy else self.prm_suffix,
+            shutdown_timeout_s=self.shutdown_timeout_s,
+        )

@@ -1,0 +1,40 @@
+"""A whole search over scripted engines, as one call."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from cos.engines.scripted import ScriptedEngine
+from cos.prm.pair import pair
+from cos.search.search import solve
+from cos.search.spec import SearchSpec
+from cos.search.strategies import resolve
+from cos.search.types import Question, Result
+
+
+@pytest.fixture(scope="session")
+def find() -> Callable[..., Awaitable[Result]]:
+    """``await find("beam", {"n": 4}, policy=ScriptedEngine(...), prm=..., limits=...)``: the result.
+
+    ``prm=None`` is a search without one; without parameters a strategy that takes ``n`` is given 4.
+    """
+
+    async def search(
+        strategy: str,
+        params: dict[str, Any] | None = None,
+        *,
+        policy: ScriptedEngine | None = None,
+        prm: ScriptedEngine | None | str = "another",
+        question: str = "How much is it?",
+        **spec: Any,
+    ) -> Result:
+        if params is None:
+            params = {"n": 4} if "n" in resolve(strategy).params.model_fields else {}
+        judge = ScriptedEngine() if isinstance(prm, str) else prm
+        pairing = pair(policy or ScriptedEngine(), judge)
+        return await solve(
+            Question(question), SearchSpec(strategy, params, **spec), pairing.policy, pairing.scorer, pairing.grammar
+        )
+
+    return search

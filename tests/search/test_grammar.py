@@ -1,0 +1,186 @@
+"""Chains are written as the paper writes them, and whatever a policy may write instead is told apart."""
+
+import pytest
+
+from cos.engines.scripted import ScriptedVocabulary
+from cos.search.errors import InputError
+from cos.search.grammar import (
+    ANSWER_END,
+    ANSWER_START,
+    COS_TOKENS,
+    LABEL_BAD,
+    LABEL_GOOD,
+    NAME_END,
+    REASONING_BACKTRACK,
+    STEP_END,
+    STEP_TAG,
+    THOUGHT_START,
+    CosGrammar,
+    Segment,
+    answer_pieces,
+    extract_answer,
+    render_segments,
+    step_pieces,
+)
+from cos.search.types import Step
+
+READ = Step("Read the bars", "2019 shows 40, 2020 shows 55.", "Both values are printed above the bars.")
+SUBTRACT = Step("Subtract", "55 - 40 = 15.", "Uses the two values of the previous step.")
+
+GOLDEN = """\
+<|reasoning_start|>
+<|reasoning_step_start|>
+<|reasoning_step_name_start|>Read the bars<|reasoning_step_name_end|>
+<|reasoning_step_thought_start|>2019 shows 40, 2020 shows 55.<|reasoning_step_thought_end|>
+<|reasoning_step_reflection_start|>Both values are printed above the bars.<|reasoning_step_reflection_end|>
+<|reasoning_step_end|>ки
+<|reasoning_proceed|>
+<|reasoning_step_start|>
+<|reasoning_step_name_start|>Subtract<|reasoning_step_name_end|>
+<|reasoning_step_thought_start|>55 - 40 = 15.<|reasoning_step_thought_end|>
+<|reasoning_step_reflection_start|>Uses the two values of the previous step.<|reasoning_step_reflection_end|>
+<|reasoning_step_end|>ки
+<|reasoning_end|>
+Answer:
+<|answer_start|>15<|answer_end|>ки"""
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> ScriptedVocabulary:
+    return ScriptedVocabulary()
+
+
+@pytest.fixture(scope="module")
+def grammar(vocabulary: ScriptedVocabulary) -> CosGrammar:
+    return CosGrammar(vocabulary)
+
+
+def read(grammar: CosGrammar, text: str, *, cut: bool = False) -> Segment:
+    vocabulary = ScriptedVocabulary()
+    ids = vocabulary.encode_markup(text)
+    return grammar.read(ids, vocabulary.decode(ids), cut=cut)
+
+
+def whole_step(step: Step = READ) -> str:
+    return "".join(step_pieces(step, first=True))
+
+
+def whole_answer(answer: str) -> str:
+    return "".join(answer_pieces(answer, first=False))
+
+
+def test_the_papers_chain_is_serialised_exactly_with_the_tag_glued_to_each_segment() -> None:
+    assert "".join(segment + STEP_TAG for segment in render_segments([READ, SUBTRACT], "15")) == GOLDEN
+
+
+def test_two_steps_and_an_answer_carry_three_tags() -> None:
+    assert GOLDEN.count(STEP_TAG) == 3
+
+
+def test_the_pieces_of_a_segment_hold_control_tokens_and_plain_text_apart() -> None:
+    for piece in [*step_pieces(READ, first=True), *answer_pieces("15", first=False)]:
+        assert piece in COS_TOKENS or not any(token in piece for token in COS_TOKENS)
+
+
+def test_a_chain_is_read_back_as_it_was_written(grammar: CosGrammar) -> None:
+    first, second, last = render_segments([READ, SUBTRACT], "15")
+
+    assert read(grammar, first) == Segment("step", step=READ)
+    assert read(grammar, second) == Segment("step", step=SUBTRACT)
+    assert read(grammar, last) == Segment("answer", answer="15")
+
+
+def test_a_chain_without_steps_is_an_answer(grammar: CosGrammar) -> None:
+    (only,) = render_segments([], "15")
+    assert only.startswith("<|reasoning_start|>\n<|reasoning_end|>\n")
+    assert read(grammar, only) == Segment("answer", answer="15")
+
+
+def test_a_segment_stops_at_the_end_of_a_step_or_of_an_answer(
+    grammar: CosGrammar, vocabulary: ScriptedVocabulary
+) -> None:
+    assert grammar.stop_ids == (vocabulary.control_id(STEP_END), vocabulary.control_id(ANSWER_END))
+
+
+def test_a_segment_cut_by_a_limit_is_truncated_even_if_it_looks_whole(grammar: CosGrammar) -> None:
+    assert read(grammar, whole_step(), cut=True) == Segment("truncated")
+    assert read(grammar, whole_step()[:40], cut=True) == Segment("truncated")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I think it is 15.",
+        "<|im_end|>",
+        STEP_END,
+        ANSWER_END,
+        f"15{ANSWER_END}",
+        f"Answer:\n{ANSWER_START}{ANSWER_END}",
+        f"Answer:\n{ANSWER_START} ( ) {ANSWER_END}",
+        whole_step().removesuffix(STEP_END),
+        whole_step().removesuffix(STEP_END) + "<|im_end|>",
+        whole_step().replace(NAME_END, ""),
+        whole_step().replace(THOUGHT_START, ""),
+        whole_answer("15").replace(ANSWER_START, ""),
+        whole_answer("15").removesuffix(ANSWER_END) + STEP_END,
+    ],
+)
+def test_text_that_lacks_a_field_or_its_end_is_broken(grammar: CosGrammar, text: str) -> None:
+    assert read(grammar, text) == Segment("broken")
+
+
+@pytest.mark.parametrize("token", [STEP_TAG, LABEL_GOOD, LABEL_BAD])
+def test_a_segment_that_carries_a_prm_token_is_broken(grammar: CosGrammar, token: str) -> None:
+    stained = Step(READ.name, f"It is good. {token}", READ.reflection)
+    assert read(grammar, whole_step(stained)).end == "broken"
+    assert read(grammar, whole_answer(f"15{token}")).end == "broken"
+
+
+def test_the_tag_as_plain_text_is_only_text(grammar: CosGrammar, vocabulary: ScriptedVocabulary) -> None:
+    ids: list[int] = []
+    for piece in step_pieces(Step("Name", f"как и {STEP_TAG}", "Fine"), first=True):
+        control = vocabulary.control_id(piece)
+        ids += vocabulary.encode(piece) if control is None else (control,)
+    found = grammar.read(ids, vocabulary.decode(ids), cut=False)
+    assert found == Segment("step", step=Step("Name", f"как и {STEP_TAG}", "Fine"))
+
+
+def test_white_space_around_tokens_and_words_before_the_answer_are_tolerated(grammar: CosGrammar) -> None:
+    spaced = whole_step().replace("\n", " \n\n ").replace("Read the bars", "  Read the bars ")
+    assert read(grammar, spaced) == Segment("step", step=READ)
+    assert read(grammar, f"So: {ANSWER_START} 15\n{ANSWER_END}") == Segment("answer", answer="15")
+
+
+def test_a_field_may_run_over_several_lines(grammar: CosGrammar) -> None:
+    step = Step("Add", "1 + 1\n= 2", "Fine")
+    assert read(grammar, whole_step(step)) == Segment("step", step=step)
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (" 15 ", "15"),
+        ("(A)", "A"),
+        ("( A )", "A"),
+        ("((A), B)", "(A), B"),
+        ("(1), (2)", "(1), (2)"),
+        ("f(x)", "f(x)"),
+        ("(1, 2", "(1, 2"),
+        ("The answer is A.", "The answer is A."),
+        ("()", ""),
+        ("", ""),
+    ],
+)
+def test_brackets_around_the_whole_answer_are_dropped_and_others_kept(written: str, answer: str) -> None:
+    assert extract_answer(written) == answer
+
+
+def test_a_vocabulary_without_step_tokens_is_refused_by_their_names() -> None:
+    with pytest.raises(InputError, match=r"lacks the step tokens .*<\|answer_end\|>; give a policy") as error:
+        CosGrammar(ScriptedVocabulary([token for token in COS_TOKENS if token != ANSWER_END]))
+    assert error.value.param == "policy"
+
+
+def test_the_backtrack_token_that_no_code_uses_may_be_missing() -> None:
+    CosGrammar(ScriptedVocabulary([token for token in COS_TOKENS if token != REASONING_BACKTRACK]))

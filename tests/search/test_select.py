@@ -1,0 +1,172 @@
+"""How scores become an order: the paper's formula, no winner without a score, no tie left to chance."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cos.search.select import Aggregation, Ruler, finite, likelihood_score, normalised, rank, rank_level, vote
+from cos.search.types import Candidate, Chain, End, Path
+
+SCORES = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))
+
+
+def chain_of(
+    scores: list[float | None],
+    *,
+    answer: str | None = "15",
+    end: End = "step",
+    root: int = 0,
+    tokens: int = 2,
+    logprob: float | None = None,
+) -> Chain:
+    """A chain of as many candidates as scores, the last of which is the answer if there is one, else ends with ``end``."""
+    candidates: list[Candidate] = []
+    path: Path = ()
+    for index, score in enumerate(scores):
+        path = (*path, root if index == 0 else 0)
+        is_last = index == len(scores) - 1
+        candidates.append(
+            Candidate(
+                path=path,
+                token_ids=tuple(range(tokens)),
+                text="",
+                end="answer" if is_last and answer is not None else end if is_last else "step",
+                answer=answer if is_last else None,
+                score=score,
+                logprob=logprob,
+            )
+        )
+    return Chain(tuple(candidates))
+
+
+def test_a_cos_chain_is_worth_one_fifth_of_its_steps_mean_and_four_fifths_of_its_answer() -> None:
+    ruler = Ruler("prm")
+    assert ruler.value(chain_of([0.5, 0.7, 0.9])) == pytest.approx(0.2 * 0.6 + 0.8 * 0.9)
+    assert ruler.value(chain_of([0.9])) == 0.9
+
+
+def test_an_unanswered_chain_is_worth_its_steps_mean_so_far() -> None:
+    assert Ruler("prm").value(chain_of([0.5, 0.7], answer=None)) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "value"),
+    [("cos", 0.2 * 0.3 + 0.8 * 0.5), ("mean", 1.1 / 3), ("min", 0.2), ("prod", 0.04), ("last", 0.5)],
+)
+def test_each_aggregation_measures_as_its_name_says(aggregation: Aggregation, value: float) -> None:
+    assert Ruler("prm", aggregation).value(chain_of([0.4, 0.2, 0.5])) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
+def test_the_step_weight_moves_the_value_from_answer_to_steps(weight: float) -> None:
+    value = Ruler("prm", step_weight=weight).value(chain_of([0.4, 0.2, 0.9]))
+    assert value == pytest.approx(weight * 0.3 + (1 - weight) * 0.9)
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("aggregation", ["cos", "mean", "min", "prod", "last"])
+def test_a_chain_with_one_unusable_score_has_no_value(aggregation: Aggregation, bad: float | None) -> None:
+    assert Ruler("prm", aggregation).value(chain_of([0.9, bad, 0.9])) is None
+    assert finite(bad) is None
+
+
+def test_the_empty_chain_has_no_value() -> None:
+    assert Ruler("prm").value(Chain()) is None
+    assert Ruler("likelihood").value(Chain()) is None
+    assert Ruler("prm").newest(Chain()) is None
+
+
+def test_a_likelihood_is_the_log_probability_of_the_whole_text_and_its_confidence_a_probability() -> None:
+    ruler = Ruler("likelihood")
+    chain = chain_of([None, None], logprob=-0.5)
+    assert ruler.value(chain) == pytest.approx(-1.0)
+    assert ruler.confidence(chain) == pytest.approx(math.exp(-1))
+    assert ruler.value(chain_of([0.9], logprob=None)) is None
+
+
+def test_the_likelihood_score_of_a_step_is_per_token_so_that_length_does_not_count() -> None:
+    assert likelihood_score(chain_of([None], tokens=4, logprob=-2.0).candidates[0]) == pytest.approx(-0.5)
+    assert likelihood_score(chain_of([None], tokens=4, logprob=math.nan).candidates[0]) is None
+
+
+@given(st.lists(SCORES, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_no_unscored_chain_stands_before_a_scored_one(scores: list[float | None], shuffler: random.Random) -> None:
+    chains = [chain_of([score], root=index) for index, score in enumerate(scores)]
+    shuffler.shuffle(chains)
+    for ranked in (rank(chains, Ruler("prm")), rank_level(chains, Ruler("prm").newest)):
+        values = [finite(chain.candidates[-1].score) for chain in ranked]
+        known = [value for value in values if value is not None]
+        assert values == [*known, *[None] * (len(values) - len(known))]
+        assert known == sorted(known, reverse=True)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_the_order_is_total_whatever_order_chains_arrive_in(
+    scores: list[float | None], shuffler: random.Random
+) -> None:
+    chains = [chain_of([score], root=index) for index, score in enumerate(scores)]
+    ordered = rank(chains, Ruler("prm"))
+    shuffler.shuffle(chains)
+    assert rank(chains, Ruler("prm")) == ordered
+
+
+def test_an_answered_chain_stands_before_a_better_scored_unanswered_one() -> None:
+    poor, promising = chain_of([0.1], root=1), chain_of([0.9], answer=None)
+    assert rank([promising, poor], Ruler("prm")) == [poor, promising]
+
+
+def test_an_answered_chain_without_a_score_stands_before_an_unanswered_one() -> None:
+    unscored, promising = chain_of([math.nan], root=1), chain_of([0.9], answer=None)
+    assert rank([promising, unscored], Ruler("prm"))[0] is unscored
+
+
+def test_fewer_tokens_break_a_tie_of_scores_and_the_earlier_path_a_tie_of_both() -> None:
+    long, short = chain_of([0.5], root=0, tokens=9), chain_of([0.5], root=1, tokens=3)
+    twin = chain_of([0.5], root=2, tokens=3)
+    assert rank([long, twin, short], Ruler("prm")) == [short, twin, long]
+
+
+@pytest.mark.parametrize("end", ["broken", "truncated", "max_steps"])
+def test_what_cannot_be_used_stands_last_on_its_level(end: End) -> None:
+    dead, going, unscored = chain_of([0.9], answer=None, end=end), chain_of([0.1], root=1), chain_of([None], root=2)
+    assert rank_level([dead, going, unscored], Ruler("prm").newest) == [going, unscored, dead]
+
+
+def test_a_level_ranks_answers_and_steps_by_score_alone() -> None:
+    step, answer = chain_of([0.9], answer=None, root=1), chain_of([0.5])
+    assert rank_level([answer, step], Ruler("prm").newest) == [step, answer]
+
+
+def answers(*texts: str) -> list[Chain]:
+    return [chain_of([None], answer=text, root=index) for index, text in enumerate(texts)]
+
+
+def test_the_most_frequent_answer_wins_the_vote() -> None:
+    assert [chain.answer for chain in vote(answers("3", "15", "7", "15"))] == ["15", "15"]
+
+
+def test_a_tied_vote_goes_to_the_answer_with_the_earliest_path() -> None:
+    tied = answers("7", "15", "15", "7")
+    assert vote(tied)[0].path == (0,)
+    assert vote(tied[::-1]) == vote(tied)
+
+
+def test_unanswered_chains_have_no_vote() -> None:
+    assert vote([chain_of([0.9], answer=None), chain_of([0.9], answer=None, end="broken", root=1)]) == []
+    assert vote([chain_of([0.9], answer=None), *answers("15")])[0].answer == "15"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("15", " 15. "), ("A", "(a)"), ("A", "(A)."), ("1,000", "1000"), ("1,234,567.5", "1234567.5"), ("Yes", "yes")],
+)
+def test_answers_that_differ_in_form_only_are_one(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [(".5", "5"), ("1,2", "12"), ("-5", "5"), ("1,0000", "10000"), ("", "0")])
+def test_answers_that_differ_in_substance_stay_apart(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
