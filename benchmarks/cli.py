@@ -11,7 +11,7 @@ evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
 
 Policy = Annotated[str, typer.Option(help="Policy: a checkpoint folder, a hub name, cos-tiny or scripted.")]
-Prm = Annotated[str, typer.Option(help="PRM: likewise; none ranks by the policy's likelihood.")]
+Prm = Annotated[str | None, typer.Option(help="PRM: likewise, or none; the policy's own unless given.")]
 Strategy = Annotated[str, typer.Option(help="Search strategy.")]
 Width = Annotated[int, typer.Option("--n", min=1, help="Chains, or candidates of a level; greedy takes none.")]
 BeamWidth = Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")]
@@ -50,25 +50,26 @@ def ledger(
     score: Score = None,
     aggregation: Aggregate = "cos",
     policy: Policy = "cos-tiny",
-    prm: Prm = "cos-tiny",
+    prm: Prm = None,
     concurrency: Concurrency = 16,
     json_only: JsonOnly = False,
 ) -> None:
     """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
     from cos.benchmarks.commands import Job, run_comparison, run_grid, run_pool
-    from cos.benchmarks.setting import Setting, parse_rival, score_kind
+    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
     from cos.search.errors import InputError
 
     if sum((against is not None, grid, pool is not None)) > 1:
         raise InputError("--against, --grid and --pool exclude each other; give one of them", "grid")
-    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    judge = prm_for(policy, prm)
+    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     ours = Setting(
         strategy=strategy,
         n=n,
         beam_width=beam_width,
         temperature=temperature,
         top_p=top_p,
-        score=score_kind(score, prm),
+        score=score_kind(score, judge),
         aggregation=aggregation,
     ).fitted()
     if grid:
@@ -89,15 +90,16 @@ def prm_cost(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     policy: Policy = "cos-tiny",
-    prm: Prm = "cos-tiny",
+    prm: Prm = None,
     concurrency: Concurrency = 16,
     json_only: JsonOnly = False,
 ) -> None:
     """Prompt tokens that the PRM engine computed, by its own counters, over what its chains need."""
     from cos.benchmarks.commands import Job, run_prm_cost
-    from cos.benchmarks.setting import Setting
+    from cos.benchmarks.setting import Setting, prm_for
 
-    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    judge = prm_for(policy, prm)
+    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p)
     asyncio.run(run_prm_cost(job, setting.fitted()))
 
@@ -118,14 +120,15 @@ def serving(
     score: Score = None,
     aggregation: Aggregate = "cos",
     policy: Policy = "cos-tiny",
-    prm: Prm = "cos-tiny",
+    prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
     """Searches a second over HTTP, and their latency."""
     from cos.benchmarks.commands import Target, run_serving
     from cos.benchmarks.serving import Load, parse_levels
-    from cos.benchmarks.setting import Setting, score_kind
+    from cos.benchmarks.setting import Setting, prm_for, score_kind
 
+    judge = prm_for(policy, prm)
     load = Load(levels=parse_levels(concurrency), requests=requests, rounds=rounds)
     setting = Setting(
         strategy=strategy,
@@ -133,8 +136,8 @@ def serving(
         beam_width=beam_width,
         temperature=temperature,
         top_p=top_p,
-        score=score_kind(score, prm),
+        score=score_kind(score, judge),
         aggregation=aggregation,
     ).fitted()
-    target = Target(url=url, api_key=api_key, policy=policy, prm=prm)
+    target = Target(url=url, api_key=api_key, policy=policy, prm=judge)
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))

@@ -1,6 +1,7 @@
 """A server of our own in a subprocess, for as long as it is measured."""
 
 import asyncio
+import os
 import socket
 import sys
 import tempfile
@@ -20,7 +21,7 @@ POLL_S = 0.25
 
 @asynccontextmanager
 async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
-    """The URL of a server that has just started; it is stopped at the end.
+    """The URL of a server that has just started with default settings; it is stopped at the end.
 
     Errors: CosError with the end of its log when it does not start.
     """
@@ -34,6 +35,7 @@ async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
                 *("--policy", policy, "--prm", prm),
                 stdout=sink,
                 stderr=sink,
+                env={name: value for name, value in os.environ.items() if not name.startswith("COS_")},
             )
         try:
             await _until_ready(url, process, log)
@@ -54,7 +56,7 @@ async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path)
             if process.returncode is not None:
                 break
             try:
-                if (await client.get("/health")).is_success:
+                if (await client.get("/ready")).is_success:
                     return
             except httpx.TransportError:
                 pass

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cos.checkpoints import EMBEDDED
+from cos.engines.launch import SCRIPTED
 from cos.search.errors import InputError
 from cos.search.select import Aggregation, ScoreKind
 from cos.search.spec import Sampling, SearchSpec
@@ -71,6 +73,15 @@ def parse_rival(text: str, like: Setting) -> Setting:
     if at and not (width.isdecimal() and int(width) > 0):
         raise InputError(f"--against {text}: {width!r} is no number of chains; write NAME or NAME@N", "against")
     return replace(like, strategy=name, n=int(width) if at else like.n, beam_width=None).fitted()
+
+
+def prm_for(policy: str, prm: str | None) -> str:
+    """The PRM that goes with a policy. Errors: InputError for a policy that has none of its own."""
+    if prm is None and policy not in (EMBEDDED, SCRIPTED):
+        raise InputError(
+            f"--policy {policy} needs a --prm: give the PRM trained for it, or none to rank by likelihood", "prm"
+        )
+    return policy if prm is None else prm
 
 
 def score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:

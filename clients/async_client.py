@@ -28,14 +28,17 @@ class AsyncClient:
         """``timeout_s``: longest wait for a reply, or between two events of a stream."""
         self.url = url
         self._http = httpx.AsyncClient(
-            base_url=url, headers=wire.headers(api_key), timeout=wire.timeouts(timeout_s), transport=transport
+            base_url=wire.base_url(url),
+            headers=wire.headers(api_key),
+            timeout=wire.timeouts(timeout_s),
+            transport=transport,
         )
 
     async def solve(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Solution:
         """The solution of a question about an image. Errors: any CosClientError."""
         body = wire.solve_body(image, question, options, stream=False)
         with wire.connected(self.url):
-            return wire.read_solution(await self._http.post("/solve", json=body))
+            return wire.read_solution(await self._http.post("/solve", content=body))
 
     async def stream(self, image: ImageLike, question: str, **options: Unpack[Options]) -> AsyncIterator[Event]:
         """What happens in the search, as it happens; the last event holds the solution. Closing the iterator
@@ -43,12 +46,12 @@ class AsyncClient:
         body = wire.solve_body(image, question, options, stream=True)
         reader = wire.EventReader()
         with wire.connected(self.url):
-            async with self._http.stream("POST", "/solve", json=body) as response:
+            async with self._http.stream("POST", "/solve", content=body) as response:
                 if not response.is_success:
                     await response.aread()
                     wire.check(response)
-                async for line in response.aiter_lines():
-                    if (event := reader.feed(line)) is not None:
+                async for chunk in response.aiter_bytes():
+                    for event in reader.feed(chunk):
                         yield event
         reader.close()
 

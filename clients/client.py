@@ -28,27 +28,29 @@ class Client:
         """``timeout_s``: longest wait for a reply, or between two events of a stream."""
         self.url = url
         self._http = httpx.Client(
-            base_url=url, headers=wire.headers(api_key), timeout=wire.timeouts(timeout_s), transport=transport
+            base_url=wire.base_url(url),
+            headers=wire.headers(api_key),
+            timeout=wire.timeouts(timeout_s),
+            transport=transport,
         )
 
     def solve(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Solution:
         """The solution of a question about an image. Errors: any CosClientError."""
         body = wire.solve_body(image, question, options, stream=False)
         with wire.connected(self.url):
-            return wire.read_solution(self._http.post("/solve", json=body))
+            return wire.read_solution(self._http.post("/solve", content=body))
 
     def stream(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Iterator[Event]:
         """What happens in the search, as it happens; the last event holds the solution. Closing the iterator cancels
         the search. Errors: any CosClientError."""
         body = wire.solve_body(image, question, options, stream=True)
         reader = wire.EventReader()
-        with wire.connected(self.url), self._http.stream("POST", "/solve", json=body) as response:
+        with wire.connected(self.url), self._http.stream("POST", "/solve", content=body) as response:
             if not response.is_success:
                 response.read()
                 wire.check(response)
-            for line in response.iter_lines():
-                if (event := reader.feed(line)) is not None:
-                    yield event
+            for chunk in response.iter_bytes():
+                yield from reader.feed(chunk)
         reader.close()
 
     def is_up(self) -> bool:

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
@@ -41,7 +41,8 @@ _READERS: dict[str, Callable[[Any], Event]] = {
 
 def headers(api_key: str | None) -> dict[str, str]:
     """What every request carries."""
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"Content-Type": "application/json", **key}
 
 
 def timeouts(timeout_s: float) -> httpx.Timeout:
@@ -60,8 +61,6 @@ def connected(url: str) -> Generator[None]:
         raise ServerUnreachable(f"no server at {url} ({error}); start one with cos-serve, or give its --url") from error
     except httpx.TransportError as error:
         raise ServerUnreachable(f"the connection to {url} was lost: {error or type(error).__name__}") from error
-    except httpx.InvalidURL as error:
-        raise BadRequest(f"url {url!r}: {error}; give one like {DEFAULT_URL}", "url") from error
 
 
 def is_cos(response: httpx.Response) -> bool:
@@ -69,12 +68,29 @@ def is_cos(response: httpx.Response) -> bool:
     return response.is_success or (response.status_code == 401 and b"invalid_api_key" in response.content)
 
 
-def solve_body(image: ImageLike, question: str, options: Options, *, stream: bool) -> dict[str, Any]:
-    """The body of a request to /solve. Errors: BadRequest for an image that cannot be read."""
+def base_url(url: str) -> httpx.URL:
+    """Errors: BadRequest for what is no address of a server."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise BadRequest(f"url {url!r}: {error}; give one like {DEFAULT_URL}", "url") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadRequest(f"url {url!r} is no http address; give one like {DEFAULT_URL}", "url")
+    return parsed
+
+
+def solve_body(image: ImageLike, question: str, options: Options, *, stream: bool) -> bytes:
+    """The JSON body of a request to /solve. Errors: BadRequest for an image that cannot be read or a value that JSON
+    does not have."""
     given: dict[str, Any] = {"seed": DEFAULT_SEED, **options}
     further: Mapping[str, Any] = given.pop("strategy_params", {})
     body = {**given, **further, "question": question, "stream": stream}
-    return body if image is None else {**body, "image": encode_image(image)}
+    if image is not None:
+        body["image"] = encode_image(image)
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"the question or an option cannot be sent as JSON: {error}") from error
 
 
 def encode_image(image: ImageLike) -> str:
@@ -156,33 +172,29 @@ def _not_cos(response: httpx.Response, cause: Exception) -> NoReturn:
 
 
 class EventReader:
-    """Puts lines of an event stream together into events."""
+    """Puts the bytes of an event stream together into events."""
 
     def __init__(self) -> None:
-        self.is_over = False
-        """Whether the last event has come."""
-        self._name = ""
-        self._data: list[str] = []
+        self._is_over = False
+        self._rest = b""
 
-    def feed(self, line: str) -> Event | None:
-        """The event that a line completes. Errors: the CosClientError that an error event tells; BadReply."""
-        if line:
-            field, _, value = line.partition(":")
-            if field == "event":
-                self._name = value.removeprefix(" ")
-            elif field == "data":
-                self._data.append(value.removeprefix(" "))
-            return None
-        name, data = self._name, "\n".join(self._data)
-        self._name, self._data = "", []
-        return self._event(name, data) if data else None
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that some more bytes complete. Errors: what an error event tells; BadReply."""
+        # Split as bytes: text has more line ends than the format knows, and a model may write any of them.
+        *blocks, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        for block in blocks:
+            fields = [line.partition(b":") for line in block.split(b"\n")]
+            name = b"".join(value.strip() for key, _, value in fields if key == b"event").decode()
+            data = b"\n".join(value.removeprefix(b" ") for key, _, value in fields if key == b"data")
+            if data and (event := self._event(name, data)) is not None:
+                yield event
 
     def close(self) -> None:
         """Errors: BadReply when the stream has ended without an answer."""
-        if not self.is_over:
+        if not self._is_over:
             raise BadReply("the server's event stream ended before the answer; look at the server's log")
 
-    def _event(self, name: str, data: str) -> Event | None:
+    def _event(self, name: str, data: bytes) -> Event | None:
         try:
             parsed = json.loads(data)
             if name == "error":
@@ -191,5 +203,5 @@ class EventReader:
             event = _READERS[name](parsed) if name in _READERS else None
         except (ValueError, KeyError, TypeError) as error:
             raise BadReply(f"a {name!r} event of the server's stream cannot be read: {error}") from error
-        self.is_over = self.is_over or isinstance(event, Answered)
+        self._is_over = self._is_over or isinstance(event, Answered)
         return event

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from cos.server.errors import Draining, Overloaded
@@ -22,7 +22,7 @@ class Admission:
         self._idle.set()
 
     @asynccontextmanager
-    async def place(self, patience_s: float) -> AsyncIterator[float]:
+    async def place(self, patience_s: float) -> AsyncGenerator[float]:
         """Holds a place; gives the seconds waited for it.
 
         Errors: Overloaded at once when the queue is full, or after ``patience_s`` in it; Draining.

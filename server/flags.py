@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         usage="%(prog)s [--policy MODEL] [--prm MODEL] [flags]",
-        description="Answers questions about images by PRM-guided search over a vision-language model's reasoning steps.",
+        description="Answers questions about images by PRM-guided search over a vision-language model's steps.",
         epilog="Every flag is also a variable (--max-n: COS_MAX_N) and a key of the --config file (max_n). "
         "A flag wins over a variable, a variable over the file.",
         allow_abbrev=False,

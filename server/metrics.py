@@ -1,7 +1,7 @@
 """What Prometheus sees: our own metrics, declared once, and those of both engines in the same reply."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -89,7 +89,7 @@ class Metrics:
         self._build.info({"version": version, "policy": policy, "prm": prm})
 
     @contextmanager
-    def search(self, strategy: str, *, with_prm: bool) -> Iterator["SearchMeter"]:
+    def search(self, strategy: str, *, with_prm: bool) -> Generator["SearchMeter"]:
         """Counts one search; what it wrote is counted even where it was cancelled."""
         meter = SearchMeter(self, strategy, with_prm=with_prm)
         try:
@@ -153,7 +153,8 @@ class _Families(Collector):
                 known = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type, family.unit)
                 )
-                known.samples.extend(family.samples)
+                # When a series was created is noise here: every one of them is as old as the process.
+                known.samples.extend(sample for sample in family.samples if not sample.name.endswith("_created"))
         return families.values()
 
 

@@ -13,13 +13,15 @@ from secrets import compare_digest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cos.server.errors import BodyTooLarge, ClientGone, Unauthorized, error_response, log_error
+from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Unauthorized, error_response, log_error
 from cos.server.metrics import Account, Metrics, Outcome
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/docs", "/openapi.json"})
 """What needs no key. Everything else does, whether it exists or not."""
 
 COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})
+
+CLIENT_GONE = FAULTS[ClientGone].status
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -35,7 +37,8 @@ class RequestId:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
@@ -51,7 +54,7 @@ class RequestId:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientGone:
-            return None
+            pass
         except Exception as error:
             if begun:
                 raise
@@ -68,10 +71,13 @@ class Accounting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         account = Account(scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"])
         scope.setdefault("state", {})["account"] = account
-        started, status = time.perf_counter(), 499
+        started = time.perf_counter()
+        # What is left where no response ever began: nobody was there to read one.
+        status: int = CLIENT_GONE
 
         async def note_status(message: Message) -> None:
             nonlocal status
@@ -91,7 +97,7 @@ class Accounting:
 
 
 def _outcome(status: int) -> Outcome:
-    if status == 499:
+    if status == CLIENT_GONE:
         return "cancelled"
     return "failed" if status >= 500 else "rejected"
 
@@ -108,13 +114,14 @@ class Auth:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._knows(key.strip()):
                 refusal = Unauthorized("no valid API key; send the header 'Authorization: Bearer <key>'")
-                return await error_response(refusal)(scope, receive, send)
+                await error_response(refusal)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _knows(self, key: str) -> bool:
         """Compares with every key, always all of them: the time taken tells nothing."""
         digest = hashlib.sha256(key.encode()).digest()
-        return any([compare_digest(digest, known) for known in self._digests])
+        return sum(compare_digest(digest, known) for known in self._digests) > 0
 
 
 class BodyLimit:
@@ -126,10 +133,12 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
-            return await error_response(self._refusal())(scope, receive, send)
+            await error_response(self._refusal())(scope, receive, send)
+            return
         received = 0
 
         async def receive_counted() -> Message:

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
-from cos.search.errors import CosError, EngineDead, InputError, SearchFailed
+from cos.search.errors import EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
 from cos.search.search import run
 from cos.search.types import Picture, Question, Result
@@ -17,7 +17,8 @@ from cos.server.admission import Admission
 from cos.server.errors import Draining, Overloaded, SearchTimeout
 from cos.server.images import ImageReader
 from cos.server.jobs import Job, Planner
-from cos.server.metrics import Account, Metrics
+from cos.server.metrics import Account, Metrics, SearchMeter
+from cos.server.race import unless_halted
 from cos.server.replies import solve_reply
 from cos.server.schemas import SolveReply
 from cos.server.settings import Settings
@@ -25,6 +26,7 @@ from cos.server.settings import Settings
 logger = logging.getLogger(__name__)
 
 StartEngines = Callable[[Settings], Awaitable[Engines]]
+Tell = Callable[[Event], None]
 
 
 async def launch_engines(settings: Settings) -> Engines:
@@ -78,7 +80,7 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, metrics: Metrics, start: StartEngines) -> AsyncIterator[Service]:
+async def open_service(settings: Settings, metrics: Metrics, start: StartEngines) -> AsyncGenerator[Service]:
     """Starts the engines, matches them, and stops them at the end. Errors: InputError for models that do not fit."""
     engines = await start(settings)
     try:
@@ -109,92 +111,50 @@ class Run:
         self._account = account
         account.strategy = job.spec.strategy.name
 
-    async def finish(self) -> SolveReply:
-        """The reply, once the search is over. Errors: as `events`."""
-        async with aclosing(self.events()) as events:
-            async for event in events:
-                if isinstance(event, Answered):
-                    return self.reply(event.result)
-        raise AssertionError("a search ends with Answered or an error")
-
-    def reply(self, result: Result) -> SolveReply:
-        """The whole answer."""
-        return solve_reply(self.job, result, self.queue_s)
-
-    async def events(self) -> AsyncGenerator[Event]:
-        """What happens; close it to abort the search.
+    async def finish(self, tell: Tell | None = None) -> SolveReply:
+        """The reply, once the search is over; ``tell`` hears of every event. Cancel it to abort the search.
 
         Errors: Overloaded, Draining, EngineDead, EngineError, InputError, SearchTimeout, SearchFailed.
         """
         self._account.outcome = "cancelled"
         try:
-            async with aclosing(self._admitted()) as events:
-                async for event in events:
-                    if isinstance(event, Answered):
-                        self._account.outcome = "ok" if event.result.is_complete else "partial"
-                    yield event
+            result = await self._admitted(tell)
         except (InputError, Overloaded, Draining, SearchFailed):
             self._account.outcome = "rejected"
             raise
         except Exception:
             self._account.outcome = "failed"
             raise
+        self._account.outcome = "ok" if result.is_complete else "partial"
+        return self.reply(result)
 
-    async def _admitted(self) -> AsyncGenerator[Event]:
+    def reply(self, result: Result) -> SolveReply:
+        """The whole answer."""
+        return solve_reply(self.job, result, self.queue_s)
+
+    async def _admitted(self, tell: Tell | None) -> Result:
         service, spec = self._service, self.job.spec
         if not service.engines.are_alive:
             raise EngineDead("an engine has died")
         with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
             async with service.admission.place(service.settings.timeout_s) as self.queue_s:
-                async with aclosing(self._searching()) as events:
-                    async for event in events:
-                        meter.see(event)
-                        yield event
+                return await unless_halted(service.halt, self._search(meter, tell))
 
-    async def _searching(self) -> AsyncGenerator[Event]:
-        job, pair = self.job, self._service.pair
-        started = time.perf_counter()
-        events = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar)
+    async def _search(self, meter: SearchMeter, tell: Tell | None) -> Result:
+        job, pair, started = self.job, self._service.pair, time.perf_counter()
         try:
-            async with aclosing(unless_halted(events, self._service.halt)) as going:
-                async for event in going:
+            async with aclosing(run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar)) as events:
+                async for event in events:
+                    meter.see(event)
                     if isinstance(event, Opened):
                         self.prompt_tokens = event.prompt_tokens
-                    yield event
+                    if tell is not None:
+                        tell(event)
+                    if isinstance(event, Answered):
+                        return event.result
         except SearchFailed as error:
             seconds = job.spec.limits.seconds
             if seconds is not None and time.perf_counter() - started >= seconds:
                 raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error
             raise
-
-
-async def unless_halted(events: AsyncIterator[Event], halt: asyncio.Event) -> AsyncGenerator[Event]:
-    """The events, until the halt. Errors: Draining at the halt, and the events' own."""
-    halted = asyncio.create_task(halt.wait())
-    step: asyncio.Task[Event | None] | None = None
-    try:
-        while True:
-            step = asyncio.create_task(_next(events))
-            await asyncio.wait({step, halted}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                raise Draining("the server shut down before the search ended")
-            event = step.result()
-            if event is None:
-                return
-            yield event
-    finally:
-        halted.cancel()
-        if step is not None:
-            step.cancel()
-            await asyncio.wait({step})
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
-
-
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether an error is one of those this package tells about."""
-    return isinstance(error, CosError)
+        raise AssertionError("a search ends with Answered or an error")

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cos.checkpoints import EMBEDDED
+from cos.checkpoints import resolve as resolve_model
 from cos.engines.launch import SCRIPTED
 from cos.engines.settings import EngineSettings, Role
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
 
-EMBEDDED = "cos-tiny"
-"""The model name of the checkpoints that ship with the package."""
 NO_PRM = "none"
 
 
@@ -112,8 +112,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> "Settings":
         if self.prm is None and self.policy not in (EMBEDDED, SCRIPTED):
             raise ValueError(
-                f"--policy {self.policy} needs a --prm: a PRM must match its policy. Give the folder or hub name of the "
-                "PRM trained for it, or --prm none to rank by the policy's likelihood"
+                f"--policy {self.policy} needs a --prm: a PRM must match its policy. Give the folder or hub name of "
+                "the PRM trained for it, or --prm none to rank by the policy's likelihood"
             )
         if self.n is not None and self.n > self.max_n:
             raise ValueError(f"--n {self.n} is above --max-n {self.max_n}; lower one or raise the other")
@@ -136,8 +136,6 @@ class Settings(BaseSettings):
 
     def engine_settings(self, role: Role) -> EngineSettings | None:
         """How the engine of a role is to be started; None for a PRM that is not wanted."""
-        from cos.checkpoints import resolve as resolve_model
-
         name = self.policy if role == "policy" else self.prm_name
         if name is None:
             return None

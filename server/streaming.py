@@ -7,15 +7,15 @@ proper HTTP status.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cos.server.disconnect import unless_gone
 from cos.server.errors import ClientGone, error_reply, log_error
+from cos.server.race import cancelled, unless_gone
 
 HEARTBEAT_S = 5.0
 """Longest silence: proxies and clients take a longer one for a dead connection, and a dead client is found by it."""
@@ -24,6 +24,12 @@ SEND_TIMEOUT_S = 30.0
 
 BEAT = ": searching\n\n"
 DONE = "data: [DONE]\n\n"
+
+Put = Callable[[str], None]
+Work = Callable[[Put], Awaitable[None]]
+"""Puts the frames of a response, in order."""
+Frames = asyncio.Queue[str | None]
+"""Frames that wait to be sent; None is the end. Bounded by what one search can write."""
 
 
 def frame(data: Any, *, event: str | None = None, number: int | None = None) -> str:
@@ -34,86 +40,75 @@ def frame(data: Any, *, event: str | None = None, number: int | None = None) -> 
     return f"{head}data: {text}\n\n"
 
 
-def error_frame(error: Exception, *, event: str | None) -> str:
-    """An error that comes after the response has begun."""
-    return frame(error_reply(error).model_dump_json(), event=event)
-
-
-async def open_stream(frames: AsyncGenerator[str], receive: Receive, *, error_event: str | None) -> Response:
+async def open_stream(work: Work, receive: Receive, *, error_event: str | None = None) -> Response:
     """A stream that has begun well: waits for its first frame, or for one heartbeat.
 
-    Errors: ClientGone; those of ``frames`` while it waits, so that they still get a status of their own.
+    Errors: ClientGone; those of ``work`` before its first frame, so that they get a status of their own. A later one is
+    sent as an event named ``error_event``.
     """
-    first = asyncio.create_task(_next(frames))
+    frames: Frames = asyncio.Queue()
+    task = asyncio.create_task(_fill(frames, work))
     try:
-        await unless_gone(receive, _settled(first))
-        if first.done():
-            first.result()
+        first = await unless_gone(receive, _take(frames))
+        if first is None:
+            await task
     except BaseException:
-        await _stop(first)
+        await cancelled(task)
         raise
-    return EventStream(frames, first, error_event)
+    return EventStream(frames, task, first, error_event)
 
 
-async def _next(frames: AsyncGenerator[str]) -> str | None:
-    """The next frame; None at the end."""
-    return await anext(frames, None)
+async def _fill(frames: Frames, work: Work) -> None:
+    try:
+        await work(frames.put_nowait)
+    finally:
+        frames.put_nowait(None)
 
 
-async def _settled(first: asyncio.Task[str | None]) -> None:
-    await asyncio.wait({first}, timeout=HEARTBEAT_S)
-
-
-async def _stop(pending: asyncio.Task[str | None]) -> None:
-    pending.cancel()
-    await asyncio.wait({pending})
+async def _take(frames: Frames) -> str | None:
+    """The next frame, or a beat where it is long in coming."""
+    try:
+        async with asyncio.timeout(HEARTBEAT_S):
+            return await frames.get()
+    except TimeoutError:
+        return BEAT
 
 
 class EventStream(Response):
-    """A response made of frames, the first of which is already under way."""
+    """A response made of frames, while the task that puts them runs."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[str], first: "asyncio.Task[str | None]", error_event: str | None) -> None:
+    def __init__(self, frames: Frames, task: asyncio.Task[None], first: str | None, error_event: str | None) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
-        self._pending = first
+        self._task = task
+        self._first = first
         self._error_event = error_event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientGone):
-            await unless_gone(receive, self._stream(scope, send))
+        try:
+            with suppress(ClientGone, TimeoutError):
+                await unless_gone(receive, self._stream(scope, send))
+        finally:
+            await cancelled(self._task)
 
     async def _stream(self, scope: Scope, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        text = self._first
+        while text is not None:
+            await _send_text(send, text)
+            text = await _take(self._frames)
         try:
-            async with aclosing(self._frames):
-                try:
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    await self._send_frames(scope, send)
-                finally:
-                    await _stop(self._pending)
-        except TimeoutError:
-            return
+            await self._task
+        except Exception as error:
+            log_error(error, scope)
+            await _send_text(send, frame(error_reply(error).model_dump_json(), event=self._error_event))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_frames(self, scope: Scope, send: Send) -> None:
-        while True:
-            await asyncio.wait({self._pending}, timeout=HEARTBEAT_S)
-            try:
-                text = self._pending.result() if self._pending.done() else BEAT
-            except Exception as error:
-                log_error(error, scope)
-                await _put(send, error_frame(error, event=self._error_event))
-                return
-            if text is None:
-                return
-            if self._pending.done():
-                self._pending = asyncio.create_task(_next(self._frames))
-            await _put(send, text)
 
-
-async def _put(send: Send, text: str) -> None:
+async def _send_text(send: Send, text: str) -> None:
     """Errors: TimeoutError when the client reads nothing."""
     async with asyncio.timeout(SEND_TIMEOUT_S):
         await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

@@ -17,7 +17,7 @@ from cos.search.types import Question, Result
 def find() -> Callable[..., Awaitable[Result]]:
     """``await find("beam", {"n": 4}, policy=ScriptedEngine(...), prm=..., limits=...)``: the result.
 
-    ``prm=None`` is a search without one; without parameters a strategy that takes ``n`` is given 4.
+    Without parameters a strategy that takes ``n`` is given 4.
     """
 
     async def search(
@@ -25,14 +25,14 @@ def find() -> Callable[..., Awaitable[Result]]:
         params: dict[str, Any] | None = None,
         *,
         policy: ScriptedEngine | None = None,
-        prm: ScriptedEngine | None | str = "another",
+        prm: ScriptedEngine | None = None,
+        has_prm: bool = True,
         question: str = "How much is it?",
         **spec: Any,
     ) -> Result:
         if params is None:
             params = {"n": 4} if "n" in resolve(strategy).params.model_fields else {}
-        judge = ScriptedEngine() if isinstance(prm, str) else prm
-        pairing = pair(policy or ScriptedEngine(), judge)
+        pairing = pair(policy or ScriptedEngine(), (prm or ScriptedEngine()) if has_prm else None)
         return await solve(
             Question(question), SearchSpec(strategy, params, **spec), pairing.policy, pairing.scorer, pairing.grammar
         )

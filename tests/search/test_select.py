@@ -22,7 +22,7 @@ def chain_of(
     tokens: int = 2,
     logprob: float | None = None,
 ) -> Chain:
-    """A chain of as many candidates as scores, the last of which is the answer if there is one, else ends with ``end``."""
+    """A chain of one candidate a score; the last is the answer, or without one ends with ``end``."""
     candidates: list[Candidate] = []
     path: Path = ()
     for index, score in enumerate(scores):

@@ -1,17 +1,19 @@
 """Strategies by name, and their parameters: every mistake is answered with what would be right."""
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 import pytest
 
 from cos.search import strategies
 from cos.search.errors import InputError
+from cos.search.search import Search
 from cos.search.select import Ruler
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import Params, Strategy, menu, parse_params, resolve
 from cos.search.strategies.beam import BeamParams, spread
-from cos.search.types import Chain
+from cos.search.types import Chain, Result
 
 
 def test_the_menu_lists_every_strategy_by_its_name() -> None:
@@ -92,6 +94,10 @@ class Named(Strategy):
     params: ClassVar[type[Params]] = Params
     needs_scores: ClassVar[bool] = False
 
+    async def run(self, search: Search, params: Params) -> Chain:
+        del params
+        return (await search.sample(1, scored=False))[0]
+
 
 def test_another_distributions_strategy_with_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "third_party", lambda: (Named(),))
@@ -99,8 +105,11 @@ def test_another_distributions_strategy_with_a_name_that_is_taken_is_refused(mon
         menu()
 
 
-def test_another_distributions_strategy_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_distributions_strategy_is_found_by_its_name_and_runs_like_ours(
+    monkeypatch: pytest.MonkeyPatch, find: Callable[..., Awaitable[Result]]
+) -> None:
     monkeypatch.setattr(Named, "aliases", ())
     monkeypatch.setattr(strategies, "third_party", lambda: (Named(),))
     assert resolve("theirs").name == "theirs"
     assert parse_params(resolve("theirs"), {}) == Params()
+    assert (await find("theirs")).is_complete

@@ -1,0 +1,96 @@
+"""The ``cos`` command. Modules that load models, numbers or HTTP are imported by the command that needs them."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cos.benchmarks.cli import benches, evaluations
+from cos.search.select import Aggregation, ScoreKind
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(evaluations, name="eval")
+app.add_typer(benches, name="bench")
+
+EXIT_TROUBLE, EXIT_BAD_INPUT = 1, 2
+
+
+@app.callback()
+def cos() -> None:
+    """Answers with a search behind them: questions about images, solved step by step under a process reward model."""
+
+
+@app.command()
+def solve(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.")],
+    question: Annotated[str, typer.Argument(help="What is asked about it.")],
+    url: Annotated[str | None, typer.Option(help="A server (COS_URL); else one at port 8000, else in process.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Search in process with this policy; cos-tiny by default.")] = None,
+    prm: Annotated[str | None, typer.Option(help="Search in process with this PRM; none: no PRM.")] = None,
+    strategy: Annotated[str, typer.Option(help="Search strategy.")] = "best_of_n",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Chains, or candidates of a level.")] = None,
+    beam_width: Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling threshold.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Root of all sampling.")] = 0,
+    score: Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")] = None,
+    aggregation: Annotated[Aggregation | None, typer.Option(help="How step scores make a chain's score.")] = None,
+    json_only: Annotated[bool, typer.Option("--json", help="Print the reply's JSON only.")] = False,
+    tree: Annotated[bool, typer.Option(help="Show the search tree.")] = True,
+) -> None:
+    """Solve one question about one image."""
+    from cos.clients.solving import Ask, solve_and_show
+
+    given = {
+        "strategy": strategy,
+        "n": n,
+        "beam_width": beam_width,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "score": score,
+        "aggregation": aggregation,
+    }
+    ask = Ask(
+        image_path=str(image),
+        question=question,
+        options={name: value for name, value in given.items() if value is not None},
+        url=url,
+        api_key=api_key,
+        policy=policy,
+        prm=prm,
+    )
+    asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree))
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train a policy and a PRM, stage by stage."""
+    from cos.training.run import app as stages
+
+    stages(context.args, prog_name="cos train")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; exit status 2 for bad input, 1 for any other trouble."""
+    from cos.clients.errors import BadRequest, CosClientError
+    from cos.search.errors import CosError, InputError
+
+    try:
+        app(arguments)
+    except (BadRequest, InputError) as error:
+        _exit(error, EXIT_BAD_INPUT)
+    except (CosClientError, CosError) as error:
+        _exit(error, EXIT_TROUBLE)
+
+
+def _exit(error: Exception, status: int) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What ``cos solve`` does: finds a server or starts engines, follows the search, shows the solution."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from cos.checkpoints import EMBEDDED
+from cos.clients import terminal, wire
+from cos.clients.async_client import AsyncClient
+from cos.clients.errors import BadReply, BadRequest
+from cos.clients.models import Answered, Event, Solution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One question, and who is to answer it."""
+
+    image_path: str
+    question: str
+    options: dict[str, Any]
+    """Fields of `cos.clients.models.Options`."""
+    url: str | None
+    api_key: str | None
+    policy: str | None
+    prm: str | None
+
+    @property
+    def wants_local(self) -> bool:
+        """Whether models are named, so that no server can be meant."""
+        return self.policy is not None or self.prm is not None
+
+
+async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool) -> None:
+    """Prints the solution on stdout, progress on stderr. Errors: CosClientError, CosError."""
+    image = wire.read_image(ask.image_path)
+    notes = Console(stderr=True)
+    async with AsyncExitStack() as stack:
+        client = await _server(ask, stack)
+        if client is None:
+            happening = await _here(ask, image, stack, notes)
+        else:
+            notes.print(f"asking the server at {client.url}", style="dim", highlight=False)
+            happening = client.stream(image, ask.question, **ask.options, return_tree=tree)
+        solution = await _follow(happening, notes)
+    if json_only:
+        typer.echo((solution if tree else solution.model_copy(update={"tree": None})).model_dump_json())
+    else:
+        terminal.show_solution(Console(), solution, tree=tree)
+
+
+async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:
+    """The server that is named, or one that answers at the default address. Errors: BadRequest."""
+    if ask.wants_local:
+        if ask.url:
+            raise BadRequest("--url names a server, --policy and --prm models to load here; give one or the other")
+        return None
+    url = ask.url or os.environ.get("COS_URL")
+    client = await stack.enter_async_context(AsyncClient(url or wire.DEFAULT_URL, api_key=ask.api_key))
+    return client if url or await client.is_up() else None
+
+
+async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -> AsyncIterator[Event]:
+    """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
+    from cos.benchmarks.engines import running
+    from cos.benchmarks.setting import Setting, prm_for, score_kind
+    from cos.clients.local import stream
+
+    policy = ask.policy or EMBEDDED
+    prm = prm_for(policy, ask.prm)
+    options: dict[str, Any] = {**ask.options, "score": score_kind(ask.options.get("score"), prm)}
+    seed: int = options.pop("seed", wire.DEFAULT_SEED)
+    spec = Setting(**options).spec(seed, explain=True)
+    with notes.status(f"starting engines ({policy}, {prm})"):
+        engines = await stack.enter_async_context(running(policy, prm))
+    return stream(engines, policy, image, ask.question, spec)
+
+
+async def _follow(happening: AsyncIterator[Event], notes: Console) -> Solution:
+    """Draws the search while it runs; its solution."""
+    search = terminal.LiveSearch()
+    live = Live(search, console=notes, transient=True, refresh_per_second=8) if notes.is_terminal else nullcontext()
+    with live:
+        async for event in happening:
+            search.take(event)
+            if isinstance(event, Answered):
+                return event.solution
+    raise BadReply("the search ended without an answer")

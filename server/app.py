@@ -1,0 +1,67 @@
+"""The application: routes, middleware, and one `Service` that lives as long as it does."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from prometheus_client import CollectorRegistry
+from pydantic.json_schema import models_json_schema
+
+from cos.server.chat_schemas import ChatRequest
+from cos.server.errors import install_error_handlers
+from cos.server.metrics import Metrics
+from cos.server.middleware import Accounting, Auth, BodyLimit, RequestId
+from cos.server.routes import chat, health, models, solve
+from cos.server.schemas import SolveRequest
+from cos.server.service import StartEngines, launch_engines, open_service
+from cos.server.settings import Settings
+
+
+class _Api(FastAPI):
+    """Adds to the OpenAPI page the bodies that routes read by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        _, bodies = models_json_schema(
+            [(SolveRequest, "validation"), (ChatRequest, "validation")], ref_template="#/components/schemas/{model}"
+        )
+        schema["components"]["schemas"].update(bodies["$defs"])
+        return schema
+
+
+def create_app(settings: Settings, *, start: StartEngines | None = None) -> FastAPI:
+    """The server as an ASGI application. ``start``: gives the engines; those that the settings name unless given.
+
+    Its lifespan starts and stops the engines. Errors there: InputError for models that cannot be used.
+    """
+    metrics = Metrics(CollectorRegistry())
+    metrics.describe(version=version("cos-serve"), policy=settings.policy, prm=settings.prm_name or "none")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_service(settings, metrics, start or launch_engines) as service:
+            app.state.service = service
+            yield
+
+    app = _Api(
+        title="cos-serve",
+        summary="PRM-guided search over a vision-language model's reasoning steps.",
+        version=version("cos-serve"),
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        # The first is the outermost.
+        middleware=[
+            Middleware(RequestId),
+            Middleware(Accounting, metrics=metrics),
+            Middleware(Auth, keys=[key.get_secret_value() for key in settings.api_key]),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    install_error_handlers(app)
+    for module in (solve, chat, models, health):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,84 @@
+"""Request bodies as models: JSON, or a form with a file. Everything else is refused before it is parsed."""
+
+import asyncio
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from cos.server.errors import BodyTooSlow, MalformedBody, UnsupportedMedia, input_error
+
+BODY_TIMEOUT_S = 60.0
+"""How long a client may take to send its body."""
+MAX_FORM_FIELDS = 64
+TEXT_FIELDS = frozenset({"question", "image", "strategy", "score", "aggregation"})
+"""Form fields that are text even where they look like numbers."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def media_type(request: Request) -> str:
+    """The body's type without its parameters. Errors: UnsupportedMedia for a body that is encoded."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMedia(f"Content-Encoding {encoding!r} is not supported; send the body as it is")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """The body as a model. Errors: UnsupportedMedia, BodyTooSlow, MalformedBody, InputError, UnknownField."""
+    if (given := media_type(request)) != "application/json":
+        raise UnsupportedMedia(f"Content-Type {given or 'missing'!r} is not supported; send application/json")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.body()
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+    return parse(model, body)
+
+
+async def read_form(request: Request, model: type[Model], max_bytes: int) -> tuple[Model, bytes | None]:
+    """A form's fields as a model, and the file in its ``image`` field. Errors: as `read_json`."""
+    try:
+        async with (
+            asyncio.timeout(BODY_TIMEOUT_S),
+            request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes) as form,
+        ):
+            return await _from_form(form, model)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+
+
+async def _from_form(form: FormData, model: type[Model]) -> tuple[Model, bytes | None]:
+    fields: dict[str, Any] = {}
+    image: bytes | None = None
+    for name, value in form.multi_items():
+        if name in fields:
+            raise MalformedBody(f"the form has two fields {name!r}; send one", name)
+        if isinstance(value, UploadFile):
+            if name != "image":
+                raise MalformedBody(f"a file in the field {name!r}; send it as 'image'", name)
+            image = await value.read()
+        else:
+            fields[name] = value if name in TEXT_FIELDS else _plain_value(value)
+    if image is not None and "image" in fields:
+        raise MalformedBody("the form has two fields 'image'; send one", "image")
+    return parse(model, json.dumps(fields)), image
+
+
+def _plain_value(text: str) -> Any:
+    """A form field's number, truth value or object; text that is none of these stays text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def parse(model: type[Model], body: bytes | str) -> Model:
+    """Errors: MalformedBody for what is no JSON, InputError and UnknownField for values that do not fit."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise input_error(error) from error

@@ -1,0 +1,143 @@
+"""The server as a process: its socket, its signals, its start and its end.
+
+The socket is bound before any model is loaded, so that a taken port is found at once, and listens only when everything
+is ready. The first stop signal lets running searches end, the second ends them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from cos.search.errors import EngineDead, InputError
+from cos.server.app import create_app
+from cos.server.selfcheck import self_check
+from cos.server.service import Service
+from cos.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LAST_REPLIES_S = 5
+"""What is left for writing replies once the searches are over."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A bound socket that does not listen yet. Errors: InputError when the address cannot be had."""
+    host, port = settings.host, settings.port
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it, or choose another --port or --host",
+            "port",
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, leaving the signals to us and saying when it listens."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+
+async def serve(settings: Settings, listener: socket.socket, console: Console) -> int:
+    """Serves until a stop signal; gives the exit code.
+
+    Errors: InputError for models that cannot be used, EngineDead when an engine dies at the start.
+    """
+    app = create_app(settings)
+    starting = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+
+    def give_up() -> None:
+        # Engines that are being loaded cannot be interrupted; a second signal does not wait for them.
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+        if starting is not None:
+            starting.cancel()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, give_up)
+    try:
+        async with app.router.lifespan_context(app):
+            service: Service = app.state.service
+            await self_check(service, console)
+            await _listen(app, service, listener, console)
+    except asyncio.CancelledError:
+        logger.warning("stopped before the start was complete")
+    return 0
+
+
+async def _listen(app: FastAPI, service: Service, listener: socket.socket, console: Console) -> None:
+    def announce() -> None:
+        host, port = service.settings.host, listener.getsockname()[1]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        ready = f"cos-serve is ready: {url} (API: /solve and /v1, docs: /docs)"
+        console.print(ready, soft_wrap=True, markup=False, highlight=False)
+
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=service.settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=LAST_REPLIES_S,
+    )
+    server = _Server(config, announce)
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        await service.drain()
+        server.should_exit = True
+
+    def on_signal() -> None:
+        if stopping:
+            service.halt.set()
+        else:
+            stopping.append(asyncio.create_task(stop()))
+
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    await server.serve(sockets=[listener])
+    await asyncio.gather(*stopping)
+
+
+def run(settings: Settings, console: Console) -> int:
+    """Binds, starts, serves; gives the exit code, and tells on the console what went wrong."""
+    errors = Console(stderr=True)
+
+    def complain(error: Exception) -> None:
+        errors.print(f"cos-serve: {error}", soft_wrap=True, markup=False, highlight=False)
+
+    try:
+        listener = bind(settings)
+        loops = uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()
+        with listener, asyncio.Runner(loop_factory=loops) as runner:
+            return runner.run(serve(settings, listener, console))
+    except InputError as error:
+        complain(error)
+        return 2
+    except EngineDead as error:
+        complain(error)
+        return 1

@@ -1,0 +1,46 @@
+"""What the launcher starts, and what it refuses before anything is started."""
+
+from pathlib import Path
+
+import pytest
+
+from cos.engines.launch import SCRIPTED, launch
+from cos.engines.scripted import ScriptedEngine
+from cos.engines.settings import EngineSettings
+from cos.search.errors import InputError
+
+POLICY = EngineSettings(role="policy", model=SCRIPTED)
+PRM = EngineSettings(role="prm", model=SCRIPTED)
+
+
+async def test_the_name_scripted_starts_an_engine_without_a_model() -> None:
+    engines = await launch(POLICY, PRM)
+    assert isinstance(engines.policy, ScriptedEngine)
+    assert isinstance(engines.prm, ScriptedEngine)
+    assert engines.policy is not engines.prm
+    assert engines.are_alive
+
+
+async def test_a_policy_may_be_started_alone() -> None:
+    engines = await launch(POLICY, None)
+    assert engines.prm is None
+    assert engines.all == (engines.policy,)
+
+
+async def test_closing_stops_every_engine() -> None:
+    engines = await launch(POLICY, PRM)
+    await engines.close()
+    assert not engines.are_alive
+    assert not any(engine.is_alive for engine in engines.all)
+
+
+async def test_a_folder_that_does_not_exist_is_named_with_the_option_it_came_from(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=f"--prm {missing}: the folder does not exist; give a checkpoint") as error:
+        await launch(POLICY, EngineSettings(role="prm", model=missing))
+    assert error.value.param == "prm"
+
+
+async def test_a_folder_without_a_model_is_told_apart_from_one_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        await launch(EngineSettings(role="policy", model=str(tmp_path)), PRM)

@@ -1,0 +1,142 @@
+"""A Hugging Face tokenizer as the search sees it: what a user or a policy spells never becomes a control token."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cos.engines.vocabulary import ChatPrompt, HfVocabulary, neutral_pieces
+from cos.search.errors import InputError
+from cos.search.grammar import COS_TOKENS, CosGrammar
+
+CHAT = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>")
+CONTROLS = (*CHAT, *COS_TOKENS)
+LONGEST_FIRST = sorted(CONTROLS, key=len, reverse=True)
+
+SPELT = st.lists(
+    st.one_of(st.text(max_size=6), st.sampled_from(CONTROLS), st.sampled_from(CONTROLS).map(lambda token: token[1:])),
+    max_size=8,
+).map("".join)
+
+
+def tokenizer(controls: tuple[str, ...] = CONTROLS) -> Any:
+    """A byte-level BPE as Qwen's, small: every byte a token, a few merges, control tokens added."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("a", "n"), ("Ġ", "t"), ("i", "m"), ("Ð", "º")]
+    table = {piece: index for index, piece in enumerate([*alphabet, *(left + right for left, right in merges)])}
+    raw = Tokenizer(models.BPE(vocab=table, merges=merges))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in controls])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> HfVocabulary:
+    return HfVocabulary(tokenizer())
+
+
+@given(SPELT)
+def test_pieces_are_the_text_and_none_holds_a_control_token(text: str) -> None:
+    pieces = neutral_pieces(text, LONGEST_FIRST)
+    assert "".join(pieces) == text
+    assert not any(control in piece for piece in pieces for control in CONTROLS)
+
+
+@given(st.text(alphabet="ab<|>", max_size=20), st.lists(st.text(alphabet="ab<|>", min_size=2, max_size=4), max_size=4))
+def test_pieces_are_clean_for_any_set_of_control_tokens_even_nested_ones(text: str, controls: list[str]) -> None:
+    pieces = neutral_pieces(text, controls)
+    assert "".join(pieces) == text
+    assert all(pieces)
+    assert not any(control in piece for piece in pieces for control in controls)
+
+
+def test_text_without_control_tokens_is_left_in_one_piece() -> None:
+    assert neutral_pieces("How much is it?", LONGEST_FIRST) == ["How much is it?"]
+    assert neutral_pieces("", LONGEST_FIRST) == []
+
+
+@given(SPELT)
+def test_no_text_is_encoded_to_a_control_id_and_all_of_it_survives(vocabulary: HfVocabulary, text: str) -> None:
+    ids = vocabulary.encode(text)
+    assert not {vocabulary.control_id(token) for token in CONTROLS} & set(ids)
+    assert vocabulary.decode(ids) == text
+
+
+@pytest.mark.parametrize("token", CONTROLS)
+def test_markup_is_encoded_to_its_control_id(vocabulary: HfVocabulary, token: str) -> None:
+    assert vocabulary.encode_markup(f"a{token}b")[1] == vocabulary.control_id(token)
+    assert len(vocabulary.encode_markup(token)) == 1
+    assert vocabulary.decode(vocabulary.encode_markup(f"a{token}b")) == f"a{token}b"
+
+
+def test_plain_text_has_the_same_ids_as_text_or_as_markup(vocabulary: HfVocabulary) -> None:
+    assert vocabulary.encode("an image, to that") == vocabulary.encode_markup("an image, to that")
+
+
+def test_what_is_no_control_token_has_no_control_id(vocabulary: HfVocabulary) -> None:
+    assert vocabulary.control_id("an") is None
+    assert vocabulary.control_id("<extra_0>") is None
+
+
+def test_equal_tokenizers_have_equal_fingerprints_and_others_do_not(vocabulary: HfVocabulary) -> None:
+    assert HfVocabulary(tokenizer()).fingerprint == vocabulary.fingerprint
+    assert HfVocabulary(tokenizer(CONTROLS[::-1])).fingerprint != vocabulary.fingerprint
+    assert HfVocabulary(tokenizer(CONTROLS[1:])).fingerprint != vocabulary.fingerprint
+
+
+def test_a_tokenizer_with_the_step_tokens_satisfies_the_grammar(vocabulary: HfVocabulary) -> None:
+    CosGrammar(vocabulary)
+    with pytest.raises(InputError, match="lacks the step tokens"):
+        CosGrammar(HfVocabulary(tokenizer(CHAT)))
+
+
+class Templater:
+    """Renders as the chat template of a small VLM does."""
+
+    def __init__(self, *, parts: bool = True, question: bool = True) -> None:
+        self.parts = parts
+        self.question = question
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        assert options == {"tokenize": False, "add_generation_prompt": True}
+        content: Any = messages[0]["content"]
+        if not isinstance(content, str):
+            if not self.parts:
+                content = str(content)
+            else:
+                content = "".join("<IMG_CONTEXT>\n" if part["type"] == "image" else part["text"] for part in content)
+        return f"<|im_start|>user\n{content if self.question else ''}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_question_stands_where_the_chat_template_puts_it(vocabulary: HfVocabulary) -> None:
+    prompt = ChatPrompt(vocabulary, Templater())
+    golden = "<|im_start|>user\n<IMG_CONTEXT>\nHow much?<|im_end|>\n<|im_start|>assistant\n"
+    assert tuple(prompt.token_ids("How much?", image=True)) == vocabulary.encode_markup(golden)
+    assert vocabulary.decode(prompt.token_ids("How much?", image=False)) == golden.replace("<IMG_CONTEXT>\n", "")
+
+
+@given(SPELT)
+def test_no_question_adds_a_control_token_to_the_prompt(vocabulary: HfVocabulary, question: str) -> None:
+    prompt = ChatPrompt(vocabulary, Templater())
+    controls = {vocabulary.control_id(token) for token in CONTROLS}
+    assert sum(token in controls for token in prompt.token_ids(question, image=True)) == 4
+
+
+def test_a_suffix_stands_on_a_line_of_its_own_behind_the_question(vocabulary: HfVocabulary) -> None:
+    prompt = ChatPrompt(vocabulary, Templater(), suffix="Think step-by-step.")
+    assert "How much?\nThink step-by-step.<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))
+
+
+def test_a_template_that_knows_text_only_is_given_the_image_as_text(vocabulary: HfVocabulary) -> None:
+    prompt = ChatPrompt(vocabulary, Templater(parts=False))
+    assert "user\n<image>\nHow much?<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))
+
+
+def test_a_template_that_drops_the_question_is_refused(vocabulary: HfVocabulary) -> None:
+    with pytest.raises(InputError, match="does not put the question into the prompt once"):
+        ChatPrompt(vocabulary, Templater(question=False))

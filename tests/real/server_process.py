@@ -1,0 +1,82 @@
+"""The README's first command as a process of the tests, on a port of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def fenced_blocks(document: Path, language: str) -> list[str]:
+    """The contents of a document's fenced blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class ServerProcess:
+    """A server under test. ``lines`` is what it has printed so far."""
+
+    port: int
+    process: "subprocess.Popen[str]"
+    started: float
+    lines: list[str] = field(default_factory=list[str])
+    ready_after_s: float | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def follow(self) -> None:
+        """Collects output until the process ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("cos-serve is ready:"):
+                self.ready_after_s = time.monotonic() - self.started
+
+    def wait_until_ready(self, seconds: float) -> None:
+        """Errors: AssertionError with the output when it ends or the time runs out."""
+        end = time.monotonic() + seconds
+        while self.ready_after_s is None:
+            assert self.process.poll() is None, "the server ended:\n" + "\n".join(self.lines)
+            assert time.monotonic() < end, "the server is not ready:\n" + "\n".join(self.lines)
+            time.sleep(0.2)
+
+    def stop(self) -> int:
+        """Interrupts it as Ctrl-C would and returns the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+
+
+def start(command: str) -> ServerProcess:
+    """Starts a shell command that serves; the port is given by environment."""
+    port = free_port()
+    process = subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "COS_PORT": str(port), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    server = ServerProcess(port, process, time.monotonic())
+    threading.Thread(target=server.follow, daemon=True).start()
+    return server

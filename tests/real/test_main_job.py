@@ -1,0 +1,157 @@
+"""The main job on the real engines, over HTTP, as a newcomer meets it."""
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cos.checkpoints import example, heldout
+from tests.real.server_process import ROOT, ServerProcess, fenced_blocks
+
+pytestmark = pytest.mark.real
+
+TOTAL = "What is the total of all rows?"
+
+
+def data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def engines_running(server: ServerProcess) -> float:
+    """Requests under way in both engines, by vLLM's own gauges."""
+    metrics = httpx.get(f"{server.url}/metrics").text
+    found = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([\d.e+]+)$", metrics, re.MULTILINE)
+    assert len(found) == 4, "running and waiting, of policy and PRM"
+    return sum(map(float, found))
+
+
+def shell(command: str, server: ServerProcess) -> str:
+    """Runs a documented command against the server under test."""
+    command = command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    if command.startswith("uv run "):
+        command = f"{Path(sys.executable).parent}/{command.removeprefix('uv run ')}"
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_server_solves_its_example_and_says_that_it_is_ready(server: ServerProcess) -> None:
+    output = "\n".join(server.lines)
+    assert re.search(rf"\b{re.escape(example().answer)}\b", output)
+    assert server.lines[-1].startswith(f"cos-serve is ready: {server.url}")
+
+
+def test_the_bundled_example_is_answered_rightly(server: ServerProcess) -> None:
+    task = example()
+    body = {"image": data_uri(task.image_path.read_bytes()), "question": task.question, "seed": 0, "return_tree": True}
+    reply = httpx.post(f"{server.url}/solve", json=body, timeout=60).json()
+    assert reply["answer"] == task.answer
+    assert reply["complete"] is True
+    assert all(0 <= step["score"] <= 1 for step in reply["steps"])
+    assert {step["name"] for step in reply["steps"]} >= {"Read row 1"}
+    assert reply["usage"]["tokens_kept"] + reply["usage"]["tokens_discarded"] == reply["usage"]["tokens_generated"]
+    assert sum(node["kept"] for node in reply["tree"]) == len(reply["steps"]) + 1
+
+
+@pytest.mark.parametrize("command", fenced_blocks(ROOT / "README.md", "sh")[2:])
+def test_a_readme_command_works(server: ServerProcess, command: str) -> None:
+    assert shell(command.strip(), server).strip()
+
+
+def test_the_readme_python_works(server: ServerProcess) -> None:
+    (snippet,) = fenced_blocks(ROOT / "README.md", "python")
+    snippet = snippet.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=ROOT, check=True, capture_output=True, text=True, env=os.environ
+    )
+    assert done.stdout.strip().isdigit()
+
+
+def test_one_seed_gives_one_answer_and_one_tree(server: ServerProcess) -> None:
+    problem = heldout()[5]
+    body = {"image": data_uri(problem.image_png), "question": problem.question, "strategy": "beam", "n": 8, "seed": 3}
+    first, second = (
+        httpx.post(f"{server.url}/solve", json={**body, "return_tree": True}, timeout=60).json() for _ in range(2)
+    )
+    assert [node["path"] for node in first["tree"]] == [node["path"] for node in second["tree"]]
+    assert first["steps"] == second["steps"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_leaves_both_engines_idle_within_three_seconds(
+    server: ServerProcess, stream: bool
+) -> None:
+    problem = heldout()[1]
+    body = {"image": data_uri(problem.image_png), "question": problem.question, "n": 64, "stream": stream}
+    busy = threading.Thread(target=leave_early, args=(server, body))
+    busy.start()
+    time.sleep(0.3)
+    assert engines_running(server) > 0, "the search must be under way for this to mean anything"
+    busy.join()
+    time.sleep(3)
+    assert engines_running(server) == 0
+
+
+def leave_early(server: ServerProcess, body: dict[str, object]) -> None:
+    """Asks, and closes the connection half a second later."""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        content = json.dumps(body).encode()
+        head = "POST /solve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        time.sleep(0.5)
+
+
+def test_bad_requests_harm_nobody_else(server: ServerProcess) -> None:
+    problem = heldout()[2]
+    good = {"image": data_uri(problem.image_png), "question": problem.question, "seed": 0}
+    bad = [
+        {**good, "strategy": "bem"},
+        {**good, "n": 0},
+        {**good, "n": 10**9},
+        {**good, "question": " "},
+        {"question": "no image"},
+        {**good, "image": "data:image/png;base64,aGVsbG8="},
+        {**good, "image": "http://127.0.0.1/picture.png"},
+        {**good, "temprature": 1},
+    ]
+    stop = threading.Event()
+    answers: list[str] = []
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            answers.append(httpx.post(f"{server.url}/solve", json=good, timeout=60).json()["answer"])
+
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(keep_asking)
+        for body in bad:
+            response = httpx.post(f"{server.url}/solve", json=body, timeout=60)
+            assert 400 <= response.status_code < 500, body
+            assert response.json()["error"]["message"]
+        stop.set()
+        asking.result()
+    assert len(set(answers)) == 1
+
+
+def test_question_text_that_spells_control_tokens_is_answered_like_any_other(server: ServerProcess) -> None:
+    problem = heldout()[2]
+    question = f"{problem.question} <|im_end|> ки <IMG_CONTEXT> <|answer_end|>"
+    reply = httpx.post(
+        f"{server.url}/solve", json={"image": data_uri(problem.image_png), "question": question}, timeout=60
+    )
+    assert reply.status_code == 200, reply.text
+
+
+def test_all_processes_together_stay_below_eight_gib(server: ServerProcess) -> None:
+    parent = psutil.Process(server.process.pid)
+    resident = sum(process.memory_info().rss for process in [parent, *parent.children(recursive=True)])
+    assert resident < 8 * 2**30, f"{resident / 2**30:.1f} GiB"

@@ -1,0 +1,178 @@
+"""Engines fail: one request is tried again, one lost child is no loss, and a dead engine is told at once."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from time import perf_counter
+
+import pytest
+
+from cos.engines.scripted import Fault, Script, ScriptedEngine, story
+from cos.prm.pair import pair
+from cos.search.budget import Limits
+from cos.search.errors import EngineDead, EngineError
+from cos.search.events import Event, Scored, Written
+from cos.search.search import run, seed_of, solve
+from cos.search.spec import SearchSpec
+from cos.search.strategies import menu
+from cos.search.types import Question, Result
+
+Find = Callable[..., Awaitable[Result]]
+
+EVERY = sorted(menu())
+SCORED = sorted(name for name, strategy in menu().items() if strategy.needs_scores)
+
+
+def failing(*numbers: int, error: type[EngineError] = EngineError) -> ScriptedEngine:
+    """An engine whose requests of these numbers fail."""
+    fault: Fault = lambda _, number: error(f"request {number} failed") if number in numbers else None  # noqa: E731
+    return ScriptedEngine(Script(fault=fault))
+
+
+def broken(error: type[EngineError] = EngineError) -> ScriptedEngine:
+    return ScriptedEngine(Script(fault=lambda _, __: error("nothing works")))
+
+
+def start(policy: ScriptedEngine, prm: ScriptedEngine, strategy: str) -> AsyncGenerator[Event, None]:
+    pairing = pair(policy, prm)
+    params = {} if strategy == "greedy" else {"n": 4}
+    return run(Question("?"), SearchSpec(strategy, params), pairing.policy, pairing.scorer, pairing.grammar)
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+async def test_a_request_that_fails_once_is_tried_again_and_changes_nothing(find: Find, strategy: str) -> None:
+    calm = await find(strategy)
+    troubled = await find(strategy, policy=failing(0), prm=failing(1))
+    assert troubled.usage.requests_failed == 2
+    assert (troubled.chain, troubled.tree) == (calm.chain, calm.tree)
+
+
+@pytest.mark.parametrize("strategy", [name for name in EVERY if name != "greedy"])
+async def test_a_child_that_fails_twice_is_lost_and_its_siblings_go_on(find: Find, strategy: str) -> None:
+    doomed = random.Random(seed_of(0, (1,))).getstate()
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        if rng.getstate() == doomed:
+            raise EngineError("this child always fails")
+        return story(question, written, rng)
+
+    result = await find(strategy, policy=ScriptedEngine(Script(writer=write)))
+    assert result.usage.requests_failed == 2
+    assert result.finish_reason == "answer"
+    assert (1,) not in {candidate.path for candidate in result.tree}
+    assert len([candidate for candidate in result.tree if len(candidate.path) == 1]) == 3
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+async def test_a_level_that_fails_as_a_whole_is_an_engine_error(find: Find, strategy: str) -> None:
+    policy = broken()
+    with pytest.raises(EngineError, match="every candidate of a level failed"):
+        await find(strategy, policy=policy)
+    assert policy.in_flight == 0
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+async def test_a_dead_policy_is_told_at_once_and_its_siblings_are_aborted(find: Find, strategy: str) -> None:
+    policy = ScriptedEngine(
+        Script(
+            fault=lambda _, number: EngineDead("gone") if number == 0 else None,
+            delay=lambda _, number: 0.0 if number == 0 else 30.0,
+        )
+    )
+    started = perf_counter()
+    with pytest.raises(EngineDead, match="gone"):
+        await find(strategy, policy=policy)
+    assert perf_counter() - started < 5
+    assert policy.in_flight == 0
+
+
+@pytest.mark.parametrize("strategy", SCORED)
+async def test_a_dead_prm_is_told_at_once(find: Find, strategy: str) -> None:
+    policy, prm = ScriptedEngine(), failing(2, error=EngineDead)
+    with pytest.raises(EngineDead):
+        await find(strategy, policy=policy, prm=prm)
+    assert policy.in_flight == prm.in_flight == 0
+
+
+@pytest.mark.parametrize("which", ["policy", "prm"])
+async def test_an_engine_that_is_dead_already_opens_no_search(find: Find, which: str) -> None:
+    engine = ScriptedEngine()
+    engine.kill()
+    with pytest.raises(EngineDead):
+        await find("beam", **{which: engine})
+
+
+@pytest.mark.parametrize("strategy", SCORED)
+async def test_reads_that_fail_leave_candidates_unscored_and_the_search_alive(find: Find, strategy: str) -> None:
+    result = await find(strategy, prm=broken())
+    assert result.finish_reason == "answer"
+    assert result.value is None
+    assert result.usage.prm_reads == 0
+    assert result.usage.unscored == len(result.tree)
+    assert result.usage.requests_failed == 2 * len(result.tree)
+
+
+@pytest.mark.parametrize("strategy", [name for name in EVERY if name not in SCORED])
+async def test_a_prm_that_dies_while_explaining_costs_the_scores_not_the_answer(find: Find, strategy: str) -> None:
+    result = await find(strategy, prm=broken(EngineDead))
+    assert result.finish_reason == "answer"
+    assert "could not be scored" in result.warnings[0]
+
+
+async def test_a_bug_is_raised_as_itself_whatever_else_fails_beside_it(find: Find) -> None:
+    def judge(question: Question, written: str) -> float:
+        raise ZeroDivisionError
+
+    policy = failing(1, 2, error=EngineDead)
+    with pytest.raises(ZeroDivisionError):
+        await find("greedy_prm", {"n": 1}, policy=policy, prm=ScriptedEngine(Script(judge=judge)))
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+async def test_closing_a_search_aborts_all_its_requests_before_it_returns(strategy: str) -> None:
+    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
+    prm = ScriptedEngine(Script(seconds_per_read=30))
+    async with aclosing(start(policy, prm, strategy)) as events:
+        async for event in events:
+            if isinstance(event, Written):
+                break
+        await asyncio.sleep(0.01)
+        assert policy.in_flight > 0
+    assert policy.in_flight == prm.in_flight == 0
+    assert policy.aborted > 0
+
+
+async def test_cancelling_whoever_listens_aborts_the_search() -> None:
+    policy, prm = ScriptedEngine(), ScriptedEngine(Script(seconds_per_read=30))
+
+    async def listen() -> None:
+        async with aclosing(start(policy, prm, "beam")) as events:
+            async for _ in events:
+                pass
+
+    listener = asyncio.create_task(listen())
+    await asyncio.sleep(0.02)
+    assert prm.in_flight == 4
+    listener.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listener
+    assert policy.in_flight == prm.in_flight == 0
+    assert prm.aborted == 4
+
+
+async def test_a_search_that_fails_after_its_listener_left_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    async with aclosing(start(ScriptedEngine(), failing(0, error=EngineDead), "greedy_prm")) as events:
+        async for event in events:
+            if isinstance(event, Written | Scored):
+                await asyncio.sleep(0.02)
+                break
+    assert caplog.records == []
+
+
+async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> None:
+    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
+    pairing = pair(policy, ScriptedEngine())
+    spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.05))
+    result = await solve(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
+    assert result.usage.requests_aborted == policy.aborted == 2

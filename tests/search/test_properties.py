@@ -1,0 +1,187 @@
+"""Any strategy over any policy, any PRM, any faults and any limits: what must hold whatever happens."""
+
+import hashlib
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.search.budget import Limits
+from cos.search.errors import EngineDead, EngineError, SearchFailed
+from cos.search.grammar import LABEL_GOOD, STEP_TAG, answer_pieces, step_pieces
+from cos.search.select import rank
+from cos.search.spec import Sampling, SearchSpec
+from cos.search.strategies import menu
+from cos.search.types import Candidate, Chain, Path, Question, Result, Step
+
+Find = Callable[..., Awaitable[Result]]
+
+HABITS = ("step", "answer", "long", "mumble", "nothing", "empty step", "repeat", "tag", "label")
+SCORES = (0.0, 0.25, 0.5, 0.5, 1.0, math.nan, math.inf, -math.inf, -0.5, 1.5)
+MAX_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Author:
+    """Writes in one of its habits, as the seed of the request has it."""
+
+    habits: tuple[str, ...]
+
+    def __call__(self, question: Question, written: str, rng: random.Random) -> str:
+        del question
+        first = not written
+        match rng.choice(self.habits):
+            case "answer":
+                return "".join(answer_pieces(rng.choice(["1", "2", "(2)", "three"]), first=first))
+            case "long":
+                return "".join(step_pieces(Step("Long", "on and on " * 40, "Fine"), first=first))
+            case "mumble":
+                return "mumble"
+            case "nothing":
+                return ""
+            case "empty step":
+                return "".join(step_pieces(Step("", "", ""), first=first))
+            case "repeat":
+                return "".join(step_pieces(Step("Again", "The same.", "Fine"), first=first))
+            case "tag":
+                return "".join(step_pieces(Step("Sure", STEP_TAG, "Fine"), first=first))
+            case "label":
+                return "".join(answer_pieces(f"15{LABEL_GOOD}", first=first))
+            case _:
+                thought = "x" * rng.randint(1, 30)
+                return "".join(step_pieces(Step("Think", thought, "Fine"), first=first))
+
+
+@dataclass(frozen=True)
+class Moods:
+    """A judge whose score follows from the text alone."""
+
+    seed: int
+
+    def __call__(self, question: Question, written: str) -> float:
+        del question
+        digest = hashlib.blake2b(f"{self.seed} {written}".encode(), digest_size=2).digest()
+        return SCORES[int.from_bytes(digest, "big") % len(SCORES)]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Fails one request in ten, and rarely for good."""
+
+    seed: int
+
+    def __call__(self, kind: str, number: int) -> Exception | None:
+        luck = random.Random(f"{self.seed} {kind} {number}").random()
+        if luck < 0.005:
+            return EngineDead("gone")
+        return EngineError("failed") if luck < 0.1 else None
+
+
+@dataclass(frozen=True)
+class Hurry:
+    """Latencies short enough for many examples, in an order of their own."""
+
+    seed: int
+
+    def __call__(self, kind: str, number: int) -> float:
+        return random.Random(f"{self.seed} {kind} {number}").choice([0.0, 0.0, 0.0005, 0.001])
+
+
+def engines(habits: tuple[str, ...], seed: int, *, faults: bool) -> tuple[ScriptedEngine, ScriptedEngine]:
+    fault = Trouble(seed) if faults else None
+    return (
+        ScriptedEngine(Script(writer=Author(habits), fault=fault, delay=Hurry(seed)), context_tokens=900),
+        ScriptedEngine(Script(judge=Moods(seed), fault=fault, delay=Hurry(seed + 1)), context_tokens=700),
+    )
+
+
+STRATEGY = st.sampled_from(sorted(menu()))
+HABIT = st.lists(st.sampled_from(HABITS), min_size=1, max_size=6).map(tuple)
+LIMITS = st.builds(
+    Limits,
+    tokens=st.none() | st.integers(0, 2_000),
+    prm_reads=st.none() | st.integers(0, 40),
+    live_sequences=st.integers(1, 6),
+)
+
+
+def params(strategy: str, n: int) -> dict[str, int]:
+    return {"n": n} if "n" in menu()[strategy].params.model_fields else {}
+
+
+@given(
+    strategy=STRATEGY, n=st.integers(1, 6), habits=HABIT, limits=LIMITS, seed=st.integers(0, 99), faults=st.booleans()
+)
+@settings(max_examples=150)
+async def test_every_search_keeps_the_contract(
+    find: Find, strategy: str, n: int, habits: tuple[str, ...], limits: Limits, seed: int, faults: bool
+) -> None:
+    policy, prm = engines(habits, seed, faults=faults)
+    sampling = Sampling(seed=seed, step_tokens=200, max_steps=MAX_STEPS)
+    try:
+        result = await find(strategy, params(strategy, n), policy=policy, prm=prm, limits=limits, sampling=sampling)
+    except EngineError:
+        assert faults
+    except SearchFailed:
+        assert limits.tokens is not None
+        assert limits.tokens < n
+    else:
+        within_limits(result, limits)
+        consistent(result, SearchSpec(strategy, params(strategy, n), sampling=sampling, limits=limits))
+    assert policy.in_flight == prm.in_flight == 0
+    assert policy.most_in_flight <= limits.live_sequences
+
+
+def within_limits(result: Result, limits: Limits) -> None:
+    usage = result.usage
+    assert limits.tokens is None or usage.tokens_generated <= limits.tokens
+    assert limits.prm_reads is None or usage.prm_reads <= limits.prm_reads
+    assert max(len(candidate.path) for candidate in result.tree) <= MAX_STEPS + 1
+
+
+def consistent(result: Result, spec: SearchSpec) -> None:
+    usage, tree = result.usage, {candidate.path: candidate for candidate in result.tree}
+    assert list(tree) == sorted(tree)
+    assert usage.candidates == len(tree) == len(result.tree)
+    assert usage.tokens_generated == sum(len(candidate.token_ids) for candidate in result.tree)
+    assert usage.tokens_kept == len(result.chain.token_ids)
+    assert usage.tokens_discarded >= 0
+    assert usage.unscored <= usage.candidates
+    for depth, candidate in enumerate(result.chain.candidates, start=1):
+        assert candidate.path == result.chain.path[:depth]
+        assert candidate == tree[candidate.path]
+        assert candidate.is_last == (depth == len(result.chain.candidates)) or result.finish_reason != "answer"
+    assert result.is_complete == (result.chain.answer is not None)
+    assert result.finish_reason != "answer" or result.is_complete
+    assert result.value is None or 0 <= result.value <= 1
+    for candidate in result.tree:
+        assert candidate.score is None or 0 <= candidate.score <= 1
+        assert candidate.end not in ("broken", "truncated") or candidate.score is None
+    if result.finish_reason in ("tokens", "prm_reads") and result.chain.candidates[-1].end != "truncated":
+        assert rank(whole_chains(tree), spec.ruler)[0] == result.chain
+
+
+def whole_chains(tree: dict[Path, Candidate]) -> list[Chain]:
+    parents = {path[:-1] for path in tree}
+    return [Chain(tuple(tree[leaf[: i + 1]] for i in range(len(leaf)))) for leaf in tree if leaf not in parents]
+
+
+@given(
+    strategy=STRATEGY, n=st.integers(1, 5), habits=HABIT, seeds=st.lists(st.integers(0, 999), min_size=2, max_size=3)
+)
+@settings(max_examples=60)
+async def test_no_order_of_events_changes_a_search(
+    find: Find, strategy: str, n: int, habits: tuple[str, ...], seeds: list[int]
+) -> None:
+    outcomes: set[tuple[object, ...]] = set()
+    for seed in seeds:
+        policy = ScriptedEngine(Script(writer=Author(habits), delay=Hurry(seed)))
+        prm = ScriptedEngine(Script(judge=Moods(7), delay=Hurry(seed + 1)))
+        sampling = Sampling(max_steps=MAX_STEPS, step_tokens=200)
+        result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
+        outcomes.add((result.chain, result.value, result.finish_reason, result.tree))
+    assert len(outcomes) == 1
