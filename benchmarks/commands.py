@@ -65,7 +65,7 @@ async def run_grid(job: Job, like: Setting) -> None:
 async def run_pool(job: Job, like: Setting, size: int) -> None:
     """Selection rules on one pool of chains."""
     problems = job.chosen()
-    setting = replace(like, n=size)
+    setting = replace(like, strategy="best_of_n", n=size, beam_width=None).fitted()
     async with running(job.policy, job.prm) as engines:
         pools = await pool.draw_pools(engines.pair, problems, setting, job.seed, job.concurrency)
     facts = pool.pool_facts(pools, size, job.seed)
@@ -97,7 +97,6 @@ class Target:
 
 async def run_serving(target: Target, load: serving.Load, setting: Setting, seed: int, *, json_only: bool) -> None:
     """Throughput and latency. Errors: CosError for a server that does not start or answers nothing."""
-    setting.spec(seed)
     requests = serving.bodies(heldout(), setting, seed)
     headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     async with AsyncExitStack() as stack:

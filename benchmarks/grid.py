@@ -26,8 +26,7 @@ class Field:
     concurrency: int
 
     async def run(self, setting: Setting) -> Outcome:
-        """Evaluates one setting. Errors: InputError for a setting that cannot be used, before any work."""
-        setting.spec(self.seed)
+        """Evaluates one setting. Errors: as `evaluate`."""
 
         def spec_for(problem: LedgerProblem) -> SearchSpec:
             return setting.spec(root_seed(self.seed, problem.id))

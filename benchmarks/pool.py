@@ -73,13 +73,15 @@ def rules() -> dict[str, Rule]:
 async def draw_pools(
     pair: Pair, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
 ) -> list[Pool]:
-    """Draws and scores ``setting.n`` chains a problem. Errors: InputError without a PRM; EngineDead."""
+    """Draws and scores the chains of a best-of-N setting for each problem.
+
+    Errors: InputError without a PRM; EngineDead.
+    """
     scorer = pair.scorer
     if scorer is None:
         raise InputError("--pool compares PRM scores with other rules; give --prm", "prm")
     # Only this mode has the engine return log-probabilities; the PRM scores are added below.
-    sampling = replace(setting, strategy="best_of_n", beam_width=None, score="likelihood")
-    sampling.spec(seed)
+    sampling = replace(setting, score="likelihood")
 
     async def one(problem: LedgerProblem) -> Pool:
         question = ask(problem)

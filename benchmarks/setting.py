@@ -44,10 +44,12 @@ class Setting:
     def fitted(self) -> "Setting":
         """The same under the strategy's own name, without an ``n`` where the strategy takes none.
 
-        Errors: InputError for an unknown strategy.
+        Errors: InputError for values that cannot be used, so that they are known before an engine starts.
         """
         strategy = resolve(self.strategy)
-        return replace(self, strategy=strategy.name, n=self.n if "n" in strategy.params.model_fields else None)
+        fitted = replace(self, strategy=strategy.name, n=self.n if "n" in strategy.params.model_fields else None)
+        fitted.spec(seed=0)
+        return fitted
 
     def facts(self) -> dict[str, Any]:
         """As it goes into a report; a strategy that takes no ``n`` draws one chain."""

@@ -24,8 +24,8 @@ def cos() -> None:
 
 @app.command()
 def solve(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP file.")],
-    question: Annotated[str, typer.Argument(help="What is asked about it.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked about it.")],
     url: Annotated[str | None, typer.Option(help="A server (COS_URL); else one at port 8000, else in process.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
     policy: Annotated[str | None, typer.Option(help="Search in process with this policy; cos-tiny by default.")] = None,
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     from cos.search.errors import CosError, InputError
 
     try:
-        app(arguments)
+        app(arguments, prog_name="cos")
     except (BadRequest, InputError) as error:
         _exit(error, EXIT_BAD_INPUT)
     except (CosClientError, CosError) as error:

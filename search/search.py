@@ -351,7 +351,8 @@ async def _open(
 ) -> tuple[PolicySession, ScorerSession | None]:
     name = spec.strategy.name
     if scorer is None and spec.ruler.kind == "prm" and spec.strategy.needs_scores:
-        raise InputError(f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'", "score")
+        message = f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'"
+        raise InputError(message, "score")
     if scorer is None or spec.ruler.kind != "prm":
         return await policy.open(question), None
     judge = asyncio.create_task(_open_scorer(scorer, question))

@@ -60,7 +60,7 @@ class Message(RequestModel):
     """One turn."""
 
     role: str
-    content: tuple[Part, ...]
+    content: list[Part]
     """Text, or a list of parts."""
     name: str | None = None
     """No effect."""
@@ -99,7 +99,7 @@ class ChatRequest(RequestModel):
     """A chat completion."""
 
     model: str
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    messages: tuple[Message, ...]
     stream: bool = False
     stream_options: StreamOptions | None = None
     seed: int | None = None

@@ -182,7 +182,9 @@ def input_error(error: ValidationError) -> InputError:
     """The first complaint of a validation as ours, naming the field, the value and what is allowed."""
     first = error.errors(include_url=False)[0]
     name, message = _location(first["loc"]), first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid" and "surrogate" not in message:
+    if first["type"] == "json_invalid":
+        if "surrogate" in message or "hex escape" in message:
+            return InputError(f"the body is not valid Unicode: {message.removeprefix('Invalid JSON: ')}", "body")
         return MalformedBody(f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}", "body")
     if first["type"] == "extra_forbidden":
         return UnknownField(f"unknown field {name!r}; remove it (every field is listed at /docs)", name)

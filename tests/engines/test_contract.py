@@ -174,7 +174,7 @@ async def in_flight(engine: Engine) -> int:
     from cos.engines.vllm import VllmEngine
 
     assert isinstance(engine, VllmEngine)
-    return engine._llm.output_processor.get_num_unfinished_requests()  # pyright: ignore[reportPrivateUsage]
+    return engine._llm.get_num_unfinished_requests()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_labels_are_read_as_finite_log_probabilities(engines: Engines) -> None:

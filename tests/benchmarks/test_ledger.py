@@ -1,0 +1,104 @@
+"""Evaluation on held-out problems, with scripted engines."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from cos.benchmarks.grid import Field, compare, grid_settings, grid_table, sweep
+from cos.benchmarks.ledger import Outcome, choose, evaluate, is_right
+from cos.benchmarks.setting import Setting, root_seed
+from cos.checkpoints import LedgerProblem
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.prm.pair import Pair, pair
+from cos.search.errors import EngineDead, EngineError, InputError
+from cos.search.spec import SearchSpec
+
+
+async def run(pair_: Pair, problems: list[LedgerProblem], setting: Setting, concurrency: int = 8) -> Outcome:
+    def spec_for(problem: LedgerProblem) -> SearchSpec:
+        return setting.spec(root_seed(0, problem.id))
+
+    return await evaluate(pair_, problems, spec_for, concurrency, "test")
+
+
+async def test_searching_beats_one_chain_where_the_judge_knows(scripted: Pair, problems: list[LedgerProblem]):
+    one = await run(scripted, problems, Setting(strategy="best_of_n", n=1))
+    eight = await run(scripted, problems, Setting(strategy="best_of_n", n=8))
+    assert one.accuracy < 0.8 < eight.accuracy
+    assert eight.policy_tokens > 7 * one.policy_tokens
+
+
+async def test_reads_are_those_the_strategy_needs(scripted: Pair, problems: list[LedgerProblem]):
+    voted = await run(scripted, problems, Setting(strategy="self_consistency", n=4))
+    picked = await run(scripted, problems, Setting(strategy="best_of_n", n=4))
+    assert voted.prm_reads == 0
+    assert picked.prm_reads == len(problems) * 4 * 4
+
+
+async def test_outcomes_do_not_depend_on_how_many_run_at_once(problems: list[LedgerProblem]):
+    one = await run(pair(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 1)
+    many = await run(pair(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 16)
+    assert one.records == many.records
+
+
+async def test_no_more_searches_run_at_once_than_allowed(problems: list[LedgerProblem]):
+    engine = ScriptedEngine(Script(seconds_per_token=1e-5))
+    await run(pair(engine, None), problems, Setting(strategy="greedy"), 3)
+    assert engine.most_in_flight == 3
+
+
+async def test_a_search_that_fails_counts_as_wrong(problems: list[LedgerProblem]):
+    broken = pair(ScriptedEngine(Script(fault=lambda kind, number: EngineError("no"))), None)
+    outcome = await run(broken, problems, Setting(strategy="greedy"))
+    assert outcome.accuracy == 0
+    assert outcome.unanswered == len(problems)
+
+
+async def test_a_dead_engine_ends_the_evaluation(problems: list[LedgerProblem]):
+    dead = pair(ScriptedEngine(Script(fault=lambda kind, number: EngineDead("gone"))), None)
+    with pytest.raises(EngineDead):
+        await run(dead, problems, Setting(strategy="greedy"))
+
+
+async def test_an_unanswered_problem_is_wrong_even_where_nothing_is_the_answer(problems: list[LedgerProblem]):
+    assert not is_right(None, replace(problems[0], answer="None"))
+    assert is_right("(1,234)", replace(problems[0], answer="1234."))
+
+
+def test_the_seed_picks_the_problems(problems: list[LedgerProblem]):
+    assert choose(problems, 5, 3) == random.Random(3).sample(problems, 5)
+    with pytest.raises(InputError, match="has 24"):
+        choose(problems, 25, 0)
+
+
+async def test_a_comparison_is_on_the_same_problems(scripted: Pair, problems: list[LedgerProblem]):
+    field = Field(pair=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(field, Setting(strategy="best_of_n", n=8), Setting(strategy="best_of_n", n=1))
+    assert facts["against"]["n"] == 1
+    assert facts["difference"] == pytest.approx(facts["accuracy"] - facts["against"]["accuracy"])
+    assert facts["difference_ci_low"] <= facts["difference"] <= facts["difference_ci_high"]
+    parts = facts["by_kind"].values()
+    assert sum(part["problems"] for part in parts) == facts["problems"] == 24
+    assert sum(part["problems"] * part["accuracy"] for part in parts) == pytest.approx(24 * facts["accuracy"])
+
+
+async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Pair, problems: list[LedgerProblem]):
+    field = Field(pair=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(field, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
+    assert (facts["difference_ci_low"], facts["difference_ci_high"]) == (0, 0)
+
+
+async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, problems: list[LedgerProblem]):
+    settings = grid_settings(Setting(strategy="beam", n=8, beam_width=2))
+    assert [(setting.strategy, setting.n) for setting in settings[:3]] == [
+        ("greedy", None),
+        ("self_consistency", 1),
+        ("self_consistency", 4),
+    ]
+    assert len(settings) == 13
+    field = Field(pair=scripted, problems=problems[:4], seed=0, concurrency=8)
+    rows = [row async for row in sweep(field, Setting(strategy="beam"))]
+    table = grid_table(rows).splitlines()
+    assert len(table) == 2 + 13
+    assert table[0].startswith("| strategy | n | accuracy |")

@@ -1,0 +1,61 @@
+"""Settings of evaluated searches."""
+
+import pytest
+
+from cos.benchmarks.setting import Setting, parse_rival, prm_for, root_seed, score_kind
+from cos.search.errors import InputError
+
+
+def test_problems_have_seeds_of_their_own_that_follow_from_the_root():
+    seeds = {root_seed(seed, f"ledger-{index}") for seed in range(3) for index in range(100)}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_strategy_without_a_width_gets_none():
+    assert Setting(strategy="greedy", n=8).fitted().n is None
+    assert Setting(strategy="bon", n=8).fitted() == Setting(strategy="best_of_n", n=8)
+
+
+def test_a_rival_differs_in_strategy_and_width_alone():
+    ours = Setting(strategy="beam", n=8, beam_width=4, temperature=0.5, score="likelihood")
+    assert parse_rival("best_of_n@1", ours) == Setting(strategy="best_of_n", n=1, temperature=0.5, score="likelihood")
+    assert parse_rival("self_consistency", ours).n == 8
+    assert parse_rival("greedy@3", ours).n is None
+
+
+@pytest.mark.parametrize("text", ["best_of_n@", "best_of_n@0", "best_of_n@x", "best_of_m@2"])
+def test_a_rival_that_cannot_be_read_is_named(text: str):
+    with pytest.raises(InputError, match=text.partition("@")[0]):
+        parse_rival(text, Setting(strategy="beam", n=8))
+
+
+@pytest.mark.parametrize(
+    ("setting", "param"),
+    [
+        (Setting(strategy="bem"), "strategy"),
+        (Setting(strategy="greedy", n=2), "n"),
+        (Setting(strategy="beam", n=2, beam_width=3), "beam"),
+        (Setting(strategy="beam", temperature=float("nan")), "temperature"),
+        (Setting(strategy="beam", top_p=0.0), "top_p"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(setting: Setting, param: str):
+    with pytest.raises(InputError) as caught:
+        setting.spec(0)
+    assert caught.value.param == param
+
+
+def test_embedded_policies_bring_their_prm_and_others_must_name_one():
+    assert prm_for("cos-tiny", None) == "cos-tiny"
+    assert prm_for("scripted", "none") == "none"
+    with pytest.raises(InputError, match="needs a --prm"):
+        prm_for("some/policy", None)
+
+
+def test_without_a_prm_the_likelihood_ranks():
+    assert score_kind(None, "none") == "likelihood"
+    assert score_kind(None, "scripted") == "prm"
+    assert score_kind("likelihood", "scripted") == "likelihood"
+    with pytest.raises(InputError, match="needs a PRM"):
+        score_kind("prm", "none")

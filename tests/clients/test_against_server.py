@@ -1,0 +1,101 @@
+"""The clients against the real server, over scripted engines: the two sides speak the same language."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from pydantic import BaseModel
+
+from cos.benchmarks.engines import running
+from cos.benchmarks.setting import Setting
+from cos.clients import AsyncClient, Client, Solution
+from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
+from cos.clients.local import stream
+from cos.clients.models import Answered, Node, Opened, Scored, Selected, Step, Timings, Usage, Written
+from cos.server.app import create_app
+from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
+from cos.server.settings import Settings
+
+
+@pytest_asyncio.fixture
+async def transport() -> AsyncGenerator[httpx.ASGITransport]:
+    app = create_app(Settings(policy="scripted"))
+    async with app.router.lifespan_context(app):
+        yield httpx.ASGITransport(app)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(Solution, SolveReply), (Step, StepReply), (Node, NodeReply), (Usage, UsageReply), (Timings, TimingsReply)],
+)
+def test_the_models_know_every_field_of_the_server(ours: type[BaseModel], theirs: type[BaseModel]):
+    known = set(ours.model_fields)
+    told = set(theirs.model_fields)
+    assert known <= told
+    assert told - known <= {"parent"}
+
+
+async def test_streams_and_replies_agree(transport: httpx.ASGITransport, png: bytes):
+    async with AsyncClient("http://test", transport=transport) as client:
+        assert await client.is_up()
+        whole = await client.solve(png, "How many rows?", strategy="beam", n=4, return_tree=True)
+        events = [event async for event in client.stream(png, "How many rows?", strategy="beam", n=4, return_tree=True)]
+    assert {type(event) for event in events} == {Opened, Written, Scored, Selected, Answered}
+    last = events[-1]
+    assert isinstance(last, Answered)
+    assert essence(last.solution) == essence(whole)
+    written = [event.node.path for event in events if isinstance(event, Written)]
+    assert sorted(written) == [node.path for node in whole.tree or ()]
+
+
+async def test_a_search_in_process_is_the_servers(transport: httpx.ASGITransport, png: bytes):
+    """Same engines, same seed: the reply must not tell where the search ran."""
+    async with AsyncClient("http://test", transport=transport) as client:
+        served = await client.solve(png, "How many rows?", strategy="best_of_n", n=4, return_tree=True)
+    spec = Setting(strategy="best_of_n", n=4).spec(0, explain=True)
+    async with running("scripted", "scripted") as engines:
+        events = [event async for event in stream(engines, "scripted", png, "How many rows?", spec)]
+    last = events[-1]
+    assert isinstance(last, Answered)
+    assert essence(last.solution) == essence(served)
+
+
+def essence(solution: Solution) -> dict[str, Any]:
+    """A solution without what differs from run to run and from place to place."""
+    told = solution.model_dump(exclude={"id", "timings"})
+    told["parameters"].pop("budget", None)
+    for node in told["tree"] or ():
+        node.pop("parent", None)
+    return told
+
+
+async def test_bad_values_come_back_with_their_name(transport: httpx.ASGITransport, png: bytes):
+    async with AsyncClient("http://test", transport=transport) as client:
+        with pytest.raises(BadRequest) as caught:
+            await client.solve(png, "How many rows?", strategy="beam", n=2, beam_width=3)
+        assert "beam_width" in str(caught.value)
+        with pytest.raises(BadRequest) as caught:
+            await client.solve(png, "How many rows?", strategy="bem")
+        assert caught.value.param == "strategy"
+        with pytest.raises(BadRequest, match="image"):
+            await client.solve(b"no image", "How many rows?")
+
+
+async def test_keys_are_sent(png: bytes):
+    app = create_app(Settings(policy="scripted", api_key=("secret",)))  # pyright: ignore[reportArgumentType]
+    async with app.router.lifespan_context(app):
+        reach = httpx.ASGITransport(app)
+        async with AsyncClient("http://test", transport=reach) as nobody:
+            assert await nobody.is_up()
+            with pytest.raises(Unauthorized):
+                await nobody.solve(png, "How many rows?")
+        async with AsyncClient("http://test", api_key="secret", transport=reach) as somebody:
+            assert (await somebody.solve(png, "How many rows?", n=1)).complete
+
+
+async def test_a_server_that_is_not_there_is_told(png: bytes):
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ServerUnreachable):
+        await asyncio.to_thread(client.solve, png, "How many rows?")

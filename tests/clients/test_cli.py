@@ -1,0 +1,150 @@
+"""``cos`` as it is typed."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from cos.clients import Solution, solving
+from cos.clients.async_client import AsyncClient
+from cos.clients.cli import main
+
+LOCAL = ["--policy", "scripted"]
+
+
+def run(*arguments: str) -> int:
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, solution: dict[str, Any]) -> list[dict[str, Any]]:
+    """A server at every address; the bodies it has been sent."""
+    bodies: list[dict[str, Any]] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200)
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, text=f"event: answered\ndata: {json.dumps(solution)}\n\n")
+
+    def connect(url: str, *, api_key: str | None = None) -> AsyncClient:
+        return AsyncClient(url, api_key=api_key, transport=httpx.MockTransport(server))
+
+    monkeypatch.setattr(solving, "AsyncClient", connect)
+    monkeypatch.delenv("COS_URL", raising=False)
+    return bodies
+
+
+def test_a_question_is_solved_in_this_process(png_path: str, capsys: pytest.CaptureFixture[str]):
+    assert run("solve", png_path, "What is the total?", *LOCAL, "--strategy", "beam", "--n", "4") == 0
+    text = capsys.readouterr().out
+    assert "Winning chain" in text
+    assert "Answer: " in text
+    assert "└── " in text
+
+
+def test_json_is_the_reply_and_nothing_else(png_path: str, capsys: pytest.CaptureFixture[str]):
+    found: list[dict[str, Any]] = []
+    for _ in range(2):
+        assert run("solve", png_path, "What is the total?", *LOCAL, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out))
+    first, second = found
+    assert Solution.model_validate(first).complete
+    assert first["parameters"]["seed"] == 0
+    assert len(first["tree"]) == first["usage"]["candidates"] == 8 * 4
+    assert {node["end"] for node in first["tree"]} == {"step", "answer"}
+    for reply in found:
+        del reply["id"], reply["timings"]
+    assert first == second
+
+
+def test_without_a_prm_the_likelihood_decides(png_path: str, capsys: pytest.CaptureFixture[str]):
+    assert run("solve", png_path, "?", *LOCAL, "--prm", "none", "--json", "--no-tree") == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert reply["parameters"]["score"] == "likelihood"
+    assert reply["usage"]["prm_reads"] == 0
+    assert reply["tree"] is None
+
+
+def test_a_server_is_asked_where_there_is_one(
+    png_path: str, served: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    assert run("solve", png_path, "?", "--strategy", "beam", "--n", "2", "--top-p", "0.9", "--no-tree") == 0
+    body = served[0]
+    del body["image"]
+    assert body == {
+        "question": "?",
+        "strategy": "beam",
+        "n": 2,
+        "top_p": 0.9,
+        "seed": 0,
+        "return_tree": False,
+        "stream": True,
+    }
+    captured = capsys.readouterr()
+    assert "Answer: 12" in captured.out
+    assert "asking the server at http://127.0.0.1:8000" in captured.err
+
+
+@pytest.mark.usefixtures("served")
+def test_the_environment_may_name_the_server(
+    png_path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COS_URL", "http://there:1234")
+    assert run("solve", png_path, "?", "--json") == 0
+    assert "http://there:1234" in capsys.readouterr().err
+    assert run("solve", png_path, "?", *LOCAL, "--json") == 0
+    assert "asking" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["no/such.png", "?", *LOCAL], 2, "no/such.png"),
+        (["IMAGE", "?", *LOCAL, "--strategy", "bem"], 2, "unknown strategy 'bem'; available: "),
+        (["IMAGE", "?", *LOCAL, "--strategy", "greedy", "--n", "3"], 2, "has no parameter 'n'"),
+        (["IMAGE", "?", *LOCAL, "--prm", "none", "--score", "prm"], 2, "needs a PRM"),
+        (["IMAGE", "?", "--policy", "/no/such/policy", "--prm", "none"], 2, "/no/such/policy"),
+        (["IMAGE", "?", "--policy", "some/model"], 2, "needs a --prm"),
+        (["IMAGE", "?", *LOCAL, "--url", "http://127.0.0.1:9"], 2, "give one or the other"),
+        (["IMAGE", "?", "--url", "localhost"], 2, "no http address"),
+        (["IMAGE", "?", "--url", "http://127.0.0.1:9"], 1, "no server at http://127.0.0.1:9"),
+        (["IMAGE", "?", "--score", "luck"], 2, "'luck' is not one of"),
+        (["IMAGE"], 2, "QUESTION"),
+    ],
+)
+def test_trouble_is_named_and_has_its_exit_status(
+    arguments: list[str], status: int, message: str, png_path: str, capsys: pytest.CaptureFixture[str]
+):
+    given = [png_path if argument == "IMAGE" else argument for argument in arguments]
+    assert run("solve", *given) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_file_that_is_no_image_is_told(tmp_path: Any, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "note.txt"
+    path.write_text("hello")
+    assert run("solve", str(path), "?", *LOCAL) == 2
+    assert "image cannot be read" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from cos.clients.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'numpy', 'scipy', 'httpx', 'pydantic', 'fastapi'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("solve", "eval", "bench", "train"):
+        assert command in done.stdout

@@ -1,0 +1,139 @@
+"""Running it: keys, ids, probes, metrics, models, strategies, the OpenAPI page."""
+
+import re
+
+import pytest
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from cos.search.strategies import menu
+from cos.server.metrics import exposition
+from cos.server.middleware import OPEN_PATHS
+from tests.server.support import Served, body, error_of, served
+
+KEYS = ["first-key", "second-key"]
+
+
+async def test_every_path_but_the_open_ones_needs_a_key() -> None:
+    async with served(api_key=KEYS) as server:
+        routes = [route for route in server.app.routes if isinstance(route, APIRoute)]
+        paths = [(method, route.path) for route in routes for method in route.methods]
+        odd = [
+            ("GET", path) for path in ("/nope", "//v1/models", "/v1/models/", "/health/", "/%2e/solve", "/metrics/x")
+        ]
+        for method, path in [*paths, *odd, ("OPTIONS", "/solve"), ("HEAD", "/v1/models")]:
+            response = await server.http.request(method, path.replace("{name:path}", "x"))
+            assert (response.status_code == 401) == (path not in OPEN_PATHS), (method, path)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer wrong", "Basic first-key", "first-key", "Bearer first-key2"])
+async def test_a_wrong_key_is_a_401_that_says_what_to_send(header: str) -> None:
+    async with served(api_key=KEYS) as server:
+        response = await server.http.post("/solve", json=body(), headers={"Authorization": header})
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert error_of(response)["code"] == "invalid_api_key"
+        assert (await server.http.post("/solve?api_key=first-key", json=body())).status_code == 401
+
+
+@pytest.mark.parametrize("key", KEYS)
+async def test_each_of_several_keys_opens_the_server(key: str) -> None:
+    async with served(api_key=KEYS) as server:
+        for scheme in ("Bearer", "bearer"):
+            headers = {"Authorization": f"{scheme} {key}"}
+            assert (await server.http.post("/solve", json=body(), headers=headers)).status_code == 200
+
+
+async def test_a_forged_host_opens_nothing() -> None:
+    async with served(api_key=KEYS) as server:
+        assert (await server.http.get("/v1/models", headers={"Host": "x/health?"})).status_code == 401
+
+
+async def test_every_response_has_a_request_id(server: Served) -> None:
+    for path in ("/health", "/nope", "/v1/models"):
+        assert re.fullmatch("[0-9a-f]{32}", (await server.http.get(path)).headers["x-request-id"])
+    given = await server.http.get("/health", headers={"X-Request-Id": "My_id-1"})
+    assert given.headers["x-request-id"] == "My_id-1"
+
+
+@pytest.mark.parametrize("value", ["a b", "x" * 65, "tcp://10.0.0.1", "{}", "ä"])
+async def test_a_request_id_that_could_do_harm_is_replaced(server: Served, value: str) -> None:
+    response = await server.http.get("/health", headers={"X-Request-Id": value.encode()})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+async def test_probes(server: Served) -> None:
+    for path in ("/health", "/ready", "/ping"):
+        response = await server.http.get(path)
+        assert (response.status_code, response.content) == (200, b"")
+    assert (await server.http.get("/version")).json()["version"]
+
+
+async def test_the_model_is_listed_and_found_by_its_name() -> None:
+    async with served(served_model_name="org/cos") as server:
+        (listed,) = (await server.http.get("/v1/models")).json()["data"]
+        assert (listed["id"], listed["object"]) == ("org/cos", "model")
+        assert (await server.http.get("/v1/models/org/cos")).json() == listed
+        missing = await server.http.get("/v1/models/other")
+        assert (missing.status_code, error_of(missing)["code"]) == (404, "model_not_found")
+
+
+async def test_strategies_are_listed_with_the_schemas_of_their_parameters(server: Served) -> None:
+    listed = {entry["name"]: entry for entry in (await server.http.get("/v1/strategies")).json()["data"]}
+    assert set(listed) == set(menu())
+    assert listed["beam"]["params"]["properties"]["beam_width"]["description"]
+    assert listed["best_of_n"]["is_default"] is True
+    assert all(entry["about"] for entry in listed.values())
+
+
+async def test_the_openapi_page_describes_bodies_replies_and_errors(server: Served) -> None:
+    page = (await server.http.get("/openapi.json")).json()
+    schemas, solve = page["components"]["schemas"], page["paths"]["/solve"]["post"]
+    assert set(solve["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert {"422", "429", "503"} <= set(solve["responses"])
+    assert schemas["SolveRequest"]["properties"]["seed"]["description"]
+    for reference in re.findall(r'"#/components/schemas/(\w+)"', (await server.http.get("/openapi.json")).text):
+        assert reference in schemas
+    assert (await server.http.get("/docs")).status_code == 200
+
+
+async def test_metrics_tell_what_was_searched(server: Served) -> None:
+    usage = (await server.solve(n=4)).json()["usage"]
+    response = await server.http.get("/metrics", follow_redirects=False)
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}
+    values = {
+        (sample.name, sample.labels.get("kind")): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert response.status_code == 200
+    assert values["cos_candidates_total", None] == usage["candidates"]
+    assert values["cos_policy_tokens_total", "kept"] == usage["tokens_kept"]
+    assert values["cos_policy_tokens_total", "discarded"] == usage["tokens_discarded"]
+    assert values["cos_prm_reads_total", None] == usage["prm_reads"]
+    assert values["cos_prm_score_count", None] == usage["candidates"]
+    assert families["cos_build_info"].samples[0].labels["policy"] == "scripted"
+
+
+def test_a_family_of_several_registries_appears_once_with_the_samples_of_all() -> None:
+    registries = [CollectorRegistry(), CollectorRegistry(), CollectorRegistry()]
+    Gauge("cos_places", "Places.", registry=registries[0]).set(1)
+    for registry, role in zip(registries[1:], ("policy", "prm"), strict=True):
+        Counter("vllm:tokens", "Tokens.", ["model_name"], registry=registry).labels(role).inc(3)
+        Histogram("vllm:seconds", "Seconds.", ["model_name"], registry=registry, buckets=(1, 2)).labels(role).observe(1)
+    lines = exposition(registries).decode().splitlines()
+    assert [line for line in lines if line.startswith("# TYPE")] == [
+        "# TYPE cos_places gauge",
+        "# TYPE vllm:tokens_total counter",
+        "# TYPE vllm:seconds histogram",
+    ]
+    assert 'vllm:tokens_total{model_name="policy"} 3.0' in lines
+    assert 'vllm:tokens_total{model_name="prm"} 3.0' in lines
+    assert len([line for line in lines if line.startswith("vllm:seconds_bucket")]) == 6
+
+
+async def test_two_servers_in_one_process_count_apart() -> None:
+    async with served() as one, served() as other:
+        await one.solve()
+        assert (await one.counted("ok"), await other.counted("ok")) == (1, 0)
