@@ -202,6 +202,8 @@ def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
     On CPU they start side by side; on GPU one after the other, because each measures the memory that is left to it.
     Errors: InputError for a model that cannot be found or loaded; the engines that did start are stopped again.
     """
+    # Read when vLLM is first imported.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm.platforms import current_platform
 
     every = list(every)
@@ -275,7 +277,6 @@ def check_model(settings: EngineSettings) -> None:
 
 def _set_environment(settings: EngineSettings, *, on_cpu: bool, eager: bool) -> None:
     """vLLM reads these when its child process starts."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # Fork is unsafe while the threads of the first engine run.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if on_cpu:

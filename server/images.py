@@ -89,10 +89,10 @@ def decode(data: bytes, max_megapixels: float, param: str) -> Picture:
         raise
     except UnidentifiedImageError:
         raise BadImage(f"{param}: not an image (expected PNG, JPEG, WEBP, GIF or BMP)", param) from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(
-            f"{param}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, the limit is "
-            f"{max_megapixels:g}; send a smaller picture",
+            f"{param}: more than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels, the limit is "
+            f"{max_megapixels:g} (--max-image-megapixels); send a smaller picture",
             param,
         ) from None
     except Exception as error:

@@ -18,7 +18,7 @@ from rich.console import Console
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
 from cos.server.selfcheck import self_check
-from cos.server.service import Service
+from cos.server.service import Service, StartEngines, launch_engines
 from cos.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -60,12 +60,12 @@ class _Server(uvicorn.Server):
         self._announce()
 
 
-async def serve(settings: Settings, listener: socket.socket, console: Console) -> int:
+async def serve(settings: Settings, listener: socket.socket, console: Console, start: StartEngines) -> int:
     """Serves until a stop signal; gives the exit code.
 
     Errors: InputError for models that cannot be used, EngineDead when an engine dies at the start.
     """
-    app = create_app(settings)
+    app = create_app(settings, start=start)
     starting = asyncio.current_task()
     loop = asyncio.get_running_loop()
 
@@ -123,8 +123,8 @@ async def _listen(app: FastAPI, service: Service, listener: socket.socket, conso
     await asyncio.gather(*stopping)
 
 
-def run(settings: Settings, console: Console) -> int:
-    """Binds, starts, serves; gives the exit code, and tells on the console what went wrong."""
+def run(settings: Settings, console: Console, start: StartEngines = launch_engines) -> int:
+    """Binds, starts, serves; gives the exit code, and tells on standard error what went wrong."""
     errors = Console(stderr=True)
 
     def complain(error: Exception) -> None:
@@ -134,7 +134,7 @@ def run(settings: Settings, console: Console) -> int:
         listener = bind(settings)
         loops = uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()
         with listener, asyncio.Runner(loop_factory=loops) as runner:
-            return runner.run(serve(settings, listener, console))
+            return runner.run(serve(settings, listener, console, start))
     except InputError as error:
         complain(error)
         return 2

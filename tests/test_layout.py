@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -111,7 +110,7 @@ def test_the_core_loads_no_heavy_library(module: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     folder = tmp_path_factory.mktemp("wheel")
     if importlib.util.find_spec("hatchling") is not None:
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
@@ -119,11 +118,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         uv = shutil.which("uv")
         assert uv is not None, "building the wheel takes hatchling (development group) or uv"
         command = [uv, "build", "--wheel", "--quiet", "--out-dir", str(folder)]
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+    with zipfile.ZipFile(path) as opened:
+        yield opened
 
 
 def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile) -> None:

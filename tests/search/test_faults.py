@@ -40,6 +40,12 @@ def start(policy: ScriptedEngine, prm: ScriptedEngine, strategy: str) -> AsyncGe
     return run(Question("?"), SearchSpec(strategy, params), pairing.policy, pairing.scorer, pairing.grammar)
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_a_request_that_fails_once_is_tried_again_and_changes_nothing(find: Find, strategy: str) -> None:
     calm = await find(strategy)
@@ -137,8 +143,7 @@ async def test_closing_a_search_aborts_all_its_requests_before_it_returns(strate
         async for event in events:
             if isinstance(event, Written):
                 break
-        await asyncio.sleep(0.01)
-        assert policy.in_flight > 0
+        await until(lambda: policy.in_flight > 0)
     assert policy.in_flight == prm.in_flight == 0
     assert policy.aborted > 0
 
@@ -152,8 +157,7 @@ async def test_cancelling_whoever_listens_aborts_the_search() -> None:
                 pass
 
     listener = asyncio.create_task(listen())
-    await asyncio.sleep(0.02)
-    assert prm.in_flight == 4
+    await until(lambda: prm.in_flight == 4)
     listener.cancel()
     with pytest.raises(asyncio.CancelledError):
         await listener
@@ -173,6 +177,6 @@ async def test_a_search_that_fails_after_its_listener_left_is_silent(caplog: pyt
 async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> None:
     policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
     pairing = pair(policy, ScriptedEngine())
-    spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.05))
+    spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.2))
     result = await solve(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
     assert result.usage.requests_aborted == policy.aborted == 2

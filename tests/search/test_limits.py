@@ -80,18 +80,18 @@ async def test_an_answer_that_cannot_be_scored_any_more_stands_with_a_warning(fi
 
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_time_that_runs_out_ends_with_the_best_chain_so_far(find: Find, strategy: str) -> None:
-    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.02))
-    result = await find(strategy, policy=policy, limits=Limits(seconds=0.05))
+    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.0 if number == 0 else 30.0))
+    result = await find(strategy, policy=policy, limits=Limits(seconds=0.2))
     assert result.finish_reason == "seconds"
     assert result.chain.candidates
-    assert result.timings.total_s < 0.5
+    assert 0.2 <= result.timings.total_s < 5
     assert policy.in_flight == 0
     assert result.usage.requests_aborted == policy.aborted > 0
 
 
 async def test_time_that_runs_out_inside_a_read_leaves_the_chain_unscored(find: Find) -> None:
-    prm = ScriptedEngine(Script(seconds_per_read=10))
-    result = await find("greedy_prm", prm=prm, limits=Limits(seconds=0.05))
+    prm = ScriptedEngine(Script(seconds_per_read=30))
+    result = await find("greedy_prm", prm=prm, limits=Limits(seconds=0.2))
     assert (result.finish_reason, result.value) == ("seconds", None)
     assert prm.in_flight == 0
 
@@ -99,7 +99,7 @@ async def test_time_that_runs_out_inside_a_read_leaves_the_chain_unscored(find: 
 async def test_time_spent_on_opening_the_question_counts() -> None:
     class Slow(ScriptedEngine):
         async def open(self, question: Question) -> ScriptedSession:
-            await asyncio.sleep(10)
+            await asyncio.sleep(30)
             return await super().open(question)
 
     pairing = pair(Slow(), ScriptedEngine())

@@ -227,7 +227,7 @@ async def test_explaining_scores_the_winner_and_nothing_else(find: Find, strateg
 
 
 async def test_scores_come_before_the_slowest_sibling_ends() -> None:
-    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.05 if number == 3 else 0.0))
+    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.3 if number == 3 else 0.0))
     events = await events_of(SearchSpec("greedy_prm", {"n": 4}), policy, ScriptedEngine())
     slowest = next(i for i, e in enumerate(events) if isinstance(e, Written) and e.candidate.path == (3,))
     scored = [event.path for event in events[:slowest] if isinstance(event, Scored)]
@@ -236,7 +236,7 @@ async def test_scores_come_before_the_slowest_sibling_ends() -> None:
 
 async def test_a_chain_grows_on_while_its_steps_are_being_read() -> None:
     events = await events_of(
-        SearchSpec("best_of_n", {"n": 1}), ScriptedEngine(), ScriptedEngine(Script(seconds_per_read=0.03))
+        SearchSpec("best_of_n", {"n": 1}), ScriptedEngine(), ScriptedEngine(Script(seconds_per_read=0.3))
     )
     kinds = [type(event) for event in events if isinstance(event, Written | Scored)]
     assert kinds == [Written] * 4 + [Scored] * 4

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ SLOW = Script(seconds_per_token=0.05)
 SLOW_READS = Script(seconds_per_read=30)
 
 
-async def leave(server: Served, fields: dict[str, object], path: str = "/solve") -> None:
+async def leave(server: Served, fields: Mapping[str, object], path: str = "/solve") -> None:
     """Asks, waits until both engines are busy with it, and closes the connection."""
     url = server.http.base_url
     _, writer = await asyncio.open_connection(url.host, url.port)
@@ -25,6 +26,7 @@ async def leave(server: Served, fields: dict[str, object], path: str = "/solve")
     writer.write(head.encode() + content)
     await until(lambda: server.in_flight > 0)
     writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.parametrize("stream", [False, True])

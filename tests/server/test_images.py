@@ -102,10 +102,12 @@ def test_a_damaged_file_is_a_picture_or_refused_in_our_words(format: str, data: 
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))
     cut = bytes(whole[: data.draw(st.integers(1, len(whole)))])
+    told = ""
     try:
-        assert decode(cut, LIMIT, "image").image.mode == "RGB"
+        decode(cut, LIMIT, "image")
     except BadImage as refused:
-        assert not ADDRESS.search(str(refused))
+        told = str(refused)
+    assert not ADDRESS.search(told)
 
 
 def test_base64_with_line_breaks_and_data_uris_in_any_case() -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -174,7 +175,7 @@ async def test_bad_forms_are_refused(server: Served) -> None:
 
 
 async def test_a_body_over_the_limit_is_cut_off() -> None:
-    async def endless() -> Any:
+    async def endless() -> AsyncGenerator[bytes]:
         for _ in range(100):
             yield b" " * 100_000
 

@@ -110,6 +110,13 @@ def test_a_bad_variable_is_named(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "variable COS_PORT" in complaint(capsys)
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_settings(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("cos-serve ")
+
+
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         load_settings(["--help"])

@@ -10,6 +10,14 @@ from cos.search.strategies import menu
 from tests.server.support import Served, body, error_of, picture_bytes, served
 
 
+def without_markup(*_: object) -> str:
+    return "no markup at all"
+
+
+def unable(*_: object) -> float:
+    return math.nan
+
+
 async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Served) -> None:
     response = await server.solve(n=4, seed=7)
     reply = response.json()
@@ -105,7 +113,7 @@ async def test_a_budget_that_runs_out_gives_the_best_chain_so_far(server: Served
 
 
 async def test_a_broken_step_is_shown_as_text() -> None:
-    async with served(Script(writer=lambda *_: "no markup at all")) as server:
+    async with served(Script(writer=without_markup)) as server:
         reply = (await server.solve(step_tokens=12)).json()
     assert reply["complete"] is False
     assert reply["steps"][0]["name"] is None
@@ -117,7 +125,7 @@ async def test_no_reply_contains_a_number_that_is_none() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in JSON")
 
-    async with served(Script(judge=lambda *_: math.nan)) as server:
+    async with served(Script(judge=unable)) as server:
         response = await server.solve(return_tree=True)
         streamed = await server.solve(stream=True)
     reply = json.loads(response.text, parse_constant=refuse)
