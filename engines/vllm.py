@@ -226,6 +226,7 @@ def _start(settings: EngineSettings) -> VllmEngine:
     eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
     _set_environment(settings, on_cpu=on_cpu, eager=eager)
     from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     kv_mib = settings.kv_cache_mib or (CPU_KV_CACHE_MIB if on_cpu else None)
@@ -253,7 +254,12 @@ def _start(settings: EngineSettings) -> VllmEngine:
             enable_log_requests=False,
             **{name: value for name, value in optional.items() if value is not None},
         )
-        llm = AsyncLLM.from_engine_args(args, stat_loggers=[_stat_logger(registry)])
+        config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        if on_cpu and settings.tensor_parallel_size == 1:
+            # vLLM takes a worker process of its own for this on CPU, to pin its threads, which we do not want pinned:
+            # without it a start imports vLLM once less per engine, and a step makes one hop less.
+            config.parallel_config.distributed_executor_backend = "uni"
+        llm = AsyncLLM.from_vllm_config(config, stat_loggers=[_stat_logger(registry)])
     except (ValueError, OSError, RuntimeError) as error:
         raise InputError(
             f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role

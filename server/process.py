@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
+from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,18 +38,23 @@ def bind(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise InputError(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it, or choose another --port or --host",
-            "port",
-        ) from error
+        raise _cannot_listen(host, port, error) from error
     return listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> InputError:
+    return InputError(
+        f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it, or choose another --port or --host",
+        "port",
+    )
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, leaving the signals to us and saying when it listens."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, announce: Callable[[], None]) -> None:
         super().__init__(config)
+        self._settings = settings
         self._announce = announce
 
     @contextlib.contextmanager
@@ -56,6 +62,12 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            for listener in sockets or ():
+                listener.listen(self.config.backlog)
+        except OSError as error:
+            # Another server that was bound to the same port, and not listening either, was ready first.
+            raise _cannot_listen(self._settings.host, self._settings.port, error) from error
         await super().startup(sockets)
         self._announce()
 
@@ -65,6 +77,13 @@ async def serve(settings: Settings, listener: socket.socket, console: Console, s
 
     Errors: InputError for models that cannot be used, EngineDead when an engine dies at the start.
     """
+    console.print(
+        f"cos-serve {version('cos-serve')}: policy {settings.policy}, PRM {settings.prm_name or 'none'}, "
+        f"strategy {settings.strategy}; starting the engines",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
     app = create_app(settings, start=start)
     starting = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -103,7 +122,7 @@ async def _listen(app: FastAPI, service: Service, listener: socket.socket, conso
         server_header=False,
         timeout_graceful_shutdown=LAST_REPLIES_S,
     )
-    server = _Server(config, announce)
+    server = _Server(config, service.settings, announce)
     stopping: list[asyncio.Task[None]] = []
 
     async def stop() -> None:

@@ -22,13 +22,11 @@ MAY_IMPORT = {
     "prm": {"search"},
     "engines": {"search"},
     "server": {"search", "prm", "engines", "checkpoints"},
-    "clients": {"search", "prm", "engines", "checkpoints"},
+    "clients": {"search", "prm", "engines", "checkpoints", "training", "benchmarks"},
     "training": {"search", "prm", "engines", "checkpoints"},
     "benchmarks": {"search", "prm", "engines", "checkpoints"},
 }
 PACKAGES = sorted(MAY_IMPORT)
-COMMANDS = ROOT / "clients" / "cli.py"
-"""The command ``cos``: it gathers the commands of training and benchmarks under its own."""
 HEAVY = ("torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
 HTTP_CLIENTS = {"requests", "httpx", "aiohttp", "urllib3", "urllib.request", "http.client"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
@@ -87,7 +85,7 @@ def test_no_module_is_longer_than_one_can_read() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_point_one_way(package: str) -> None:
     for path in modules(package):
-        allowed = MAY_IMPORT[package] | {package} | ({"training", "benchmarks"} if path == COMMANDS else set())
+        allowed = MAY_IMPORT[package] | {package}
         others = {name.split(".")[1] for name in imported(path) if name.startswith("cos.")} & set(PACKAGES)
         assert others <= allowed, path
 

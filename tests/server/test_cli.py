@@ -56,7 +56,8 @@ def ended(*arguments: str) -> tuple[int, str, float]:
 def test_a_start_shows_a_solved_example_and_ends_with_the_address() -> None:
     with running() as (process, url, lines):
         assert lines[-1] == f"cos-serve is ready: {url} (API: /solve and /v1, docs: /docs)"
-        assert lines[0].startswith("Q: ")
+        assert "policy scripted, PRM scripted, strategy best_of_n" in lines[0]
+        assert lines[1].startswith("Q: ")
         assert sum(line.startswith("cos-serve is ready") for line in lines) == 1
         assert any("answer" in line for line in lines)
         assert httpx.get(f"{url}/ready").status_code == 200
@@ -76,7 +77,7 @@ from cos.server.process import run
 from cos.server.settings import Settings
 
 async def start(settings):
-    print("starting", flush=True)
+    print("loading", flush=True)
     await asyncio.sleep({start_s})
     script = Script(seconds_per_token=0.005)
     return Engines(ScriptedEngine(script), ScriptedEngine(script))
@@ -119,7 +120,8 @@ def test_a_stop_signal_while_it_starts_ends_it() -> None:
     command = [sys.executable, "-c", SLOW_SERVER.format(start_s=60)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "starting\n"
+        assert "starting the engines" in process.stdout.readline()
+        assert process.stdout.readline() == "loading\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 
