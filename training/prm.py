@@ -38,7 +38,8 @@ def clumsy_chain(tokenizer: PreTrainedTokenizerFast, problem: Problem, rng: rand
     """A chain by somebody who makes mistakes (one in four makes none), labelled by the exact checker."""
     gold = derive(problem)
     careful = rng.random() < 0.25
-    written = gold if careful else derive(problem, clumsy(rng, rng.uniform(0.02, 0.2), rng.choice((0.0, 0.02, 0.06))))
+    slip = clumsy(rng, rng.uniform(0.02, 0.3), rng.choice((0.0, 0.02, 0.06)))
+    written = gold if careful else derive(problem, slip)
     return encode_prm(
         tokenizer, problem.question, segments_of(written), gold, IMAGE_TOKENS, written.answer == gold.answer
     )
@@ -65,6 +66,17 @@ def label_loss(margins: Tensor, batch: Batch, weights: Weights) -> tuple[Tensor,
     return weights.tags * at_tags + weights.dense * elsewhere, numbers
 
 
+def label_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """Token ids of good and bad."""
+    return token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD)
+
+
+def clumsy_batches(tokenizer: PreTrainedTokenizerFast, digits: Digits, batch: int, seed: int) -> LedgerBatches:
+    """Clumsy chains on fresh pictures."""
+    padding = token_id(tokenizer, "<|endoftext|>")
+    return LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), batch, padding, seed)
+
+
 def train_prm(
     model: InternVLForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -73,15 +85,14 @@ def train_prm(
     plan: Plan,
     batch: int,
     seed: int,
-    thawed: bool,
-    rollouts: "Sequence[Batch] | None" = None,
+    weights: Weights,
+    rollouts: Sequence[Batch] | None = None,
+    frozen_layers: int = 0,
 ) -> None:
     """Trains in place on clumsy chains; with ``rollouts`` every other batch is of the policy's own chains."""
-    reader = Reader(model, size.image_side, thawed)
-    labels = (token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD))
-    padding = token_id(tokenizer, "<|endoftext|>")
-    batches = LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), batch, padding, seed)
-    weights = Weights()
+    reader = Reader(model, size.image_side, frozen_layers=frozen_layers)
+    batches = clumsy_batches(tokenizer, digits, batch, seed)
+    labels = label_ids(tokenizer)
 
     def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
         own = rollouts is not None and step % 2 == 1
@@ -106,12 +117,11 @@ def tag_accuracy(
 ) -> Mapping[str, float]:
     """Tag accuracy and share of bad tags found, on clumsy chains over unseen digits."""
     reader = Reader(model, size.image_side)
-    labels = (token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD))
-    padding = token_id(tokenizer, "<|endoftext|>")
-    batches = LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), 32, padding, seed)
+    batches = clumsy_batches(tokenizer, digits, 24, seed)
     totals: dict[str, float] = {}
     for step in range(6):
         drawn = batches(step)
-        for key, number in label_loss(label_margins(reader(drawn), labels), drawn, Weights())[1].items():
+        margins = label_margins(reader(drawn), label_ids(tokenizer))
+        for key, number in label_loss(margins, drawn, Weights())[1].items():
             totals[key] = totals.get(key, 0.0) + number / 6
     return totals

@@ -14,7 +14,7 @@ from cos.engines.launch import Engines
 from cos.engines.ports import Engine, Session
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
-from cos.search.errors import EngineError
+from cos.search.errors import EngineError, InputError
 from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG, CosGrammar
 from cos.search.ports import Draw, Drawn
 from cos.search.search import solve
@@ -90,9 +90,12 @@ async def test_the_same_seed_writes_the_same_tokens_in_another_session(engines: 
     assert texts[0] == texts[1]
 
 
-async def test_different_seeds_differ_at_temperature_one(engines: Engines) -> None:
+async def test_different_seeds_differ(engines: Engines) -> None:
+    """At a temperature that a policy which is sure of its first step cannot withstand."""
     session = await engines.policy.open(question())
-    drawn = await asyncio.gather(*(session.draw((), a_draw(engines.policy, seed=seed)) for seed in range(12)))
+    drawn = await asyncio.gather(
+        *(session.draw((), a_draw(engines.policy, seed=seed, temperature=2.0)) for seed in range(12))
+    )
     assert len({each.token_ids for each in drawn}) > 1
 
 
@@ -223,6 +226,22 @@ async def test_a_chain_too_long_to_read_is_an_engine_error(engines: Engines) -> 
     with pytest.raises(EngineError, match="longer than the"):
         await session.read_labels(filler * prm.context_tokens, labels(prm), 0)
     assert prm.is_alive
+
+
+async def test_a_chain_too_long_to_continue_is_an_engine_error(engines: Engines) -> None:
+    policy = engines.policy
+    session = await policy.open(question())
+    (token, *_) = policy.vocabulary.encode("1")
+    full = (token,) * (policy.context_tokens - session.prompt_tokens)
+    with pytest.raises(EngineError, match="longer than the"):
+        await session.draw(full, a_draw(policy, max_tokens=1))
+    assert policy.is_alive
+
+
+async def test_a_question_too_long_is_the_callers_error_and_says_by_how_much(engines: Engines) -> None:
+    for engine in engines.all:
+        with pytest.raises(InputError, match=rf"tokens of .*{engine.context_tokens}"):
+            await engine.open(question("How much? " * engine.context_tokens))
 
 
 async def test_the_longest_chain_that_fits_can_be_read(engines: Engines) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoProcessor, InternVLForConditionalGeneration
 
 from cos.training.loop import Plan, train
 from cos.training.mnist import Digits
-from cos.training.models import Size, build_model, build_tokenizer, save
+from cos.training.models import IMAGE_TOKENS, Size, build_model, build_tokenizer, save
 from cos.training.render import EMPTY, Renderer, cells_of
 from cos.training.sight import to_pixels
 
@@ -74,8 +74,9 @@ def test_the_shipped_processor_sees_what_training_saw(tmp_path: Path) -> None:
     )
     picture = Renderer(digits).draw(torch.tensor([cells_of(["47", "123"])]), torch.Generator().manual_seed(0))
     processor = AutoProcessor.from_pretrained(tmp_path)
-    served = processor.image_processor(picture[0], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(served, to_pixels(picture, TINY.image_side), atol=0.02)
+    served = processor(text="<IMG_CONTEXT>", images=[picture[0]], return_tensors="pt")
+    assert torch.allclose(served["pixel_values"], to_pixels(picture, TINY.image_side), atol=0.02)
+    assert served["input_ids"][0].tolist().count(tokenizer.get_vocab()["<IMG_CONTEXT>"]) == IMAGE_TOKENS
 
 
 def test_cells_begin_behind_the_margin() -> None:

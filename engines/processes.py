@@ -1,0 +1,55 @@
+"""How engine processes are started: forked from a process that has imported what they need, deaf to Ctrl-C,
+and never alive without the process that started them.
+
+An engine process that starts from nothing imports its runtime for most of its start, and shares no page with the next.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Has a process of its own import modules, and returns at once. It does nothing else, so it has no threads and may
+    be forked, which this process may not. The first call counts."""
+    resource_tracker.ensure_running()  # it unblocks the signals it finds blocked
+    with without_interrupts():
+        multiprocessing.set_forkserver_preload(["cos.engines.preloaded", *modules])
+        forkserver.ensure_running()
+
+
+class EngineProcess(ForkServerProcess):
+    """A process that ends when the one that started it is gone, however it went."""
+
+    def run(self) -> None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        super().run()
+
+
+class EngineContext(ForkServerContext):
+    """Starts processes from the one that `preload` has started."""
+
+    Process = EngineProcess  # pyright: ignore[reportAssignmentType]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Generator[None]:
+    """Processes started within never see Ctrl-C, which a terminal sends to all: the searches under way need them, and
+    it is this process that stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

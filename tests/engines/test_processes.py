@@ -1,0 +1,58 @@
+"""What engine processes do when the process that started them, or its terminal, stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+STARTER = """
+import sys, time
+from cos.engines.processes import EngineContext, preload, without_interrupts
+
+def main():
+    preload(["json"])
+    process = EngineContext().Process(target=time.sleep, args=(60,))
+    with without_interrupts():
+        process.start()
+    print(process.pid, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def started() -> tuple["subprocess.Popen[str]", psutil.Process]:
+    """A process, in a group of its own, and the engine process it has started."""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert starter.stdout is not None
+    return starter, psutil.Process(int(starter.stdout.readline()))
+
+
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_engine_process_ends_with_a_parent_that_was_killed() -> None:
+    starter, engine = started()
+    with starter:
+        starter.kill()
+    for _ in range(100):
+        if has_ended(engine):
+            break
+        time.sleep(0.1)
+    assert has_ended(engine)
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_an_engine_process() -> None:
+    starter, engine = started()
+    engine.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert not has_ended(engine)
+    with starter:
+        os.killpg(starter.pid, signal.SIGKILL)
