@@ -1,7 +1,7 @@
 # CPU by default. GPU: docker build --build-arg SYNC="--no-group cpu --extra gpu" -t cos-serve:gpu .
 FROM python:3.12-slim-bookworm
 ARG SYNC=""
-ENV UV_LINK_MODE=copy UV_PYTHON_PREFERENCE=only-system PYTHONUNBUFFERED=1
+ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_PREFERENCE=only-system PYTHONUNBUFFERED=1
 RUN pip install --no-cache-dir uv
 WORKDIR /app
 COPY pyproject.toml uv.lock README.md LICENSE ./

@@ -9,7 +9,7 @@ from pathlib import Path
 EMBEDDED = "cos-tiny"
 """The model name that stands for the embedded checkpoint of a role."""
 
-EXAMPLE_ID = "ledger-0000"
+EXAMPLE_ID = "ledger-0032"
 
 
 @dataclass(frozen=True, slots=True)
