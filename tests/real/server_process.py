@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -57,12 +58,20 @@ class ServerProcess:
 
     def stop(self) -> int:
         """Interrupts it as Ctrl-C would and returns the exit code."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
         try:
             return self.process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
+
+
+def newcomers_environment() -> dict[str, str]:
+    """This environment without the virtual environment that the tests run in."""
+    own = str(Path(sys.executable).parent)
+    kept = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    return {**kept, "PATH": os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own)}
 
 
 def start(command: str) -> ServerProcess:
@@ -71,7 +80,7 @@ def start(command: str) -> ServerProcess:
     process = subprocess.Popen(
         ["bash", "-c", command],
         cwd=ROOT,
-        env={**os.environ, "COS_PORT": str(port), "PYTHONUNBUFFERED": "1"},
+        env={**newcomers_environment(), "COS_PORT": str(port), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
