@@ -59,8 +59,8 @@ def ledger(
     from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
     from cos.search.errors import InputError
 
-    if sum((against is not None, grid, pool is not None)) > 1:
-        raise InputError("--against, --grid and --pool exclude each other; give one of them", "grid")
+    if pool is not None and (grid or against is not None):
+        raise InputError("--pool draws one pool for all selections; leave out --grid and --against", "pool")
     judge = prm_for(policy, prm)
     job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     ours = Setting(
@@ -72,12 +72,13 @@ def ledger(
         score=score_kind(score, judge),
         aggregation=aggregation,
     ).fitted()
+    rival = None if against is None else parse_rival(against, ours)
     if grid:
-        asyncio.run(run_grid(job, ours))
+        asyncio.run(run_grid(job, ours, rival))
     elif pool is not None:
         asyncio.run(run_pool(job, ours, pool))
     else:
-        asyncio.run(run_comparison(job, ours, None if against is None else parse_rival(against, ours)))
+        asyncio.run(run_comparison(job, ours, rival))
 
 
 @benches.command("prm-cost")

@@ -49,12 +49,15 @@ async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None
     _print({**facts, **job.provenance()})
 
 
-async def run_grid(job: Job, like: Setting) -> None:
-    """Every strategy at every width; a line of JSON for each as it comes, a Markdown table, and all of it again."""
+async def run_grid(job: Job, like: Setting, rival: Setting | None) -> None:
+    """Every strategy at every width, each against the rival if there is one.
+
+    A line of JSON for each as it comes, a Markdown table, and all of it again.
+    """
     problems = job.chosen()
     rows: list[Facts] = []
     async with running(job.policy, job.prm) as engines:
-        async for row in sweep(_field(job, engines.pair, problems), like):
+        async for row in sweep(_field(job, engines.pair, problems), like, rival):
             rows.append(row)
             _print(row)
     if not job.json_only:

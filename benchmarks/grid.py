@@ -55,14 +55,17 @@ def grid_settings(like: Setting) -> list[Setting]:
     return list(dict.fromkeys(every))
 
 
-async def sweep(field: Field, like: Setting) -> AsyncIterator[Facts]:
-    """The facts of each grid setting as soon as it is measured."""
+async def sweep(field: Field, like: Setting, rival: Setting | None) -> AsyncIterator[Facts]:
+    """The facts of each grid setting as soon as it is measured; with a rival also the paired differences to it."""
+    other = None if rival is None else await field.run(rival)
     for setting in grid_settings(like):
-        yield outcome_facts(setting, await field.run(setting), field.seed)
+        outcome = other if other is not None and setting == rival else await field.run(setting)
+        facts = outcome_facts(setting, outcome, field.seed)
+        yield facts if other is None else {**facts, **difference_facts(outcome, other, field.seed)}
 
 
 def cells(row: Facts) -> tuple[str, ...]:
-    """One row of facts as `COLUMNS`."""
+    """One row of facts as `COLUMNS`, and the difference to the rival if there is one."""
     values: tuple[Any, ...] = (
         row["strategy"],
         row["n"],
@@ -72,9 +75,19 @@ def cells(row: Facts) -> tuple[str, ...]:
         f"{row['prm_reads']:,}",
         f"{row['seconds']:.0f}",
     )
-    return tuple(map(str, values))
+    shown = tuple(map(str, values))
+    if "difference" not in row:
+        return shown
+    low, high = points(row["difference_ci_low"]), points(row["difference_ci_high"])
+    return (*shown, f"{points(row['difference'])} ({low} to {high})")
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}"
 
 
 def grid_table(rows: Sequence[Facts]) -> str:
-    """The grid in Markdown."""
-    return markdown_table(COLUMNS, [cells(row) for row in rows])
+    """The grid in Markdown; differences in percentage points."""
+    paired = any("difference" in row for row in rows)
+    return markdown_table((*COLUMNS, *(("difference",) if paired else ())), [cells(row) for row in rows])

@@ -40,6 +40,7 @@ def solve(
     aggregation: Annotated[Aggregation | None, typer.Option(help="How step scores make a chain's score.")] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Print the reply's JSON only.")] = False,
     tree: Annotated[bool, typer.Option(help="Show the search tree.")] = True,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw tree and answer there too.")] = None,
 ) -> None:
     """Solve one question about one image."""
     from cos.clients.solving import Ask, solve_and_show
@@ -63,7 +64,7 @@ def solve(
         policy=policy,
         prm=prm,
     )
-    asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree))
+    asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree, picture=picture))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,8 +37,13 @@ class Ask:
         return self.policy is not None or self.prm is not None
 
 
-async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool) -> None:
-    """Prints the solution on stdout, progress on stderr. Errors: CosClientError, CosError."""
+async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path | None) -> None:
+    """Prints the solution on stdout, progress on stderr; draws it into the SVG file ``picture`` as well.
+
+    Errors: CosClientError, CosError.
+    """
+    if picture is not None and not picture.parent.is_dir():
+        raise BadRequest(f"--picture {picture}: there is no folder {picture.parent}")
     image = wire.read_image(ask.image_path)
     notes = Console(stderr=True)
     async with AsyncExitStack() as stack:
@@ -52,6 +58,9 @@ async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool) -> None:
         typer.echo((solution if tree else solution.model_copy(update={"tree": None})).model_dump_json())
     else:
         terminal.show_solution(Console(), solution, tree=tree)
+    if picture is not None:
+        terminal.draw_solution(picture, ask.question, solution, tree=tree)
+        notes.print(f"drawn in {picture}", style="dim", highlight=False)
 
 
 async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:

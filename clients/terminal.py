@@ -3,8 +3,10 @@
 Text of a model is never markup here, and its control characters never reach the terminal.
 """
 
+import io
 import math
 from collections.abc import Iterable
+from pathlib import Path as FilePath
 
 from rich.console import Console, Group, RenderableType
 from rich.spinner import Spinner
@@ -17,6 +19,7 @@ from cos.clients.models import Answered, Event, Node, Opened, Path, Scored, Sele
 GOOD, FAIR = 0.8, 0.5
 """From these scores on green, and yellow."""
 LABEL_CHARS = 60
+PICTURE_COLUMNS = 110
 
 
 class LiveSearch:
@@ -71,6 +74,13 @@ def show_solution(console: Console, solution: Solution, *, tree: bool) -> None:
         console.print(search_tree(solution.tree, winners, losers, likelihood=likelihood))
     console.print(chain_table(solution))
     console.print(summary(solution))
+
+
+def draw_solution(path: FilePath, title: str, solution: Solution, *, tree: bool) -> None:
+    """The same as an SVG picture of a terminal."""
+    console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
+    show_solution(console, solution, tree=tree)
+    console.save_svg(str(path), title=printable(title))
 
 
 def search_tree(nodes: Iterable[Node], winners: set[Path], losers: set[Path], *, likelihood: bool) -> Tree:

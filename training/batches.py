@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cos.training.chains import Encoded
+from cos.training.chains import UNKNOWN, Encoded
 from cos.training.ledger import Problem, sample_problem
 from cos.training.render import Renderer, cells_of
 
@@ -26,7 +26,7 @@ class Batch:
 
     pictures: Tensor
     ids: Tensor
-    teaches_next: Tensor
+    should: Tensor
     verdict: Tensor
     is_tag: Tensor
 
@@ -42,7 +42,7 @@ def pad(chains: Sequence[Encoded], pictures: Tensor, padding: int) -> Batch:
     return Batch(
         pictures,
         table([chain.ids for chain in chains], padding, torch.long),
-        table([chain.teaches_next for chain in chains], False, torch.bool),
+        table([chain.should for chain in chains], UNKNOWN, torch.long),
         table([chain.verdict for chain in chains], -1.0, torch.float32),
         table([chain.is_tag for chain in chains], False, torch.bool),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cos.search.grammar import STEP_TAG, render_segments
-from cos.training.ledger import Derivation
+from cos.training.ledger import Derivation, is_reading
 
 
 class Encodes(Protocol):
@@ -32,13 +32,17 @@ def prompt_text(question: str, image_tokens: int) -> str:
     return f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
+UNKNOWN = -100
+"""No target (the index that PyTorch's cross-entropy leaves out)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One chain for training. All sequences have the length of ``ids``."""
 
     ids: list[int]
-    teaches_next: list[bool]
-    """Whether the token *at* this place is a target of the language-model loss."""
+    should: list[int]
+    """The token that should stand at this place, `UNKNOWN` where nobody can say: what is read or to be written."""
     verdict: list[float]
     """1 good, 0 bad, -1 none: the target of the label loss at this place (unshifted)."""
     is_tag: list[bool]
@@ -51,7 +55,7 @@ def encode_policy(tokenizer: Encodes, question: str, derivation: Derivation, ima
         token for segment in segments_of(derivation) for token in tokenizer.encode(segment, add_special_tokens=False)
     ] + [tokenizer.get_vocab()["<|im_end|>"]]
     ids = prompt + turn
-    return Encoded(ids, [False] * len(prompt) + [True] * len(turn), [-1.0] * len(ids), [False] * len(ids))
+    return Encoded(ids, [UNKNOWN] * len(prompt) + turn, [-1.0] * len(ids), [False] * len(ids))
 
 
 def encode_prm(
@@ -64,15 +68,18 @@ def encode_prm(
 ) -> Encoded:
     """A chain for PRM training, labelled by the exact checker.
 
-    ``written`` are the chain's segments, the last one the answer; a segment is good when it equals the gold one, the
-    answer when it is right. Beside the tags' labels every token of a segment carries the verdict on the segment so far:
-    good up to the first token that departs from gold, bad from there on. That dense signal is what makes comparing a
-    written digit with the pictured one learnable in minutes. The language-model loss covers what is still gold.
+    ``written`` are the chain's segments, the last one the answer. A step is good as long as it and all before it equal
+    the gold derivation's (what a Monte-Carlo label tends to: from a false step on, few continuations end right); the
+    answer is good when it is right. Beside the tags every token carries a verdict: good up to the first one of the
+    chain that departs from gold. What should stand at a place is known in every reading of a row, which
+    depends on the picture alone, up to and with the first departure of the chain, and where later segments still begin
+    as gold does.
     """
     ids = tokenizer.encode(prompt_text(question, image_tokens), add_special_tokens=False)
-    teaches, verdict, tags = [False] * len(ids), [-1.0] * len(ids), [False] * len(ids)
+    should, verdict, tags = [UNKNOWN] * len(ids), [-1.0] * len(ids), [False] * len(ids)
     golden = [tokenizer.encode(segment, add_special_tokens=False) for segment in segments_of(gold)]
     tag = tokenizer.get_vocab()[STEP_TAG]
+    departed = False
     for index, segment in enumerate(written):
         tokens = tokenizer.encode(segment, add_special_tokens=False)
         last = index == len(written) - 1
@@ -80,10 +87,17 @@ def encode_prm(
         good = 0
         while good < min(len(tokens), len(target)) and tokens[good] == target[good]:
             good += 1
-        right = answer_is_right if last else good == len(tokens) == len(target)
+        same = good == len(tokens) == len(target)
+        if index < len(gold.steps) and is_reading(gold.steps[index]) and len(tokens) == len(target):
+            known = target
+        else:
+            # A later segment departs because it carries a mistake on: what should stand there is another question.
+            known = target[: good if departed else good + 1][: len(tokens)]
         ids += [*tokens, tag]
-        # The first departing token is taught too: its place in the picture tells what should have stood there.
-        teaches += [True] * good + [False] * (len(tokens) - good) + [False]
-        verdict += [1.0] * good + [0.0] * (len(tokens) - good) + [1.0 if right else 0.0]
+        should += [*known, *[UNKNOWN] * (len(tokens) - len(known)), UNKNOWN]
+        so_far = 0.0 if departed else 1.0
+        departed = departed or not same
+        step_is_good = answer_is_right if last else not departed
+        verdict += [so_far] * good + [0.0] * (len(tokens) - good) + [1.0 if step_is_good else 0.0]
         tags += [False] * len(tokens) + [True]
-    return Encoded(ids, teaches, verdict, tags)
+    return Encoded(ids, should, verdict, tags)

@@ -53,7 +53,8 @@ class Problem:
 
 
 Slip = Callable[[str, int], int]
-"""``slip(what, value)``: the value as this writer gets it; ``what`` is "read" for a digit, "work" for a result."""
+"""``slip(what, value)``: the value as this writer gets it. ``what`` is "read" for a digit in the picture, "copy" for
+one written before, "work" for a result, "decide" for a yes (1) or no (0)."""
 
 
 def exact(what: str, value: int) -> int:
@@ -82,6 +83,11 @@ def sample_problem(rng: random.Random) -> Problem:
     return Problem(rows, kind)
 
 
+def is_reading(step: Step) -> bool:
+    """Whether a step reads from the picture: it depends on no step before it."""
+    return step.name.startswith("Read row")
+
+
 def derive(problem: Problem, slip: Slip = exact) -> Derivation:
     """The chain for a problem; with ``exact`` the gold one. Every slip is carried on, as a person would."""
     rows: list[str] = []
@@ -103,13 +109,17 @@ def _column(row: str, place: int) -> int | None:
     return int(row[-1 - place]) if place < len(row) else None
 
 
+def _copied(row: str, slip: Slip) -> str:
+    return "".join(str(slip("copy", int(digit))) for digit in row)
+
+
 def _total(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Step], str]:
     del problem
     steps: list[Step] = []
     written = ""
     carry = 0
     for place in range(max(map(len, rows))):
-        terms = [digit for row in rows if (digit := _column(row, place)) is not None]
+        terms = [slip("copy", digit) for row in rows if (digit := _column(row, place)) is not None]
         if carry:
             terms.append(carry)
         parts: list[str] = []
@@ -119,7 +129,7 @@ def _total(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Step], s
             parts.append(f"{running} + {term} = {result}")
             running = result
         sums = ", ".join(parts) if parts else f"{running}"
-        carry, digit = divmod(max(running, 0), 10)
+        carry, digit = (slip("copy", part) for part in divmod(max(running, 0), 10))
         written = f"{digit}{written}"
         steps.append(
             Step(f"Add the {_COLUMNS[place]}", f"{sums}, write {digit}, carry {carry}.", f"It ends in {written}.")
@@ -134,14 +144,15 @@ def _difference(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Ste
     written = ""
     borrow = 0
     for place in range(len(upper)):
-        a, b = _column(upper, place) or 0, _column(lower, place)
+        a, b = slip("copy", _column(upper, place) or 0), _column(lower, place)
         parts: list[str] = []
         if borrow:
             parts.append(f"{a} - 1 = {a - 1}")
             a -= 1
         borrow = 0
         if b is not None:
-            if a < b:
+            b = slip("copy", b)
+            if slip("decide", int(a < b)):
                 borrow = 1
                 parts.append(f"{a} + 10 = {a + 10}")
                 a += 10
@@ -152,7 +163,7 @@ def _difference(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Ste
             if result < 0:
                 borrow = 1
                 result += 10
-        digit = result % 10
+        digit = slip("copy", result % 10)
         written = f"{digit}{written}"
         shown = ", ".join(parts) if parts else f"{a}"
         steps.append(
@@ -168,9 +179,9 @@ def _largest(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Step],
     steps: list[Step] = []
     best = 0
     for index in range(1, len(rows)):
-        bigger = slip("work", int(int(rows[index]) > int(rows[best]))) == 1
-        sign = ">" if bigger else "<"
-        thought = f"{rows[index]} {sign} {rows[best]}."
+        mine, its = _copied(rows[index], slip), _copied(rows[best], slip)
+        bigger = slip("decide", int(int(mine) > int(its)))
+        thought = f"{mine} {'>' if bigger else '<'} {its}."
         best = index if bigger else best
         steps.append(Step(f"Compare row {index + 1}", thought, f"Row {best + 1} leads."))
     return steps, str(best + 1)
@@ -180,9 +191,10 @@ def _count(problem: Problem, rows: list[str], slip: Slip) -> tuple[list[Step], s
     steps: list[Step] = []
     count = 0
     for index, row in enumerate(rows):
-        more = slip("work", int(int(row) > problem.limit)) == 1
-        count += more
-        thought = f"{row} > {problem.limit}, yes." if more else f"{row} > {problem.limit}, no."
+        number = _copied(row, slip)
+        more = slip("decide", int(int(number) > problem.limit))
+        count = slip("work", count + more)
+        thought = f"{number} > {problem.limit}, yes." if more else f"{number} > {problem.limit}, no."
         steps.append(Step(f"Check row {index + 1}", thought, f"So far {count}."))
     return steps, str(count)
 
@@ -203,20 +215,20 @@ LOOKALIKES = {
 
 
 def clumsy(rng: random.Random, misreads: float, miscounts: float) -> Slip:
-    """A slip that misreads a digit with probability ``misreads`` and gets a result wrong with ``miscounts``."""
+    """A slip that misreads a digit with probability ``misreads`` and gets a result wrong with ``miscounts``, a digit
+    that was written before half as often, and a decision twice as often."""
+    likely = {"read": misreads, "work": miscounts, "copy": miscounts / 2, "decide": min(1.0, miscounts * 2)}
 
     def slip(what: str, value: int) -> int:
-        if what == "read":
-            if rng.random() < misreads:
-                others = LOOKALIKES[value] if rng.random() < 0.6 else "0123456789".replace(str(value), "")
-                return int(rng.choice(others))
+        if rng.random() >= likely[what]:
             return value
-        if rng.random() < miscounts:
-            return (
-                1 - value
-                if value in (0, 1) and rng.random() < 0.5
-                else max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
-            )
-        return value
+        match what:
+            case "read" | "copy" if 0 <= value <= 9:
+                alike = what == "read" and rng.random() < 0.6
+                return int(rng.choice(LOOKALIKES[value] if alike else "0123456789".replace(str(value), "")))
+            case "decide":
+                return 1 - value
+            case _:
+                return max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
 
     return slip

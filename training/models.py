@@ -20,7 +20,7 @@ from transformers import (
 
 from cos.search.grammar import COS_TOKENS
 from cos.training.chains import chain_text, prompt_text
-from cos.training.ledger import clumsy, derive, sample_problem
+from cos.training.ledger import derive, sample_problem
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 IMAGE_TOKENS = 16
@@ -58,11 +58,12 @@ class Size:
 
 
 POLICY = Size(image_side=56, vision_width=128, vision_layers=4, text_width=256, text_layers=5, text_mlp=768)
-READER = Size(image_side=112, vision_width=192, vision_layers=6, text_width=256, text_layers=8, text_mlp=768)
-PRM = replace(READER, text_layers=READER.text_layers + 3)
-"""The PRM sees the picture at twice the policy's resolution through a larger tower: it has to see better."""
+READER = replace(POLICY, image_side=112, vision_width=192, vision_layers=6)
+"""The part of the PRM that reads: the policy's text model behind a larger tower with twice the resolution."""
+JUDGING_LAYERS = 3
+PRM = replace(READER, text_layers=READER.text_layers + JUDGING_LAYERS)
 
-SIZES = {"policy": POLICY, "reader": READER, "prm": PRM}
+SIZES = {"policy": POLICY, "prm": PRM}
 
 
 def _corpus(seed: int) -> Iterator[str]:
@@ -70,7 +71,7 @@ def _corpus(seed: int) -> Iterator[str]:
     for _ in range(2000):
         problem = sample_problem(rng)
         yield prompt_text(problem.question, IMAGE_TOKENS)
-        yield chain_text(derive(problem, clumsy(rng, 0.1, 0.05)), tagged=False)
+        yield chain_text(derive(problem), tagged=False)
 
 
 def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
@@ -153,14 +154,21 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     return model
 
 
-def deepen(shallow: InternVLForConditionalGeneration, deep: InternVLForConditionalGeneration) -> None:
-    """Gives a deeper model all weights of a shallower one. The layers on top start as if they were not there: what
-    they add to the residual stream is zero until they are trained."""
-    deep.load_state_dict(shallow.state_dict(), strict=False)
-    with torch.no_grad():
-        for layer in deep.model.language_model.layers[len(shallow.model.language_model.layers) :]:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
+def load(folder: Path) -> InternVLForConditionalGeneration:
+    """A saved checkpoint, in float32."""
+    return InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a saved checkpoint."""
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def take_text(source: InternVLForConditionalGeneration, deeper: InternVLForConditionalGeneration) -> None:
+    """Gives a model the text layers, embeddings and final norm of one that is not as deep."""
+    weights = {name: value for name, value in source.state_dict().items() if "vision" not in name}
+    weights = {name: value for name, value in weights.items() if "multi_modal" not in name}
+    deeper.load_state_dict(weights, strict=False)
 
 
 def save(folder: Path, size: Size, model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

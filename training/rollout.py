@@ -1,4 +1,4 @@
-"""Stage 4: rollouts. The policy's own chains over digits it has never seen, to train the PRM on its real mistakes."""
+"""Rollouts: the policy's own chains over digits it has never seen, to train the PRM on its real mistakes."""
 
 import asyncio
 import json

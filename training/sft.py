@@ -1,4 +1,4 @@
-"""Stage 2: step-structured SFT of the policy on gold chains, and of the PRM's reader on its own digits."""
+"""Step-structured SFT of the policy on gold chains."""
 
 from collections.abc import Mapping
 

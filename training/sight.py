@@ -1,4 +1,4 @@
-"""Stage 1: sight. The vision tower and projector learn to name the digit in every cell, and the cell.
+"""Sight: the vision tower and projector learn to name the digit in every cell, and the cell.
 
 Trained end to end from nothing, the tower collapses while the text loss falls nicely; with this dense target first, the
 text model later finds features worth looking at. Naming the cell keeps the place in the features: the text model has
@@ -58,17 +58,16 @@ class Sight(nn.Module):
         """Image features as the text model gets them: (batch, 16, width)."""
         return image_features(self._model[0], pixels)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of digits (batch, 16, 11) and of places (batch, 16, 16)."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of digits (batch, 16, 11) and of places (batch, 16, 16), and the features themselves."""
         features = self.features(pixels)
-        return self.head(features), self.place(features)
+        return self.head(features), self.place(features), features
 
 
 def train_sight(
-    model: InternVLForConditionalGeneration, size: Size, digits: Digits, plan: Plan, batch: int, seed: int
+    sight: Sight, size: Size, digits: Digits, plan: Plan, batch: int, seed: int, prototypes: Tensor | None = None
 ) -> None:
-    """Trains tower and projector in place."""
-    sight = Sight(model, size.text_width)
+    """Trains tower and projector in place; towards ``prototypes`` (digits, cells, width) if there are some."""
     renderer = Renderer(digits, Pen(turn_degrees=12))
     compiled = torch.compile(sight, dynamic=False)
     here = torch.arange(GRID * GRID)
@@ -78,10 +77,13 @@ def train_sight(
         cells = random_cells(batch, 0.35 + 0.6 * float(torch.rand(1, generator=generator)), generator)
         pixels = to_pixels(renderer.draw(cells, generator), size.image_side)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, places = compiled(pixels)
+            logits, places, features = compiled(pixels)
         logits = logits.float()
         value = functional.cross_entropy(logits.flatten(0, 1), cells.flatten())
         value = value + PLACE_WEIGHT * functional.cross_entropy(places.float().flatten(0, 1), here.repeat(batch))
+        if prototypes is not None:
+            aims = prototypes[cells, here]
+            value = value + functional.mse_loss(features.float(), aims) / aims.var()
         written = cells < EMPTY
         hit = (logits.argmax(-1) == cells)[written].float().mean().item()
         return value, {"digit_accuracy": hit}
@@ -100,11 +102,30 @@ def rescale(sight: Sight, renderer: Renderer, size: Size, seed: int) -> None:
 
 
 @torch.no_grad()
+def prototypes_of(model: InternVLForConditionalGeneration, digits: Digits, side: int, seed: int) -> Tensor:
+    """What a model's tower and projector make of each digit (or none) in each cell, on average: (11, 16, width).
+
+    Another tower trained towards these can stand before the same text model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    renderer = Renderer(digits, Pen(turn_degrees=12))
+    here = torch.arange(GRID * GRID)
+    total = torch.zeros(EMPTY + 1, GRID * GRID, model.config.text_config.hidden_size)
+    count = torch.zeros(EMPTY + 1, GRID * GRID, 1)
+    for _ in range(40):
+        cells = random_cells(128, 0.8, generator)
+        features = image_features(model, to_pixels(renderer.draw(cells, generator), side))
+        total.index_put_((cells, here.expand_as(cells)), features, accumulate=True)
+        count.index_put_((cells, here.expand_as(cells)), torch.ones(*cells.shape, 1), accumulate=True)
+    return total / count
+
+
+@torch.no_grad()
 def digit_accuracy(sight: Sight, digits: Digits, side: int, seed: int = 0, images: int = 512) -> float:
     """Share of digits named rightly on unseen pictures (only while the head still fits: before `rescale`)."""
     generator = torch.Generator().manual_seed(seed)
     cells = random_cells(images, 0.6, generator)
-    logits, _ = sight(to_pixels(Renderer(digits).draw(cells, generator), side))
+    logits, _, _ = sight(to_pixels(Renderer(digits).draw(cells, generator), side))
     return (logits.argmax(-1) == cells)[cells < EMPTY].float().mean().item()
 
 

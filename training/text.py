@@ -1,7 +1,7 @@
-"""The text model over image features, as the training stages run it: embeddings in, logits out, compiled."""
+"""The text model over image features, as the training stages run it: batches in, residual streams out, compiled."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,43 +9,49 @@ from torch.nn import functional
 from transformers import InternVLForConditionalGeneration
 
 from cos.training.batches import Batch
+from cos.training.chains import UNKNOWN
 from cos.training.sight import image_features, to_pixels
 
 
 class Reader(nn.Module):
-    """The text model and its head; the tower is frozen unless ``thawed``. Embeddings are tied to the head.
+    """The text model and its head; the tower is frozen unless ``thawed``. Embeddings are tied to the head."""
 
-    ``frozen_layers``: that many text layers from below, and the embeddings, are not trained either.
-    """
-
-    def __init__(
-        self, model: InternVLForConditionalGeneration, side: int, thawed: bool = False, frozen_layers: int = 0
-    ) -> None:
+    def __init__(self, model: InternVLForConditionalGeneration, side: int, thawed: bool = False) -> None:
         super().__init__()
         self.model = model
         self._side = side
         self._thawed = thawed
         for part in (model.model.vision_tower, model.model.multi_modal_projector):
             part.requires_grad_(thawed)
-        if frozen_layers:
-            model.model.language_model.embed_tokens.requires_grad_(False)
-            for layer in model.model.language_model.layers[:frozen_layers]:
-                layer.requires_grad_(False)
-        self._logits = cast("Callable[[Tensor], Tensor]", torch.compile(self._run, dynamic=False))
+        self._through = cast(
+            "Callable[[Tensor, tuple[int, ...]], list[Tensor]]", torch.compile(self._layers, dynamic=False)
+        )
 
-    def _run(self, embedded: Tensor) -> Tensor:
-        hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return self.model.lm_head(hidden)
+    def _layers(self, stream: Tensor, stops: tuple[int, ...]) -> list[Tensor]:
+        """Sequences are padded on the right, so causal attention needs no mask."""
+        text: Any = self.model.model.language_model
+        places = torch.arange(stream.shape[1]).unsqueeze(0)
+        rotary = text.rotary_emb(stream, places)
+        kept: list[Tensor] = []
+        for number, layer in enumerate(text.layers, start=1):
+            stream = layer(stream, position_embeddings=rotary, position_ids=places)
+            if number in stops:
+                kept.append(stream)
+        return kept
 
-    def run_plain(self, batch: Batch) -> Tensor:
-        """Logits without compilation, so that hooks on the model are heard."""
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return self._run(self._embed(batch)).float()
+    def streams(self, batch: Batch, stops: Sequence[int]) -> list[Tensor]:
+        """The residual stream (batch, length, width) after each number of layers in ``stops``, which ascend."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._through(self._embed(batch), tuple(stops))
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """What the head says of a residual stream: float32 (batch, length, vocabulary)."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model.lm_head(self.model.model.language_model.norm(stream)).float()
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, float32 (batch, length, vocabulary)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return self._logits(self._embed(batch)).float()
+        return self.logits(self.streams(batch, (len(self.model.model.language_model.layers),))[0])
 
     def _embed(self, batch: Batch) -> Tensor:
         with torch.set_grad_enabled(self._thawed and torch.is_grad_enabled()):
@@ -56,9 +62,9 @@ class Reader(nn.Module):
 
 
 def next_token_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy over the taught tokens, and whether each was the likeliest: bool (batch, length - 1)."""
-    taught = batch.teaches_next[:, 1:]
-    targets = batch.ids[:, 1:]
+    """Mean cross-entropy over the tokens that should come next, and whether each was the likeliest: bool (batch,
+    length - 1)."""
+    targets = batch.should[:, 1:]
     ahead = logits[:, :-1]
-    value = functional.cross_entropy(ahead[taught], targets[taught])
-    return value, (ahead.argmax(-1) == targets) | ~taught
+    value = functional.cross_entropy(ahead.flatten(0, 1), targets.flatten(), ignore_index=UNKNOWN)
+    return value, (ahead.argmax(-1) == targets) | (targets == UNKNOWN)

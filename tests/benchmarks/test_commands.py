@@ -87,7 +87,8 @@ def test_serving_starts_a_server_by_itself_and_stops_it(capsys: pytest.CaptureFi
     [
         (["--problems", "1001"], "the held-out set has 1000"),
         (["--strategy", "bem"], "unknown strategy 'bem'"),
-        (["--grid", "--pool", "4"], "exclude each other"),
+        (["--grid", "--pool", "4"], "leave out --grid"),
+        (["--grid", "--against", "bem"], "unknown strategy 'bem'"),
         (["--against", "beam@0"], "write NAME or NAME@N"),
         (["--prm", "none", "--score", "prm"], "needs a PRM"),
         (["--top-p", "0"], "top_p = 0.0"),

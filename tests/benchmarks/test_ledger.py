@@ -7,7 +7,7 @@ import pytest
 
 from cos.benchmarks.grid import Field, compare, grid_settings, grid_table, sweep
 from cos.benchmarks.ledger import Outcome, choose, evaluate, is_right
-from cos.benchmarks.setting import Setting, root_seed
+from cos.benchmarks.setting import Setting, parse_rival, root_seed
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
@@ -98,7 +98,19 @@ async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, pr
     ]
     assert len(settings) == 13
     field = Field(pair=scripted, problems=problems[:4], seed=0, concurrency=8)
-    rows = [row async for row in sweep(field, Setting(strategy="beam"))]
+    rows = [row async for row in sweep(field, Setting(strategy="beam"), None)]
     table = grid_table(rows).splitlines()
     assert len(table) == 2 + 13
     assert table[0].startswith("| strategy | n | accuracy |")
+
+
+async def test_the_grid_is_paired_with_a_rival(scripted: Pair, problems: list[LedgerProblem]):
+    field = Field(pair=scripted, problems=problems[:12], seed=0, concurrency=8)
+    like = Setting(strategy="beam")
+    rival = parse_rival("best_of_n@1", like)
+    rows = {(row["strategy"], row["n"]): row async for row in sweep(field, like, rival)}
+    alone = rows["best_of_n", 1]
+    assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
+    for row in rows.values():
+        assert row["difference"] == pytest.approx(row["accuracy"] - alone["accuracy"])
+    assert grid_table(list(rows.values())).splitlines()[0].endswith("| difference |")

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import pytest
@@ -47,6 +49,22 @@ def test_a_question_is_solved_in_this_process(png_path: str, capsys: pytest.Capt
     assert "Winning chain" in text
     assert "Answer: " in text
     assert "└── " in text
+
+
+def test_a_search_is_drawn_as_a_picture(png_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    drawn = tmp_path / "tree.svg"
+    assert run("solve", png_path, "What is <b>the</b> total?", *LOCAL, "--picture", str(drawn)) == 0
+    assert "Winning chain" in capsys.readouterr().out
+    image = ElementTree.parse(drawn).getroot()
+    assert image.tag.endswith("svg")
+    assert any("Winning" in (text or "") for text in image.itertext())
+
+
+def test_a_picture_in_no_folder_is_refused_before_any_search(
+    png_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run("solve", png_path, "?", *LOCAL, "--picture", str(tmp_path / "no" / "tree.svg")) == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_json_is_the_reply_and_nothing_else(png_path: str, capsys: pytest.CaptureFixture[str]):
