@@ -1,7 +1,8 @@
 """Searches a second over HTTP: a closed loop of workers at each level of concurrency.
 
-Rounds alternate over the levels, so that a drift of the machine hits all of them alike. Every request has an image and
-a seed of its own as long as there are images, so no request finds its prompt in a cache.
+Rounds alternate over the levels, so that a drift of the machine hits all of them alike. While a round's last searches
+finish, fewer run than its level says, so each worker gets several a round. Every request has an image and a seed of its
+own as long as there are images, so no request finds its prompt in a cache.
 """
 
 import asyncio
@@ -24,31 +25,28 @@ from cos.search.errors import CosError, InputError
 TIMEOUT_S = 600.0
 """For one search."""
 
+SEARCHES_A_WORKER = 6
+"""At least so many in each round."""
+
 Body = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is sent: ``requests`` a level in ``rounds`` equal parts, after a warm-up that is not counted."""
+    """What is sent: at least ``requests`` a level in ``rounds`` equal parts, after a warm-up that is not counted."""
 
     levels: tuple[int, ...]
     requests: int
     rounds: int
 
-    def __post_init__(self) -> None:
-        """Errors: InputError for a load whose rounds could not fill its widest level."""
-        least = max(self.levels) * self.rounds
-        if self.requests < least:
-            raise InputError(
-                f"--requests {self.requests} over {self.rounds} rounds cannot keep {max(self.levels)} searches "
-                f"running; choose at least {least}",
-                "requests",
-            )
+    def a_round(self, level: int) -> int:
+        """Requests of a level in each round."""
+        return max(-(-self.requests // self.rounds), SEARCHES_A_WORKER * level)
 
     @property
     def total(self) -> int:
         """All requests, warm-up included."""
-        return max(self.levels) + len(self.levels) * (self.requests // self.rounds) * self.rounds
+        return max(self.levels) + self.rounds * sum(map(self.a_round, self.levels))
 
 
 def parse_levels(text: str) -> tuple[int, ...]:
@@ -113,7 +111,7 @@ async def measure(client: httpx.AsyncClient, load: Load, requests: Iterator[Body
         await _run(client, Level(max(load.levels)), list(islice(requests, max(load.levels))), bar)
         for _ in range(load.rounds):
             for level in levels:
-                await _run(client, level, list(islice(requests, load.requests // load.rounds)), bar)
+                await _run(client, level, list(islice(requests, load.a_round(level.concurrency))), bar)
     results = [level.facts() for level in levels]
     return {
         "results": results,

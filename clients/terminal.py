@@ -5,6 +5,7 @@ Text of a model is never markup here, and its control characters never reach the
 
 import io
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path as FilePath
 
@@ -80,7 +81,9 @@ def draw_solution(path: FilePath, title: str, solution: Solution, *, tree: bool)
     """The same as an SVG picture of a terminal."""
     console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
     show_solution(console, solution, tree=tree)
-    console.save_svg(str(path), title=printable(title))
+    # A picture that loads nothing from anywhere: the viewer's own fixed-width font will do.
+    drawn = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=printable(title)), flags=re.DOTALL)
+    path.write_text(drawn, encoding="utf-8")
 
 
 def search_tree(nodes: Iterable[Node], winners: set[Path], losers: set[Path], *, likelihood: bool) -> Tree:

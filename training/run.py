@@ -86,7 +86,7 @@ def rollout(runs: Runs = Path("runs"), problems: int = 1500, each: int = 4) -> N
 
 
 @app.command()
-def prm(runs: Runs = Path("runs"), steps: int = 1750, batch: int = 24, rate: float = 1e-3, threads: int = 2) -> None:
+def prm(runs: Runs = Path("runs"), steps: int = 1800, batch: int = 24, rate: float = 1e-3, threads: int = 2) -> None:
     """Teach the PRM to read and to judge, every other batch on the policy's own chains; writes ``prm``."""
     torch.set_num_threads(threads)
     size, tokenizer = SIZES["prm"], load_tokenizer(runs / "policy")

@@ -110,7 +110,8 @@ def prototypes_of(model: InternVLForConditionalGeneration, digits: Digits, side:
     generator = torch.Generator().manual_seed(seed)
     renderer = Renderer(digits, Pen(turn_degrees=12))
     here = torch.arange(GRID * GRID)
-    total = torch.zeros(EMPTY + 1, GRID * GRID, model.config.text_config.hidden_size)
+    width = model.get_input_embeddings().weight.shape[1]
+    total = torch.zeros(EMPTY + 1, GRID * GRID, width)
     count = torch.zeros(EMPTY + 1, GRID * GRID, 1)
     for _ in range(40):
         cells = random_cells(128, 0.8, generator)

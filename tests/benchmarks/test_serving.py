@@ -47,12 +47,13 @@ async def test_levels_take_turns_and_concurrency_pays(problems: list[LedgerProbl
     async with server.client() as client:
         facts = await measure(client, load, bodies(problems, SETTING, 0))
     assert [row["concurrency"] for row in facts["results"]] == [1, 4]
-    assert all(row["requests"] == 16 and row["errors"] == 0 for row in facts["results"])
-    warm_up, first, second, third, fourth = 4, 8, 8, 8, 8
+    assert [row["requests"] for row in facts["results"]] == [16, 48], "each worker gets six a round"
+    assert all(row["errors"] == 0 for row in facts["results"])
+    warm_up, first, second, third, fourth = 4, 8, 24, 8, 24
     assert len(server.bodies) == load.total == warm_up + first + second + third + fourth
     assert max(server.most_in_flight[4:12]) == 1
-    assert max(server.most_in_flight[12:20]) == 4
-    assert max(server.most_in_flight[20:28]) == 1
+    assert max(server.most_in_flight[12:36]) == 4
+    assert max(server.most_in_flight[36:44]) == 1
 
 
 def test_no_two_requests_are_alike(problems: list[LedgerProblem]):
@@ -66,9 +67,9 @@ def test_no_two_requests_are_alike(problems: list[LedgerProblem]):
 
 async def test_failures_are_counted_and_told(problems: list[LedgerProblem]):
     async with Server(fail_every=4).client() as client:
-        facts = await measure(client, Load(levels=(2,), requests=8, rounds=1), bodies(problems, SETTING, 0))
+        facts = await measure(client, Load(levels=(2,), requests=12, rounds=1), bodies(problems, SETTING, 0))
     row = facts["results"][0]
-    assert (row["requests"], row["errors"], row["first_error"]) == (8, 2, "503 gone")
+    assert (row["requests"], row["errors"], row["first_error"]) == (12, 3, "503 gone")
 
 
 async def test_a_server_that_only_fails_is_an_error(problems: list[LedgerProblem]):
@@ -77,9 +78,7 @@ async def test_a_server_that_only_fails_is_an_error(problems: list[LedgerProblem
             await measure(client, Load(levels=(1,), requests=2, rounds=1), bodies(problems, SETTING, 0))
 
 
-def test_loads_that_prove_nothing_are_refused():
-    with pytest.raises(InputError, match="at least 32"):
-        Load(levels=(1, 16), requests=31, rounds=2)
+def test_levels_that_are_no_numbers_are_refused():
     assert parse_levels("1, 16") == (1, 16)
     for text in ("", "1,,2", "0", "x"):
         with pytest.raises(InputError, match="write it like"):

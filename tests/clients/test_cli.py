@@ -57,6 +57,7 @@ def test_a_search_is_drawn_as_a_picture(png_path: str, tmp_path: Path, capsys: p
     assert "Winning chain" in capsys.readouterr().out
     image = ElementTree.parse(drawn).getroot()
     assert image.tag.endswith("svg")
+    assert "url(http" not in drawn.read_text(encoding="utf-8"), "it loads nothing"
     assert any("Winning" in (text or "") for text in image.itertext())
 
 
