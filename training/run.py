@@ -40,7 +40,7 @@ def sight(role: Role, runs: Runs = Path("runs"), steps: int = 900, batch: int = 
     aims = None
     if role == "prm":
         policy = load(runs / "policy")
-        aims = prototypes_of(policy, mnist.load(runs / "mnist", "policy"), SIZES["policy"].image_side, SEED)
+        aims = prototypes_of(policy, SIZES["policy"], mnist.load(runs / "mnist", "policy"), SEED)
     plan = Plan(runs / f"sight-{role}", steps, rate)
     seen = Sight(model, size.text_width)
     train_sight(seen, size, mnist.load(runs / "mnist", role), plan, batch, SEED, aims)

@@ -102,7 +102,7 @@ def rescale(sight: Sight, renderer: Renderer, size: Size, seed: int) -> None:
 
 
 @torch.no_grad()
-def prototypes_of(model: InternVLForConditionalGeneration, digits: Digits, side: int, seed: int) -> Tensor:
+def prototypes_of(model: InternVLForConditionalGeneration, size: Size, digits: Digits, seed: int) -> Tensor:
     """What a model's tower and projector make of each digit (or none) in each cell, on average: (11, 16, width).
 
     Another tower trained towards these can stand before the same text model.
@@ -110,12 +110,11 @@ def prototypes_of(model: InternVLForConditionalGeneration, digits: Digits, side:
     generator = torch.Generator().manual_seed(seed)
     renderer = Renderer(digits, Pen(turn_degrees=12))
     here = torch.arange(GRID * GRID)
-    width = model.get_input_embeddings().weight.shape[1]
-    total = torch.zeros(EMPTY + 1, GRID * GRID, width)
+    total = torch.zeros(EMPTY + 1, GRID * GRID, size.text_width)
     count = torch.zeros(EMPTY + 1, GRID * GRID, 1)
     for _ in range(40):
         cells = random_cells(128, 0.8, generator)
-        features = image_features(model, to_pixels(renderer.draw(cells, generator), side))
+        features = image_features(model, to_pixels(renderer.draw(cells, generator), size.image_side))
         total.index_put_((cells, here.expand_as(cells)), features, accumulate=True)
         count.index_put_((cells, here.expand_as(cells)), torch.ones(*cells.shape, 1), accumulate=True)
     return total / count
