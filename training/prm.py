@@ -59,8 +59,8 @@ class Judge(nn.Module):
         """What every layer makes of a batch."""
         read, compared, told, last = self.reader.streams(batch, self._stops)
         with torch.autocast("cpu", torch.bfloat16):
-            here, own = self.here(_even(compared)).float(), self.own(_even(compared)).float()
-            departs = self.departs(_even(told)).float()[..., 0]
+            here, own = self.here(_normed(compared)).float(), self.own(_normed(compared)).float()
+            departs = self.departs(_normed(told)).float()[..., 0]
         return Judged(self.reader.logits(read), here, own, departs, self.reader.logits(last))
 
 
@@ -80,7 +80,7 @@ class Judged:
     """The model's own logits, those of the labels among them."""
 
 
-def _even(stream: Tensor) -> Tensor:
+def _normed(stream: Tensor) -> Tensor:
     return functional.rms_norm(stream, stream.shape[-1:])
 
 
