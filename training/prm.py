@@ -172,10 +172,9 @@ def train_prm(
     batch: int,
     seed: int,
     rollouts: Sequence[Batch] = (),
-    weights: Weights | None = None,
 ) -> None:
     """Trains in place on clumsy chains; with ``rollouts`` every other batch is of the policy's own chains."""
-    weights = weights or Weights()
+    weights = Weights()
     batches = clumsy_batches(tokenizer, digits, batch, seed)
     labels = label_ids(tokenizer)
 

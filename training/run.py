@@ -79,7 +79,7 @@ def sft(
 
 
 @app.command()
-def rollout(runs: Runs = Path("runs"), problems: int = 1500, each: int = 4) -> None:
+def rollout(runs: Runs = Path("runs"), problems: int = 600, each: int = 8) -> None:
     """Sample the policy's own chains over the PRM's digits."""
     digits = mnist.load(runs / "mnist", "prm")
     asyncio.run(write_rollouts(runs / "rollouts", runs / "policy", digits, problems, each, SEED))
