@@ -111,7 +111,7 @@ def serving(
     n: Width = 8,
     beam_width: BeamWidth = None,
     concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
-    requests: Annotated[int, typer.Option(min=1, help="Searches at each level, but at least six a worker and round.")] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="Searches a level; six a worker and round at least.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Parts they are sent in, levels taking turns.")] = 2,
     url: Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
