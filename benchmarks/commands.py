@@ -8,7 +8,6 @@ import httpx
 import typer
 
 from cos.benchmarks import pool, prm_cost, serving
-from cos.benchmarks.engines import running
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
 from cos.benchmarks.ledger import choose
 from cos.benchmarks.report import Facts, json_line, machine, provenance
@@ -17,6 +16,7 @@ from cos.benchmarks.setting import Setting
 from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving
 from cos.checkpoints import LedgerProblem, heldout
 from cos.prm.pair import Pair
+from cos.training.engines import running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

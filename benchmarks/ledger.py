@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cos.benchmarks.engines import picture_of
-from cos.benchmarks.progress import side_by_side
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
@@ -14,6 +12,8 @@ from cos.search.search import solve
 from cos.search.select import normalised
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
+from cos.training.engines import picture_of
+from cos.training.progress import side_by_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Any
 import cos
 from cos.benchmarks.ledger import Outcome
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.statistics import bootstrap_mean
 from cos.checkpoints import resolve
+from cos.training.statistics import bootstrap_mean
 
 Facts = dict[str, Any]
 

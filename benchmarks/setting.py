@@ -12,9 +12,7 @@ from cos.search.errors import InputError
 from cos.search.select import Aggregation, ScoreKind
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import resolve
-
-NO_PRM = "none"
-"""The PRM name that stands for searching without one."""
+from cos.training.engines import NO_PRM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cos.benchmarks.engines import Running, picture_of
 from cos.clients import models
 from cos.search import events
 from cos.search.search import run
 from cos.search.spec import SearchSpec
 from cos.search.types import Candidate, Question, Result
+from cos.training.engines import Running, picture_of
 
 EXCERPT_CHARS = 400
 

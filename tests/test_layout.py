@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "server": {"search", "prm", "engines", "checkpoints"},
     "clients": {"search", "prm", "engines", "checkpoints", "training", "benchmarks"},
     "training": {"search", "prm", "engines", "checkpoints"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "training"},
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("torch", "vllm", "fastapi", "transformers", "numpy", "httpx")

@@ -3,12 +3,12 @@
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from cos.benchmarks.engines import running
 from cos.benchmarks.prm_cost import Need, ReadLog, measure, need_of, read_counters
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
 from cos.search.types import Question
+from cos.training.engines import running
 
 
 def test_the_need_of_a_small_tree_by_hand():

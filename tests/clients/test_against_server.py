@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
-from cos.benchmarks.engines import running
 from cos.benchmarks.setting import Setting
 from cos.clients import AsyncClient, Client, Solution
 from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
@@ -18,6 +17,7 @@ from cos.clients.models import Answered, Node, Opened, Scored, Selected, Step, T
 from cos.server.app import create_app
 from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
 from cos.server.settings import Settings
+from cos.training.engines import running
 
 
 @pytest_asyncio.fixture

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cos.benchmarks.setting import NO_PRM
 from cos.checkpoints import resolve
 from cos.engines.launch import Engines, launch
 from cos.engines.settings import EngineSettings, Role
 from cos.prm.pair import Pair, pair
 from cos.search.errors import InputError
 from cos.search.types import Picture
+
+NO_PRM = "none"
+"""The PRM name that stands for searching without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cos.benchmarks.statistics import bootstrap_mean, pass_at_k
+from cos.training.statistics import bootstrap_mean, pass_at_k
 
 
 def test_an_interval_holds_the_mean_and_is_as_wide_as_theory_says():
