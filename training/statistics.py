@@ -1,10 +1,21 @@
-"""How sure a measured mean is."""
+"""How sure a measured number is."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Sums = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
+BATCH = 1_000
+"""Resamples computed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
         (np.asarray(values, dtype=float),),
         np.mean,
         n_resamples=RESAMPLES,
-        batch=1_000,
+        batch=BATCH,
         confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -40,4 +51,27 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
     Source: Chen et al., arXiv 2107.03374, equation 1.
     """
-    return 1 - comb(samples - right, k) / comb(samples, k)
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def bootstrap_clusters(sums: Sums, statistic: Callable[[Sums], Sums], seed: int) -> Interval:
+    """Percentile bootstrap of a statistic of totals, resampled by problem: what belongs to one problem stays together.
+
+    ``sums`` (problems, columns) are each problem's own; ``statistic`` gives one value for each row of totals
+    (resamples, columns). Resamples where it is NaN (a kind is missing from them) are left out.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    problems = len(sums)
+    found: list[Sums] = []
+    for _ in range(RESAMPLES // BATCH):
+        counts = rng.multinomial(problems, np.full(problems, 1 / problems), BATCH)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append(statistic(counts @ sums))
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return Interval(math.nan, math.nan)
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Interval(float(low), float(high))

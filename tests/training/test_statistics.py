@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cos.training.statistics import bootstrap_mean, pass_at_k
+from cos.training.statistics import bootstrap_clusters, bootstrap_mean, pass_at_k
 
 
 def test_an_interval_holds_the_mean_and_is_as_wide_as_theory_says():
@@ -41,3 +41,20 @@ def test_a_paired_difference_is_surer_than_two_accuracies_apart():
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample(samples: int, right: int, k: int):
     subsets = list(combinations([True] * right + [False] * (samples - right), k))
     assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_a_share_of_totals_is_as_sure_as_its_problems_not_as_its_tags():
+    """Ten tags a problem that are all right or all wrong tell no more than one."""
+    hits = np.array([1.0] * 60 + [0.0] * 40)
+
+    def share(totals: np.ndarray) -> np.ndarray:
+        return totals[:, 0] / totals[:, 1]
+
+    interval = bootstrap_clusters(np.stack([10 * hits, np.full(100, 10.0)], 1), share, seed=0)
+    alone = bootstrap_mean(hits.tolist(), 0)
+    assert (interval.low, interval.high) == (pytest.approx(alone.low, abs=0.02), pytest.approx(alone.high, abs=0.02))
+
+
+def test_resamples_without_a_value_are_left_out():
+    interval = bootstrap_clusters(np.array([[1.0, 1.0], [0.0, 0.0]]), lambda totals: totals[:, 0] / totals[:, 1], 0)
+    assert (interval.low, interval.high) == (1.0, 1.0)
