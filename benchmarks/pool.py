@@ -7,9 +7,8 @@ block, and a problem counts by the share of blocks that were picked right.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cos.benchmarks.ledger import ask, is_right
 from cos.benchmarks.report import Facts, markdown_table, percent
-from cos.benchmarks.setting import Setting, root_seed
+from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
@@ -18,6 +17,7 @@ from cos.search.search import solve
 from cos.search.select import Ruler, rank, vote
 from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Question
+from cos.training.accuracy import ask, is_right, root_seed
 from cos.training.progress import side_by_side
 from cos.training.statistics import bootstrap_mean, pass_at_k
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import cos
-from cos.benchmarks.ledger import Outcome
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import resolve
+from cos.training.accuracy import Outcome
 from cos.training.statistics import bootstrap_mean
 
 Facts = dict[str, Any]

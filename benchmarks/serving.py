@@ -18,9 +18,10 @@ import httpx
 from tqdm import tqdm
 
 from cos.benchmarks.report import Facts
-from cos.benchmarks.setting import Setting, root_seed
+from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import CosError, InputError
+from cos.training.accuracy import root_seed
 
 TIMEOUT_S = 600.0
 """For one search."""

@@ -1,6 +1,5 @@
 """How an evaluated search is set: strategy, width, sampling, ranking."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,11 +59,6 @@ class Setting:
             "score": self.score,
             "aggregation": self.aggregation,
         }
-
-
-def root_seed(seed: int, problem_id: str) -> int:
-    """The root sampling seed of one problem: problems differ, whatever else is evaluated beside them."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{problem_id}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def parse_rival(text: str, like: Setting) -> Setting:

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from cos.benchmarks.grid import Field, compare, grid_settings, grid_table, sweep
-from cos.benchmarks.ledger import Outcome, choose, evaluate, is_right
-from cos.benchmarks.setting import Setting, parse_rival, root_seed
+from cos.benchmarks.setting import Setting, parse_rival
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.spec import SearchSpec
+from cos.training.accuracy import Outcome, choose, evaluate, is_right, root_seed
 
 
 async def run(pair_: Pair, problems: list[LedgerProblem], setting: Setting, concurrency: int = 8) -> Outcome:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cos.benchmarks.setting import Setting, parse_rival, prm_for, root_seed, score_kind
+from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
 from cos.search.errors import InputError
+from cos.training.accuracy import root_seed
 
 
 def test_problems_have_seeds_of_their_own_that_follow_from_the_root():

@@ -1,11 +1,12 @@
-"""Accuracy and cost of a strategy on the held-out ledgers."""
+"""Accuracy and cost of a search over problems whose answers are known."""
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.search import solve
@@ -14,6 +15,28 @@ from cos.search.spec import SearchSpec
 from cos.search.types import Question
 from cos.training.engines import picture_of
 from cos.training.progress import side_by_side
+
+
+class Asked(Protocol):
+    """A question about a picture, and its answer. `cos.checkpoints.LedgerProblem` is one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def answer(self) -> str: ...
+
+    @property
+    def image_png(self) -> bytes: ...
+
+
+P = TypeVar("P", bound=Asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +88,32 @@ class Outcome:
         return {kind: [record for record in self.records if record.kind == kind] for kind in kinds}
 
 
-def choose(problems: Sequence[LedgerProblem], count: int, seed: int) -> list[LedgerProblem]:
+def choose(problems: Sequence[P], count: int, seed: int) -> list[P]:
     """``count`` problems drawn without replacement. Errors: InputError when there are not that many."""
     if not 1 <= count <= len(problems):
         raise InputError(f"--problems {count}: the held-out set has {len(problems)}; choose 1 to that", "problems")
     return random.Random(seed).sample(list(problems), count)
 
 
-def ask(problem: LedgerProblem) -> Question:
+def root_seed(seed: int, problem_id: str) -> int:
+    """The root sampling seed of one problem: problems differ, whatever else is evaluated beside them."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{problem_id}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def ask(problem: Asked) -> Question:
     """A problem as a question to search."""
     return Question(problem.question, picture_of(problem.image_png))
 
 
-def is_right(answer: str | None, problem: LedgerProblem) -> bool:
+def is_right(answer: str | None, problem: Asked) -> bool:
     """Whether an answer is the problem's, compared normalised."""
     return answer is not None and normalised(answer) == normalised(problem.answer)
 
 
 async def evaluate(
     pair: Pair,
-    problems: Sequence[LedgerProblem],
-    spec_for: Callable[[LedgerProblem], SearchSpec],
+    problems: Sequence[P],
+    spec_for: Callable[[P], SearchSpec],
     concurrency: int,
     label: str,
 ) -> Outcome:
@@ -94,7 +122,7 @@ async def evaluate(
     Errors: EngineDead, since nothing after it would be worth counting; InputError.
     """
 
-    async def one(problem: LedgerProblem) -> Record:
+    async def one(problem: P) -> Record:
         try:
             result = await solve(ask(problem), spec_for(problem), pair.policy, pair.scorer, pair.grammar)
         except EngineDead:
