@@ -9,7 +9,7 @@ import typer
 
 from cos.benchmarks import pool, prm_cost, serving
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
-from cos.benchmarks.report import Facts, json_line, machine, provenance
+from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving
@@ -17,6 +17,7 @@ from cos.checkpoints import LedgerProblem, heldout
 from cos.prm.pair import Pair
 from cos.training.accuracy import choose
 from cos.training.engines import running
+from cos.training.provenance import Facts, machine, provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cos.benchmarks.report import Facts, difference_facts, markdown_table, outcome_facts, percent, percent_range
+from cos.benchmarks.report import difference_facts, markdown_table, outcome_facts, percent, percent_range
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.spec import SearchSpec
 from cos.training.accuracy import Outcome, evaluate, root_seed
+from cos.training.provenance import Facts
 
 STRATEGIES = ("greedy", "self_consistency", "best_of_n", "beam", "greedy_prm")
 WIDTHS = (1, 4, 8)

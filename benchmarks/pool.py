@@ -7,7 +7,7 @@ block, and a problem counts by the share of blocks that were picked right.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cos.benchmarks.report import Facts, markdown_table, percent
+from cos.benchmarks.report import markdown_table, percent
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
@@ -19,6 +19,7 @@ from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.training.accuracy import ask, is_right, root_seed
 from cos.training.progress import side_by_side
+from cos.training.provenance import Facts
 from cos.training.statistics import bootstrap_mean, pass_at_k
 
 Rule = Callable[[Sequence[Chain]], str | None]

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from prometheus_client import CollectorRegistry
 
 from cos.benchmarks.grid import Field
-from cos.benchmarks.report import Facts
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
 from cos.search.ports import Reading, Scorer, ScorerSession
 from cos.search.types import Chain, Path, Question
 from cos.training.engines import Running
+from cos.training.provenance import Facts
 
 SETTLE_S = 0.5
 """vLLM counts a request just after it has returned it."""

@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from cos.benchmarks.report import Facts
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import CosError, InputError
 from cos.training.accuracy import root_seed
+from cos.training.provenance import Facts
 
 TIMEOUT_S = 600.0
 """For one search."""

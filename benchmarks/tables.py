@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cos.benchmarks.grid import COLUMNS, cells
-from cos.benchmarks.report import Facts, percent, percent_range
+from cos.benchmarks.report import percent, percent_range
+from cos.training.provenance import Facts
 
 
 def show_comparison(facts: Facts) -> None:

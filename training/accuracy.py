@@ -48,6 +48,8 @@ class Record:
     answer: str | None
     """None: the search failed or ended without an answer."""
     is_right: bool
+    steps: int = 0
+    """Of the chain it ended with, the answer not counted."""
     tokens: int = 0
     prm_reads: int = 0
 
@@ -135,6 +137,7 @@ async def evaluate(
             kind=problem.kind,
             answer=answer,
             is_right=is_right(answer, problem),
+            steps=len(result.chain.steps),
             tokens=result.usage.tokens_generated,
             prm_reads=result.usage.prm_reads,
         )
