@@ -1,0 +1,289 @@
+"""A stage's run folder: one run at a time, an end that is marked, a disk that is looked at before it is written to.
+
+lock          who runs here: process and host; empty when nobody does
+metrics.jsonl, checkpoint-<step>/, model/, *.jsonl     what the stage writes
+done.json     stage, commit, seed, seconds, memory and outcome; only when the stage has ended well
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cos.search.errors import InputError
+from cos.training.provenance import commit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOCK = "lock"
+DONE = "done.json"
+MODEL = "model"
+SPARE_BYTES = 64 << 20
+"""What must stay free on the disk beside what is to be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """Where a stage works and under which conditions."""
+
+    folder: Path
+    """The stage's own folder."""
+    runs: Path
+    """The recipe's folder, which holds those of all stages."""
+    seed: int = 0
+    threads: int = 1
+    """Compute threads."""
+    skip_bad: bool = False
+    """Whether bad JSONL lines are counted instead of refused."""
+    mnist: Path = Path("runs/mnist")
+    """Folder of the handwritten digits, fetched into it when they are missing."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has ended well before."""
+        return (self.folder / DONE).is_file()
+
+    def resolve(self, path: str | Path) -> Path:
+        """A path as a recipe gives it: what exists from here (or is absolute) as it is, all else below ``runs``."""
+        path = Path(path).expanduser()
+        below = self.runs / path
+        return path if path.is_absolute() or (path.exists() and not below.exists()) else below
+
+
+class StageRun:
+    """One run of a stage in its folder, as a context: holds the folder's lock, and marks the end by `finish`.
+
+    Of several processes of one run (torchrun, accelerate) only the first locks and writes.
+    """
+
+    def __init__(self, context: StageContext, stage: str) -> None:
+        self._context = context
+        self._stage = stage
+        self._is_main = os.environ.get("RANK", "0") == "0"
+        self._started = 0.0
+        self._resumed = False
+
+    def __enter__(self) -> StageRun:
+        """Errors: InputError when another run holds the folder, naming its process and host."""
+        folder = self._context.folder
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._is_main:
+                take_lock(folder)
+        self._started = time.monotonic()
+        self._resumed = any(folder.glob("checkpoint-*"))
+        _reset_peak()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Frees the folder. Errors: InputError in place of the error of a full disk."""
+        if self._is_main:
+            free_lock(self._context.folder)
+        if error is not None and is_disk_full(error):
+            raise _full(self._context.folder) from error
+
+    def finish(
+        self,
+        model: PreTrainedModel | None = None,
+        processor: Any = None,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes ``model/`` if there is one, then ``done.json``: the stage has ended well."""
+        if not self._is_main:
+            return
+        folder = self._context.folder
+        if model is not None:
+            check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()))
+            with replacing_folder(folder / MODEL) as beside:
+                model.save_pretrained(beside)
+                if processor is not None:
+                    processor.save_pretrained(beside)
+        done = {
+            "stage": self._stage,
+            "commit": commit(),
+            "seed": self._context.seed,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "resumed": self._resumed,
+            "peak_rss_mib": _peak_mib(),
+            "peak_child_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+            "outcome": dict(outcome or {}),
+        }
+        with replacing(folder / DONE) as file:
+            file.write(json.dumps(done, indent=2) + "\n")
+
+
+def take_lock(folder: Path) -> None:
+    """Marks a folder as this process's own. The lock of a dead process of this machine is taken over.
+
+    Errors: InputError when a run that may be alive holds it.
+    """
+    with _lock_file(folder) as file:
+        held = _owner(file.read())
+        if held is not None and _may_live(held):
+            raise InputError(
+                f"{folder} is in use by process {held['pid']} on {held['host']}; wait for it or stop it, "
+                f"or, if it is gone, remove {folder / LOCK}",
+                "runs",
+            )
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(_self()))
+
+
+def free_lock(folder: Path) -> None:
+    """Marks a folder as nobody's, if it is this process's."""
+    with _lock_file(folder) as file:
+        if _owner(file.read()) == _self():
+            file.seek(0)
+            file.truncate()
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Generator[TextIO]:
+    """The lock file, nobody else reading or writing it. (The kernel's lock is held for this moment only: held all the
+    time, it would live on in forked children.)"""
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file
+
+
+def _owner(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+        return {"pid": int(found["pid"]), "host": str(found["host"]), "started": found["started"]}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _self() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _start_of(os.getpid())}
+
+
+def _may_live(held: Mapping[str, Any]) -> bool:
+    if held["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _start_of(held["pid"]) == held["started"]
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks: tells it from a later one of the same number. None off Linux."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[TextIO]:
+    """A text file that takes the place of ``path`` when it is whole, and never before."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Generator[Path]:
+    """A folder that takes the place of ``path`` when it is whole. Killed between the old one's removal and the new
+    one's renaming, the new one is left beside as ``.<name>.partial``."""
+    beside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(beside, path)
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Errors: InputError when the disk of ``folder`` has less than that free (and a little more)."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise InputError(
+            f"{folder}: {needed_bytes / 2**20:.0f} MiB are to be written and {free / 2**20:.0f} MiB are free on the "
+            "disk; free some and run the same command again, it goes on from the last checkpoint",
+            "runs",
+        )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one behind it, came of a disk without space (libraries tell it in their own ways)."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if not isinstance(cause, InputError) and "No space left on device" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _full(folder: Path) -> InputError:
+    return InputError(
+        f"{folder}: the disk is full; nothing half-written was kept. Free some space and run the same command again, "
+        "it goes on from the last checkpoint",
+        "runs",
+    )
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise _full(folder) from error
+        raise InputError(f"{folder} cannot be written to: {error.strerror}; choose another runs folder", "runs") from (
+            error
+        )
+
+
+def _reset_peak() -> None:
+    """Lets the kernel measure this process's peak memory anew, where it can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return
+
+
+def _peak_mib() -> int:
+    """Peak resident memory of this process since `_reset_peak`, MiB (since its start where that is unknown)."""
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="utf-8").splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,0 +1,132 @@
+"""What the sections of a recipe have in common: sources of problems, and the keys of every stage that trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cos.training.mnist import Split
+
+
+class Keys(BaseModel):
+    """Keys of a recipe; unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class LedgerSource(Keys):
+    """Ledgers drawn as they are needed."""
+
+    digits: Split
+    """Which set of digits draws them; no two hold a digit in common."""
+    problems: int | None = Field(default=None, ge=1)
+    """How many; a training stage draws as many as its steps take, unless given."""
+    seed: int | None = None
+    """Where the drawing starts; the recipe's seed unless given."""
+
+
+class ProblemSource(Keys):
+    """Questions about pictures: ledgers, or JSONL files of problems. One of the two."""
+
+    ledger: LedgerSource | None = None
+    """Ledgers, as many as ``problems`` says."""
+    data: tuple[str, ...] = ()
+    """JSONL files of problems or chains."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ProblemSource:
+        if (self.ledger is None) == (not self.data):
+            raise ValueError("give either ledger or data")
+        if self.ledger is not None and self.ledger.problems is None:
+            raise ValueError("ledger.problems: say how many")
+        return self
+
+
+class LoraKeys(Keys):
+    """Low-rank adapters on the text layers, merged into the weights at the end."""
+
+    rank: int = Field(default=16, ge=1)
+    """Width of an adapter."""
+    alpha: int = Field(default=32, ge=1)
+    """An adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before an adapter."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the layers that get one."""
+
+
+class TrainingKeys(Keys):
+    """What every stage that trains can be told."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps. Give steps or epochs."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data."""
+    batch: int = Field(default=8, ge=1)
+    """Samples a process takes through the model at once."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches to an optimiser step. Effective batch = processes x batch x accumulate."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate, after the warm-up."""
+    warmup_share: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the rate rises."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decay of weight matrices."""
+    scheduler: Literal["cosine"] = "cosine"
+    """How the rate falls after the warm-up."""
+    min_rate_share: float = Field(default=0.0, ge=0, le=1)
+    """The rate at the end, as a share of the peak."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for everything, or Muon for the matrices within layers and AdamW for the rest."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the forward and backward pass; weights and optimiser stay in float32."""
+    train_vision: bool = False
+    """Whether the vision tower is trained."""
+    train_projector: bool = True
+    """Whether the projector between tower and text model is trained."""
+    train_text: bool = True
+    """Whether the text model is trained."""
+    lora: LoraKeys | None = None
+    """Train adapters instead of the weights."""
+    max_tokens: int | None = Field(default=8192, ge=1)
+    """Longest sample, prompt and image included; a longer one is an error."""
+    length_buckets: tuple[int, ...] | None = None
+    """Lengths to pad to, ascending; to the longest of the batch unless given. Few lengths compile few times."""
+    compile: bool = False
+    """Compile the text layers (pays on long runs with few lengths)."""
+    save_every: int = Field(default=500, ge=1)
+    """Steps from checkpoint to checkpoint."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps from one line of metrics.jsonl to the next."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the vision tower's layers skipped at random, rising with depth, where the architecture has it."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, some 30 % more time."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingKeys:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.length_buckets is not None and list(self.length_buckets) != sorted(set(self.length_buckets)):
+            raise ValueError("length_buckets: give ascending lengths")
+        if self.lora is None and not (self.train_vision or self.train_projector or self.train_text):
+            raise ValueError("nothing is trained: set train_vision, train_projector or train_text")
+        return self
+
+
+class JudgeKeys(Keys):
+    """A judging model behind an OpenAI-compatible address."""
+
+    url: str
+    """Base address, ending in /v1."""
+    model: str
+    """The model's name there."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; none is sent unless given."""
+
+
+def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
+    """Errors: ValueError for ledgers without end and no number of steps."""
+    if ledger is not None and keys.steps is None:
+        raise ValueError("ledgers have no end, so that epochs mean nothing: give steps")

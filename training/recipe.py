@@ -1,0 +1,321 @@
+"""A recipe: the stages of a training run in order, from YAML. What a stage can be told is a class here.
+
+    name: cos-tiny
+    seed: 0
+    threads: 2
+    stages:
+      - stage: sft
+        model: sight-policy/model
+        ledger: {digits: policy}
+        steps: 900
+
+Paths of models and files are absolute, relative to the working directory, or relative to the recipe's runs folder
+(``sft/model`` is what the stage ``sft`` wrote there).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cos.search.errors import InputError
+from cos.training.folder import StageContext
+from cos.training.keys import JudgeKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
+from cos.training.keys import LoraKeys as LoraKeys
+
+LabelSource = Literal["exact", "monte_carlo", "judge"]
+"""Who can label: the ledger's exact checker, continuations by a policy, a judging model."""
+
+
+class StageKeys(Keys):
+    """What every stage can be told."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    """The stage's folder below the recipe's; the stage's kind unless given."""
+
+
+class TokensConfig(StageKeys):
+    """Adds the step, answer and PRM tokens to a checkpoint."""
+
+    stage: Literal["tokens"] = "tokens"
+    checkpoint: str
+    """The checkpoint to add them to: a folder or a hub name."""
+    out: str | None = None
+    """Where to write it; ``<name>/model`` in the recipe's folder unless given."""
+
+
+class SightConfig(StageKeys, TrainingKeys):
+    """Builds a small model for ledgers and teaches its eyes to name digits (cos-tiny only)."""
+
+    stage: Literal["sight"] = "sight"
+    role: Literal["policy", "prm"]
+    """Whose size and digits."""
+    towards: str | None = None
+    """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
+
+
+class SftConfig(StageKeys, TrainingKeys):
+    """Fine-tunes a policy to write chains of steps."""
+
+    stage: Literal["sft"] = "sft"
+    model: str
+    """The checkpoint to start from."""
+    text_from: str | None = None
+    """A checkpoint whose text layers are taken instead (same text model, other eyes)."""
+    data: tuple[str, ...] = ()
+    """JSONL files of chains, ours or ShareGPT-Step-300K's. Give data or ledger."""
+    ledger: LedgerSource | None = None
+    """Gold chains over ledgers without end."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SftConfig:
+        if (self.ledger is None) == (not self.data):
+            raise ValueError("give either data or ledger")
+        check_steps(self.ledger, self)
+        return self
+
+
+class RolloutConfig(StageKeys):
+    """Samples a policy's chains through the engine."""
+
+    stage: Literal["rollout"] = "rollout"
+    policy: str
+    """The checkpoint that writes."""
+    problems: ProblemSource
+    """What it is asked."""
+    each: int = Field(default=16, ge=1)
+    """Chains a problem."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of probability that is sampled from."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest chain, tokens; what the engine has room for unless given."""
+    logprobs: bool = True
+    """Whether the policy's own log-probability of every chain is kept."""
+    concurrency: int = Field(default=96, ge=1)
+    """Chains drawn at once."""
+
+
+class LabelConfig(StageKeys):
+    """Labels every step and answer of chains."""
+
+    stage: Literal["label"] = "label"
+    chains: tuple[str, ...] = Field(min_length=1)
+    """JSONL files of chains."""
+    sources: tuple[LabelSource, ...] = Field(default=("exact",), min_length=1)
+    """Who labels."""
+    policy: str | None = None
+    """The checkpoint that continues each step; needed for monte_carlo."""
+    continuations: int = Field(default=16, ge=1)
+    """Continuations of each step for monte_carlo."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of continuations."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of probability that continuations are sampled from."""
+    hard_above: float = Field(default=0.0, ge=0, lt=1)
+    """A step's hard label is good when more than this share of its continuations end right."""
+    judge: JudgeKeys | None = None
+    """The judging model; needed for judge."""
+    consensus: bool = False
+    """Keep the chains only on whose every tag all sources agree."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> LabelConfig:
+        if "monte_carlo" in self.sources and self.policy is None:
+            raise ValueError("monte_carlo labels need a policy")
+        if "judge" in self.sources and self.judge is None:
+            raise ValueError("judge labels need judge: {url, model}")
+        if self.consensus and len(self.sources) < 2:
+            raise ValueError("consensus needs two sources or more")
+        return self
+
+
+class PrmConfig(StageKeys, TrainingKeys):
+    """Trains a process reward model on labelled chains."""
+
+    stage: Literal["prm"] = "prm"
+    model: str
+    """The checkpoint to start from."""
+    chains: tuple[str, ...] = ()
+    """JSONL files of labelled chains. Give chains or ledger, or both."""
+    ledger: LedgerSource | None = None
+    """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``."""
+    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    """Whose labels are taught."""
+    target: Literal["soft", "hard"] = "hard"
+    """Teach P(good) or good-or-bad."""
+    answer_weight: float = Field(default=1.0, ge=0)
+    """Weight of the answer's tag in the label loss; those of steps weigh 1."""
+    lm_weight: float = Field(default=0.0, ge=0)
+    """Weight of a next-token loss beside the label loss, so that the model goes on reading."""
+    judging_layers: bool = False
+    """Give a small model layers of its own for judging."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> PrmConfig:
+        if self.ledger is None and not self.chains:
+            raise ValueError("give chains or ledger")
+        check_steps(self.ledger, self)
+        return self
+
+
+class PairsConfig(StageKeys):
+    """Pairs better chains with worse ones."""
+
+    stage: Literal["pairs"] = "pairs"
+    chains: tuple[str, ...] = ()
+    """JSONL files of chains. Give chains or traces, or both."""
+    traces: tuple[str, ...] = ()
+    """Stored traces of served searches."""
+    prm: str | None = None
+    """The checkpoint that scores them; chains that carry scores need none."""
+    reward: Literal["steps_and_answer", "answer", "outcome"] = "steps_and_answer"
+    """What a chain is worth: step_weight x mean step score + the rest x answer score, the answer score alone, or
+    whether the answer is right."""
+    step_weight: float = Field(default=0.2, ge=0, le=1)
+    """Share of the steps in a chain's worth."""
+    gap: float = Field(default=0.2, ge=0)
+    """Smallest difference in worth."""
+    per_question: int = Field(default=1, ge=1)
+    """Most pairs a question."""
+
+    @model_validator(mode="after")
+    def _has_chains(self) -> PairsConfig:
+        if not (self.chains or self.traces):
+            raise ValueError("give chains or traces")
+        return self
+
+
+class DpoConfig(StageKeys, TrainingKeys):
+    """Teaches a policy to prefer the better chain of pairs."""
+
+    stage: Literal["dpo"] = "dpo"
+    policy: str
+    """The checkpoint to train."""
+    reference: str | None = None
+    """The checkpoint that stays; the policy itself unless given. Over several rounds: the SFT model."""
+    pairs: tuple[str, ...] = Field(min_length=1)
+    """JSONL files of pairs."""
+    beta: float = Field(default=0.1, gt=0)
+    """How closely the policy is held to the reference."""
+    nll_weight: float = Field(default=1.0, ge=0)
+    """Weight of the next-token loss of the chosen chain."""
+
+
+class EvaluateConfig(StageKeys):
+    """Measures a policy, a PRM, or both on problems they were not trained on."""
+
+    stage: Literal["evaluate"] = "evaluate"
+    policy: str | None = None
+    """The checkpoint that answers the problems."""
+    prm: str | None = None
+    """The checkpoint that judges the chains and guides the search."""
+    chains: tuple[str, ...] = ()
+    """JSONL files of labelled chains that the PRM is measured on."""
+    seen_chains: tuple[str, ...] = ()
+    """The same for questions that the PRM was trained on, reported apart."""
+    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    """Whose labels are taken for the truth."""
+    stored_scores: bool = False
+    """Take the scores that the chains carry instead of reading every tag anew."""
+    calibration_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the problems that corrections of the scores are fitted on; the rest tries them. 0: no corrections."""
+    problems: ProblemSource | None = None
+    """What the policy is asked."""
+    n: int = Field(default=8, ge=1)
+    """Chains of a search."""
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    """Sampling temperature of searches."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share of probability that searches sample from."""
+    dtype: str = "auto"
+    """Number format of the engines: auto, bfloat16, float32."""
+    concurrency: int = Field(default=16, ge=1)
+    """Problems, or chains to be scored, at once."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> EvaluateConfig:
+        if self.policy is None and self.prm is None:
+            raise ValueError("give policy or prm")
+        if self.policy is not None and self.problems is None:
+            raise ValueError("a policy is measured on problems: give some")
+        if self.policy is None and not self.chains:
+            raise ValueError("a PRM is measured on labelled chains: give some")
+        if self.seen_chains and not self.chains:
+            raise ValueError("seen_chains are reported beside chains: give those too")
+        return self
+
+
+StageConfig = Annotated[
+    TokensConfig
+    | SightConfig
+    | SftConfig
+    | RolloutConfig
+    | LabelConfig
+    | PrmConfig
+    | PairsConfig
+    | DpoConfig
+    | EvaluateConfig,
+    Field(discriminator="stage"),
+]
+
+
+class Recipe(Keys):
+    """A training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Names the run."""
+    seed: int = Field(default=0, ge=0)
+    """Everything random follows from it."""
+    runs: str | None = None
+    """The folder of the run; ``runs/<name>`` unless given."""
+    mnist: str = "runs/mnist"
+    """Folder of the handwritten digits, for ledgers."""
+    threads: int = Field(default=1, ge=1)
+    """Compute threads on CPU."""
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    """What is run, in order."""
+
+    @model_validator(mode="after")
+    def _own_folders(self) -> Recipe:
+        twice = [name for name, count in Counter(map(folder_name, self.stages)).items() if count > 1]
+        if twice:
+            raise ValueError(f"stages: {', '.join(twice)}: give stages of one kind different names")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.runs or f"runs/{self.name}")
+
+    def find(self, stage: str) -> StageConfig:
+        """The stage of that name, or the only one of that kind. Errors: InputError."""
+        found = [one for one in self.stages if folder_name(one) == stage] or [
+            one for one in self.stages if one.stage == stage
+        ]
+        names = ", ".join(folder_name(one) for one in (found or self.stages))
+        if not found:
+            raise InputError(f"recipe {self.name!r} has no stage {stage!r}; it has {names}", "stage")
+        if len(found) > 1:
+            raise InputError(f"recipe {self.name!r} has several stages {stage!r}: say which of {names}", "stage")
+        return found[0]
+
+    def context(self, stage: StageConfig, *, skip_bad: bool = False) -> StageContext:
+        """Where and how a stage of this recipe runs."""
+        return StageContext(
+            folder=self.folder / folder_name(stage),
+            runs=self.folder,
+            seed=self.seed,
+            threads=self.threads,
+            skip_bad=skip_bad,
+            mnist=Path(self.mnist),
+        )
+
+
+def folder_name(stage: StageConfig) -> str:
+    """The name of a stage and of its folder."""
+    return stage.name or stage.stage
