@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cos.checkpoints import resolve
 from cos.engines.launch import Engines, launch
+from cos.engines.ports import Engine
 from cos.engines.settings import EngineSettings, Role
 from cos.prm.pair import Pair, pair
 from cos.search.errors import InputError
@@ -31,22 +32,36 @@ class Running:
 
 
 @asynccontextmanager
-async def running(policy: str, prm: str) -> AsyncGenerator[Running]:
-    """Starts a policy and a PRM (``none``: no PRM) and stops them at the end.
+async def running(policy: str, prm: str, *, threads: int | None = None, dtype: str = "auto") -> AsyncGenerator[Running]:
+    """Starts a policy and a PRM (``none``: no PRM) and stops them at the end. ``threads``, ``dtype``: as
+    `EngineSettings`.
 
     Errors: InputError for a model that cannot be found, started or paired.
     """
-    reader = None if prm == NO_PRM else _settings("prm", prm)
+    reader = None if prm == NO_PRM else _settings("prm", prm, threads, dtype)
     with _stdout_to_stderr():
-        engines = await launch(_settings("policy", policy), reader)
+        engines = await launch(_settings("policy", policy, threads, dtype), reader)
     try:
         yield Running(engines, pair(engines.policy, engines.prm))
     finally:
         await engines.close()
 
 
-def _settings(role: Role, model: str) -> EngineSettings:
-    return EngineSettings(role=role, model=resolve(role, model))
+@asynccontextmanager
+async def running_alone(
+    role: Role, model: str, *, threads: int | None = None, dtype: str = "auto"
+) -> AsyncGenerator[Engine]:
+    """The same for one engine. Errors: InputError for a model that cannot be found or started."""
+    with _stdout_to_stderr():
+        engines = await launch(_settings(role, model, threads, dtype), None)
+    try:
+        yield engines.policy
+    finally:
+        await engines.close()
+
+
+def _settings(role: Role, model: str, threads: int | None, dtype: str) -> EngineSettings:
+    return EngineSettings(role=role, model=resolve(role, model), threads=threads, dtype=dtype)
 
 
 @contextlib.contextmanager

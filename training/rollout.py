@@ -1,90 +1,144 @@
-"""Rollouts: the policy's own chains over digits it has never seen, to train the PRM on its real mistakes."""
+"""Stage `rollout`: whole chains of a policy, so many for each problem, drawn through our own engine.
+
+Written: ``chains.jsonl`` (the chains that have an answer, in the problems' order) and, for ledgers, ``problems.jsonl``
+with ``images/``. While it runs, finished problems stand in ``chains.journal``: a run that was stopped goes on from
+there, and no chain is drawn with another seed than it would have had.
+"""
 
 import asyncio
-import json
-import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
 
-from cos.engines.launch import launch
-from cos.engines.settings import EngineSettings
-from cos.prm.pair import Pair, pair
-from cos.search.search import solve
-from cos.search.spec import Sampling, SearchSpec
-from cos.search.types import Picture, Question
-from cos.training.batches import Batch, pad
-from cos.training.chains import Encoded, encode_prm
-from cos.training.ledger import Problem, derive, sample_problem
-from cos.training.mnist import Digits
-from cos.training.models import IMAGE_TOKENS, token_id
-from cos.training.render import Renderer, cells_of
+from cos.search.errors import InputError
+from cos.search.select import normalised
+from cos.search.types import Picture, Question, Step
+from cos.training.engines import NO_PRM, picture_of, running
+from cos.training.folder import StageContext, StageRun
+from cos.training.journal import Journal, work_off
+from cos.training.problems import problems_of
+from cos.training.progress import LOG_INTERVAL_S
+from cos.training.rows import ChainRow, ProblemRow, write_rows
+from cos.training.whole import Manner, Writer
 
-CONCURRENT = 16
+if TYPE_CHECKING:
+    from cos.training.recipe import RolloutConfig
+
+CHAINS = "chains.jsonl"
+JOURNAL = "chains.journal"
 
 
-async def write_rollouts(folder: Path, policy: Path, digits: Digits, problems: int, each: int, seed: int) -> None:
-    """Samples ``each`` whole chains at temperature 1 for every problem; writes chains.jsonl and pictures.npy."""
-    rng = random.Random(f"rollouts/{seed}")
-    renderer = Renderer(digits)
-    engines = await launch(EngineSettings(role="policy", model=str(policy)), None)
-    try:
-        matched = pair(engines.policy, None)
-        drawn = [sample_problem(rng) for _ in range(problems)]
-        generator = torch.Generator().manual_seed(seed)
-        pictures = torch.cat([renderer.draw(torch.tensor([cells_of(p.rows)]), generator) for p in drawn])
-        gate = asyncio.Semaphore(CONCURRENT)
-        with tqdm(total=problems, desc="rollouts") as bar:
+def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
+    """Draws the chains of a recipe's section into the stage's folder.
 
-            async def roll(index: int) -> list[str]:
-                async with gate:
-                    found = await _chains(
-                        matched, drawn[index], pictures[index].permute(1, 2, 0).numpy(), each, seed + index
-                    )
+    Errors: InputError for problems or a policy that cannot be used, or a folder begun with other settings; EngineDead.
+    """
+    with StageRun(context, "rollout") as stage:
+        problems = problems_of(config.problems, context)
+        policy = str(context.resolve(config.policy))
+        manner = Manner(
+            temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=context.seed
+        )
+
+        async def work() -> dict[str, Any]:
+            async with running(policy, NO_PRM, threads=context.threads) as found:
+                writer = Writer(found.engines.policy, manner, config.concurrency, logprobs=config.logprobs)
+                return await roll_out(writer, problems, context.folder, config.each, {"policy": policy})
+
+        stage.finish(outcome=asyncio.run(work()))
+
+
+async def roll_out(
+    writer: Writer, problems: Sequence[ProblemRow], folder: Path, each: int, of: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Draws ``each`` chains for every problem, writes them and returns the summary.
+
+    ``of`` says whose chains they are: a run never goes on with another policy's. Errors: InputError, EngineDead.
+    """
+    with Journal(folder / JOURNAL, {**of, "each": each, **asdict(writer.manner)}) as journal:
+        waiting = [problem for problem in problems if problem.id not in journal.done]
+        with bar_of("rollout", len(problems), len(problems) - len(waiting)) as bar:
+
+            async def roll(problem: ProblemRow) -> None:
+                session = await writer.open(await question_of(problem))
+                endings = await writer.write(session, problem.id, each)
+                journal.add(
+                    problem.id, {"lost": each - len(endings), "endings": [asdict(ending) for ending in endings]}
+                )
                 bar.update()
-                return [json.dumps({"problem": index, **asdict(drawn[index]), **chain}) for chain in found]
 
-            lines = await asyncio.gather(*(roll(index) for index in range(problems)))
-    finally:
-        await engines.close()
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "pictures.npy", pictures.numpy())
-    (folder / "chains.jsonl").write_text("\n".join(line for some in lines for line in some) + "\n", encoding="utf-8")
-
-
-async def _chains(matched: Pair, problem: Problem, pixels: np.ndarray, each: int, seed: int) -> list[dict[str, object]]:
-    spec = SearchSpec("self_consistency", {"n": each}, sampling=Sampling(seed=seed), score="likelihood", explain=False)
-    question = Question(problem.question, Picture(Image.fromarray(pixels), str(seed)))
-    result = await solve(question, spec, matched.policy, None, matched.grammar)
-    by_path = {candidate.path: candidate for candidate in result.tree}
-    ends = [candidate for candidate in result.tree if candidate.end == "answer"]
-    return [
-        {"segments": [by_path[end.path[: i + 1]].text for i in range(len(end.path))], "answer": end.answer}
-        for end in ends
-    ]
+            await work_off(waiting, roll, writer.workers(each))
+        write_rows(folder / CHAINS, _chains(problems, journal.done))
+        outcome = _summary(problems, journal.done)
+    (folder / JOURNAL).unlink()
+    tell("rollout", outcome)
+    return outcome
 
 
-def rollout_batches(folder: Path, tokenizer: PreTrainedTokenizerFast, size: int) -> list[Batch]:
-    """The stored chains, labelled by the exact checker, sorted by length and cut into batches."""
-    pictures = torch.from_numpy(np.load(folder / "pictures.npy"))
-    chains = sorted(_read(folder / "chains.jsonl", tokenizer), key=lambda pair: len(pair[1].ids))
-    padding = token_id(tokenizer, "<|endoftext|>")
-    return [
-        pad([chain for _, chain in some], pictures[[index for index, _ in some]], padding)
-        for some in (chains[start : start + size] for start in range(0, len(chains) - size + 1, size))
-    ]
+def _chains(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]]) -> Iterator[ChainRow]:
+    for problem in problems:
+        for number, ending in enumerate(done[problem.id]["endings"]):
+            if ending["answer"] is not None:
+                yield ChainRow(
+                    id=f"{problem.id}/{number}",
+                    problem=problem,
+                    steps=tuple(Step(**step) for step in ending["steps"]),
+                    answer=ending["answer"],
+                    right=is_right(ending["answer"], problem),
+                    logprob=ending["logprob"],
+                )
 
 
-def _read(path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[int, Encoded]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        problem = Problem(tuple(row["rows"]), row["kind"], tuple(row["pair"]), row["limit"])
-        gold = derive(problem)
-        right = row["answer"] == gold.answer
-        yield row["problem"], encode_prm(tokenizer, problem.question, row["segments"], gold, IMAGE_TOKENS, right)
+def _summary(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares are of all chains: one without an answer is not right."""
+    found = [(problem, done[problem.id]) for problem in problems]
+    every = [(ending, problem) for problem, value in found for ending in value["endings"]]
+    answered = [(ending, problem) for ending, problem in every if ending["answer"] is not None]
+    right = [is_right(ending["answer"], problem) for ending, problem in answered]
+    solved = {problem.id for (_, problem), good in zip(answered, right, strict=True) if good}
+    return {
+        "problems": len(problems),
+        "chains": len(every),
+        "unanswered": len(every) - len(answered),
+        "lost": sum(value["lost"] for _, value in found),
+        "right_share": round(sum(right) / max(1, len(every)), 4),
+        "solved_share": round(len(solved) / max(1, len(problems)), 4),
+        "mean_steps": round(sum(len(ending["steps"]) for ending, _ in answered) / max(1, len(answered)), 3),
+        "tokens": sum(ending["tokens"] for ending, _ in every),
+    }
+
+
+def is_right(answer: str | None, problem: ProblemRow) -> bool:
+    """Whether an answer equals gold, compared as votes are."""
+    return answer is not None and normalised(answer) == normalised(problem.answer)
+
+
+async def question_of(problem: ProblemRow) -> Question:
+    """The question with its picture, read beside the event loop. Errors: InputError naming the picture."""
+    return Question(problem.question, await asyncio.to_thread(_picture, problem))
+
+
+def _picture(problem: ProblemRow) -> Picture:
+    try:
+        return picture_of(Path(problem.image).read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"problem {problem.id!r}: picture {problem.image} cannot be read: {error.strerror}", "image"
+        ) from error
+    except InputError as error:
+        raise InputError(f"problem {problem.id!r}: picture {problem.image}: {error}", "image") from error
+
+
+def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":
+    """A progress bar on stderr that begins where an earlier run stopped."""
+    interval_s = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
+    return tqdm(total=total, initial=done, desc=label, file=sys.stderr, mininterval=interval_s)
+
+
+def tell(label: str, outcome: Mapping[str, Any]) -> None:
+    """A stage's summary, one line on stderr."""
+    print(f"{label}: " + ", ".join(f"{name} {value}" for name, value in outcome.items()), file=sys.stderr)  # noqa: T201
