@@ -277,11 +277,13 @@ class Recipe(Keys):
     """Folder of the handwritten digits, for ledgers."""
     threads: int = Field(default=1, ge=1)
     """Compute threads on CPU."""
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...]
     """What is run, in order."""
 
     @model_validator(mode="after")
     def _own_folders(self) -> Recipe:
+        if not self.stages:
+            raise ValueError("stages: give one at least")
         twice = [name for name, count in Counter(map(folder_name, self.stages)).items() if count > 1]
         if twice:
             raise ValueError(f"stages: {', '.join(twice)}: give stages of one kind different names")

@@ -1,0 +1,49 @@
+"""The PRM's scores through vLLM are those of the same checkpoint in transformers, at every tag."""
+
+import random
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from cos.checkpoints import embedded, heldout
+from cos.engines.launch import launch
+from cos.engines.settings import EngineSettings
+from cos.training.ledger import Kind, Problem, clumsy, derive, exact
+from cos.training.parity import compared, engine_scores, reference_scores
+from cos.training.rows import ChainRow, ProblemRow
+
+pytestmark = pytest.mark.real
+
+CHAINS = 100
+
+
+def chains(folder: Path) -> list[ChainRow]:
+    """Every fourth by a careful writer, the others by clumsy ones."""
+    found: list[ChainRow] = []
+    for index, asked in enumerate(heldout()[:CHAINS]):
+        numbers = [int(word) for word in asked.question.rstrip("?").split() if word.isdigit()]
+        pair = (numbers[0] - 1, numbers[1] - 1) if asked.kind == "difference" else (0, 0)
+        problem = Problem(asked.rows, cast("Kind", asked.kind), pair, numbers[0] if asked.kind == "count" else 0)
+        assert (problem.question, derive(problem).answer) == (asked.question, asked.answer)
+        image = folder / f"{asked.id}.png"
+        image.write_bytes(asked.image_png)
+        row = ProblemRow(id=asked.id, image=str(image), question=asked.question, answer=asked.answer)
+        written = derive(problem, exact if index % 4 == 0 else clumsy(random.Random(index), 0.15, 0.1))
+        found.append(ChainRow(id=f"{asked.id}/0", problem=row, steps=written.steps, answer=written.answer))
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+async def test_the_engine_scores_every_tag_as_transformers_does(dtype: str, tolerance: float, tmp_path: Path) -> None:
+    folder, written = str(embedded("prm")), chains(tmp_path)
+    engines = await launch(EngineSettings(role="prm", model=folder, dtype=dtype), None)
+    try:
+        read = await engine_scores(engines.policy, written)
+    finally:
+        await engines.close()
+    tags = compared(read, reference_scores(folder, written, dtype))
+    assert len(tags) > 4 * CHAINS
+    assert {tag.reference > 0.5 for tag in tags} == {True, False}, "both kinds of verdict are compared"
+    worst = max(tags, key=lambda tag: tag.gap)
+    assert worst.gap <= tolerance, worst
