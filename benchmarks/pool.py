@@ -4,6 +4,7 @@ N chains a problem are drawn once. For each k the pool is cut into N // k blocks
 block, and a problem counts by the share of blocks that were picked right.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Scorer, ScorerSession
 from cos.search.search import solve
-from cos.search.select import Ruler, rank, vote
+from cos.search.select import Ruler, rank, rank_key, vote
 from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.training.accuracy import ask, is_right, root_seed
@@ -51,7 +52,8 @@ def widths(size: int) -> list[int]:
 
 
 def rules() -> dict[str, Rule]:
-    """The rules by name: PRM scores under each aggregation, the policy's likelihood, and the vote."""
+    """The rules by name: PRM scores under each aggregation, the policy's likelihood, both multiplied,
+    and the vote."""
 
     def best(ruler: Ruler) -> Rule:
         return lambda chains: rank(chains, ruler)[0].answer if chains else None
@@ -60,6 +62,10 @@ def rules() -> dict[str, Rule]:
         voted = vote(chains)
         return voted[0].answer if voted else None
 
+    def both(chains: Sequence[Chain]) -> str | None:
+        ranked = sorted(chains, key=lambda chain: rank_key(chain, _product(chain)))
+        return ranked[0].answer if ranked else None
+
     return {
         "best_of_n": best(Ruler("prm", "cos")),
         "mean": best(Ruler("prm", "mean")),
@@ -67,8 +73,15 @@ def rules() -> dict[str, Rule]:
         "product": best(Ruler("prm", "prod")),
         "last": best(Ruler("prm", "last")),
         "likelihood": best(Ruler("likelihood")),
+        "prm_x_likelihood": both,
         "self_consistency": most_frequent,
     }
+
+
+def _product(chain: Chain) -> float | None:
+    """The logarithm of PRM value times likelihood."""
+    value, logprob = Ruler("prm").value(chain), chain.logprob
+    return None if value is None or logprob is None else math.log(max(value, 1e-12)) + logprob
 
 
 async def draw_pools(
@@ -78,26 +91,32 @@ async def draw_pools(
 
     Errors: InputError without a PRM; EngineDead.
     """
-    scorer = pair.scorer
-    if scorer is None:
+    if pair.scorer is None:
         raise InputError("--pool compares PRM scores with other rules; give --prm", "prm")
-    # Only this mode has the engine return log-probabilities; the PRM scores are added below.
-    sampling = replace(setting, score="likelihood")
 
     async def one(problem: LedgerProblem) -> Pool:
-        question = ask(problem)
-        spec = sampling.spec(root_seed(seed, problem.id))
-        try:
-            result = await solve(question, spec, pair.policy, None, pair.grammar)
-            scores = await score_tree(scorer, question, result.tree)
-        except EngineDead:
-            raise
-        except (EngineError, SearchFailed):
-            return Pool(problem, ())
-        chains = tuple(chain.with_scores(scores) for chain in leaf_chains(result.tree))
-        return Pool(problem, chains, result.usage.tokens_generated, len(scores))
+        return await draw_pool(pair, problem, setting, seed)
 
     return await side_by_side(one, problems, concurrency, f"pool of {setting.n}")
+
+
+async def draw_pool(pair: Pair, problem: LedgerProblem, setting: Setting, seed: int) -> Pool:
+    """The chains of a best-of-N setting for one problem, scored where the pair has a PRM; none when requests failed.
+
+    Errors: EngineDead.
+    """
+    # Only this mode has the engine return log-probabilities; the PRM scores are added below.
+    spec = replace(setting, score="likelihood").spec(root_seed(seed, problem.id))
+    question = ask(problem)
+    try:
+        result = await solve(question, spec, pair.policy, None, pair.grammar)
+        scores = {} if pair.scorer is None else await score_tree(pair.scorer, question, result.tree)
+    except EngineDead:
+        raise
+    except (EngineError, SearchFailed):
+        return Pool(problem, ())
+    tree = [replace(candidate, score=scores.get(candidate.path)) for candidate in result.tree]
+    return Pool(problem, tuple(leaf_chains(tree)), result.usage.tokens_generated, len(scores))
 
 
 def leaf_chains(tree: Sequence[Candidate]) -> list[Chain]:
@@ -113,14 +132,26 @@ def _chain(nodes: Mapping[Path, Candidate], path: Path) -> Chain:
 
 
 async def score_tree(scorer: Scorer, question: Question, tree: Sequence[Candidate]) -> dict[Path, float | None]:
-    """A PRM score for every candidate, None where there is none: unreadable text, or a read that failed."""
+    """A PRM score for every candidate, None where there is none: unreadable text, or a read that failed.
+
+    A candidate is read when its parent has been, so that the engine's cache holds all but its own tokens.
+    """
     session = await scorer.open(question)
     nodes = {candidate.path: candidate for candidate in tree}
+    children: dict[Path, list[Path]] = {}
+    for path in nodes:
+        children.setdefault(path[:-1], []).append(path)
+    scores: dict[Path, float | None] = {}
 
-    async def one(path: Path) -> tuple[Path, float | None]:
-        return path, await _score(session, _chain(nodes, path))
+    async def below(path: Path) -> None:
+        await together(read(child) for child in children.get(path, ()))
 
-    return dict(await together(one(path) for path in nodes))
+    async def read(path: Path) -> None:
+        scores[path] = await _score(session, _chain(nodes, path))
+        await below(path)
+
+    await below(())
+    return scores
 
 
 async def _score(session: ScorerSession, chain: Chain) -> float | None:
