@@ -1,0 +1,66 @@
+"""Stage `dpo`: teaches a policy to prefer the better chain of each pair (paper, section 3.4).
+
+The reference never moves: over several rounds it stays the SFT model (`cos.training.rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cos.training.adapters import merge_lora, with_lora
+from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.folder import StageContext, StageRun
+from cos.training.preference import (
+    PairCollator,
+    PairData,
+    PreferenceTrainer,
+    cached_reference,
+    fuse_head,
+    reference_logprobs,
+    weights_digest,
+)
+from cos.training.recipe import DpoConfig
+from cos.training.row_data import read_picture
+from cos.training.rows import PairRow, read_rows
+
+
+def run_dpo(config: DpoConfig, context: StageContext) -> None:
+    """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
+    with StageRun(context, "dpo") as run:
+        model, processor = load_checkpoint(context.resolve(config.policy))
+        rows = [
+            row for path in config.pairs for row in read_rows(context.resolve(path), PairRow, skip_bad=context.skip_bad)
+        ]
+        encoder = TurnEncoder(processor.tokenizer)
+        data = PairData(rows, encoder, lambda row: read_picture(row.problem.image), config.batch, context.seed)
+        collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
+        data.refer(reference_of(config, context, data, collate))
+        fuse_head(model)
+        trained = with_lora(model, config.lora)
+        trainer = PreferenceTrainer(trained, data, collate, config, context)
+        trainer.run()
+        run.finish(merge_lora(trained), processor, {"pairs": len(data), **last_numbers(trainer.state.log_history)})
+
+
+def reference_of(
+    config: DpoConfig, context: StageContext, data: PairData, collate: PairCollator
+) -> Sequence[tuple[float, float]]:
+    """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
+    reference, _ = load_checkpoint(context.resolve(config.reference or config.policy))
+    fuse_head(reference)
+    key = f"{weights_digest(reference)} {data.fingerprint} {config.precision}"
+
+    def compute() -> list[tuple[float, float]]:
+        return reference_logprobs(reference, data, collate, config.batch, bf16=config.precision == "bf16")
+
+    return cached_reference(context.folder, key, compute)
+
+
+SHOWN = ("loss", "reward_margin", "reward_accuracy", "nll", "kl")
+
+
+def last_numbers(history: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
+    """What was logged last of what matters."""
+    logged = next((entry for entry in reversed(history) if "reward_margin" in entry), {})
+    return {name: round(float(logged[name]), 4) for name in SHOWN if name in logged}

@@ -1,0 +1,250 @@
+"""Direct preference optimisation over pairs of chains: batches, reference log-probabilities and the loss.
+
+Loss, fused head and metrics are TRL's (`DPOTrainer`, whose loss method is called as it stands); trainer, checkpoints
+and token ids are ours. `docs/decisions.md` says why TRL's own constructor is not used. The reference is frozen, so what
+it says of every chain is computed once, before training, and kept in the stage's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from cos.search.errors import InputError
+from cos.training.encode import IGNORED, Collator, Sample, TurnEncoder, model_inputs
+from cos.training.folder import replacing
+from cos.training.trainer import StageTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from cos.training.folder import StageContext
+    from cos.training.recipe import DpoConfig
+    from cos.training.rows import PairRow
+
+GROUP = 8
+"""Batches drawn together and sorted by length, to waste little on padding."""
+REFERENCE = "reference.json"
+"""Log-probabilities of the reference, in the stage's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two chains for one question, the better one first, and what the reference says of them."""
+
+    chosen: Sample
+    rejected: Sample
+    reference: tuple[float, float] = (0.0, 0.0)
+    """Summed log-probabilities of both turns."""
+
+
+class PairData(Dataset[Preference]):
+    """Pairs in an order that follows from the seed: shuffled, and sorted by length within a few batches."""
+
+    def __init__(
+        self, rows: Sequence[PairRow], encoder: TurnEncoder, picture: Callable[[PairRow], Any], batch: int, seed: int
+    ) -> None:
+        """``picture``: opens a pair's image. Errors: InputError without a single pair."""
+        if not rows:
+            raise InputError(
+                "there is no pair to train on; lower the stage `pairs`' gap, or sample more chains", "data"
+            )
+        turns = [
+            tuple(encoder.chain(chain.steps, chain.answer) for chain in (row.chosen, row.rejected)) for row in rows
+        ]
+        order = list(range(len(rows)))
+        random.Random(f"pairs/{seed}").shuffle(order)
+        size = batch * GROUP
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        longest = [max(len(turn.ids) for turn in pair) for pair in turns]
+        order = [index for group in groups for index in sorted(group, key=lambda index: longest[index])]
+        self._rows = [rows[index] for index in order]
+        self._turns = [turns[index] for index in order]
+        self._picture = picture
+        self._reference: Sequence[tuple[float, float]] = [(0.0, 0.0)] * len(order)
+
+    def refer(self, reference: Sequence[tuple[float, float]]) -> None:
+        """Takes up what the reference says of every pair, in this order."""
+        if len(reference) != len(self._rows):
+            raise ValueError(f"{len(reference)} reference log-probabilities for {len(self._rows)} pairs")
+        self._reference = reference
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of every question, picture and token."""
+        digest = hashlib.sha256()
+        for row, pair in zip(self._rows, self._turns, strict=True):
+            ids = [turn.ids for turn in pair]
+            digest.update(json.dumps([row.problem.question, row.problem.image, ids]).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Preference:
+        row, picture = self._rows[index], self._picture(self._rows[index])
+        chosen, rejected = (Sample(picture, row.problem.question, turn) for turn in self._turns[index])
+        return Preference(chosen, rejected, self._reference[index])
+
+
+class PairCollator:
+    """Pairs to one batch: the chosen chains, then the rejected ones, with prompts masked, as TRL's loss takes them."""
+
+    def __init__(self, collate: Collator) -> None:
+        self._collate = collate
+
+    def __call__(self, pairs: Sequence[Preference]) -> dict[str, Tensor]:
+        """Errors: InputError for a chain longer than the collator allows."""
+        batch = self._collate([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
+        taught = batch["should"] != IGNORED
+        reference = torch.tensor([pair.reference for pair in pairs], dtype=torch.float32)
+        return {
+            **model_inputs(batch),
+            "completion_mask": taught.long(),
+            "ref_chosen_logps": reference[:, 0],
+            "ref_rejected_logps": reference[:, 1],
+        }
+
+
+NOT_THE_MODELS = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+
+
+def fuse_head(model: PreTrainedModel) -> None:
+    """Gives a model TRL's head that returns log-probabilities without keeping logits, and takes its dropout away.
+
+    To be called before adapters are put around the model.
+    """
+    from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+    disable_dropout_in_model(model)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+
+
+class PreferenceTrainer(StageTrainer):
+    """A stage's trainer over pairs; the loss is TRL's: sigmoid DPO, and the chosen chains' next-token loss beside it.
+
+    Source of the loss: Rafailov et al., arXiv 2305.18290, equation 7. The next-token loss is averaged over the tokens
+    of a batch's chosen chains, as TRL's ``rpo_alpha``, which the release sets, had it (Pang et al., arXiv 2404.19733,
+    equation 1, divide chain by chain).
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, data: PairData, collate: PairCollator, config: DpoConfig, context: StageContext
+    ) -> None:
+        super().__init__(model, self.preference_loss, data, collate, config, context, in_order=True)
+        # What TRL's loss reads from its trainer.
+        self.beta = config.beta
+        self.loss_types = ["sigmoid", *(["sft"] if config.nll_weight else [])]
+        self.loss_weights = [1.0, *([config.nll_weight] if config.nll_weight else [])]
+        self.precompute_ref_logps = True
+        self.ld_alpha = None
+        self.f_divergence_type = "reverse_kl"
+        self.label_smoothing = 0.0
+        self.use_weighting = False
+        self.aux_loss_enabled = False
+        self._tp_size = 1
+        self._total_train_tokens = 0
+        self._metrics: dict[str, defaultdict[str, list[float]]] = {}
+
+    def preference_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
+        """The loss of a batch of pairs, and what else was found about it; log-probabilities in nats a chain."""
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        def without_mask(*, attention_mask: Tensor, **inputs: Any) -> Any:
+            """TRL counts tokens by it; the model needs none, as padding stands behind and attention is causal."""
+            del attention_mask
+            return model(**inputs)
+
+        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        counted = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+        loss = cast(Any, DPOTrainer)._compute_loss(self, without_mask, counted, False)
+        found = {
+            name: values[-1]
+            for name, values in self._metrics["train" if cast("nn.Module", self.model).training else "eval"].items()
+        }
+        return loss, self._numbers_of(found, batch["completion_mask"])
+
+    def _numbers_of(self, found: Mapping[str, float], taught: Tensor) -> Mapping[str, float]:
+        pairs = taught.shape[0] // 2
+        chosen_tokens = max(1, int(taught[:pairs, 1:].sum()))
+        return {
+            "reward_margin": found["rewards/margins"],
+            "reward_accuracy": found["rewards/accuracies"],
+            "reward_chosen": found["rewards/chosen"],
+            "reward_rejected": found["rewards/rejected"],
+            "logprob_chosen": found["logps/chosen"],
+            "logprob_rejected": found["logps/rejected"],
+            "nll": -found["logps/chosen"] * pairs / chosen_tokens,
+            "entropy": found["entropy"],
+            # E[log policy - log reference] over chains of the policy that wrote the pairs: nats a chain.
+            "kl": (found["rewards/chosen"] + found["rewards/rejected"]) / 2 / self.beta,
+        }
+
+
+@torch.no_grad()
+def reference_logprobs(
+    model: PreTrainedModel, data: PairData, collate: PairCollator, batch: int, *, bf16: bool
+) -> list[tuple[float, float]]:
+    """Summed log-probabilities of both chains of every pair, by a model with a fused head (`fuse_head`).
+
+    Of several processes each reads a part of the pairs, and all get the whole.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    cast("nn.Module", model).to(state.device).eval()
+    found: list[tuple[float, float]] = []
+    with state.split_between_processes(list(range(0, len(data), batch))) as starts:
+        for start in tqdm(
+            cast("list[int]", starts), desc="reference", mininterval=5, disable=not state.is_main_process
+        ):
+            tensors = collate([data[index] for index in range(start, min(start + batch, len(data)))])
+            found += _pair_logprobs(model, {name: value.to(state.device) for name, value in tensors.items()}, bf16)
+    return cast("list[tuple[float, float]]", gather_object(found))
+
+
+def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bool) -> list[tuple[float, float]]:
+    inputs = {name: value for name, value in batch.items() if name not in NOT_THE_MODELS}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16):
+        logprobs = cast(Any, model)(**inputs, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(1)
+    chosen, rejected = logprobs.float().chunk(2)
+    return list(zip(chosen.tolist(), rejected.tolist(), strict=True))
+
+
+def cached_reference(
+    folder: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
+) -> list[tuple[float, float]]:
+    """What `compute` gives, kept in ``folder`` under a ``key`` that names pairs and reference."""
+    path = folder / REFERENCE
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return [(chosen, rejected) for chosen, rejected in kept["logprobs"]]
+    found = compute()
+    if os.environ.get("RANK", "0") == "0":
+        with replacing(path) as file:
+            json.dump({"key": key, "logprobs": found}, file)
+    return found
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
