@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -206,6 +206,51 @@ class DpoConfig(StageKeys, TrainingKeys):
     """Weight of the next-token loss of the chosen chain."""
 
 
+class RoundsConfig(StageKeys):
+    """Iterative DPO: chains of the newest policy, pairs of them, DPO, and again."""
+
+    stage: Literal["rounds"] = "rounds"
+    policy: str
+    """The SFT model: the first round's policy, and the reference of every round."""
+    prm: str | None = None
+    """The checkpoint that scores the chains; none is needed where the outcome is the reward."""
+    rounds: int = Field(default=3, ge=1)
+    """How many."""
+    weights: Literal["continue", "restart"] = "continue"
+    """What a round trains: the last round's policy, or the SFT model again. The paper does not say; its script
+    restarts."""
+    rollout: RolloutConfig
+    """How chains are drawn, without ``policy``. Every round has questions of its own: ledgers are drawn anew, and files
+    of problems are dealt out among the rounds."""
+    pairs: PairsConfig
+    """How they are paired, without ``chains`` and ``prm``."""
+    dpo: DpoConfig
+    """How a round trains, without ``policy``, ``reference`` and ``pairs``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """The keys that follow from the round."""
+        if not isinstance(given, dict):
+            return given
+        policy, prm = given.get("policy"), given.get("prm")
+        follow: dict[str, dict[str, Any]] = {
+            "rollout": {"policy": policy},
+            "pairs": {"chains": ("chains.jsonl",), "prm": prm},
+            "dpo": {"policy": policy, "reference": policy, "pairs": ("pairs.jsonl",)},
+        }
+        filled = cast("dict[str, Any]", dict(given))
+        for section, keys in follow.items():
+            own = filled.get(section, {})
+            if not isinstance(own, dict):
+                continue
+            twice = sorted(keys.keys() & own.keys())
+            if twice:
+                raise ValueError(f"{section}: leave out {', '.join(twice)}: every round sets it")
+            filled[section] = {**own, **keys}
+        return filled
+
+
 class EvaluateConfig(StageKeys):
     """Measures a policy, a PRM, or both on problems they were not trained on."""
 
@@ -259,6 +304,7 @@ StageConfig = Annotated[
     | PrmConfig
     | PairsConfig
     | DpoConfig
+    | RoundsConfig
     | EvaluateConfig,
     Field(discriminator="stage"),
 ]

@@ -95,3 +95,9 @@ def differing(ours: Path, theirs: Path) -> Sequence[str]:
     """Names of the weights that differ between two checkpoints in any bit."""
     other = weights(theirs)
     return [name for name, value in weights(ours).items() if not torch.equal(value, other[name])]
+
+
+def write_problems(path: Path, rows: Sequence[ProblemRow]) -> Path:
+    """A file of problems."""
+    write_rows(path, rows)
+    return path

@@ -1,0 +1,113 @@
+"""Stage `rounds`: iterative DPO (paper, section 3.4). Each round draws chains of the newest policy on fresh questions,
+pairs them by their worth and trains on the pairs; the reference stays the SFT model.
+
+Folders: ``round-<r>/rollout``, ``round-<r>/pairs`` and ``round-<r>/dpo`` below the stage's own, each as if it were a
+stage of its own: what is done is not done again, and what was broken off goes on where it stopped. The last round's
+policy is the stage's ``model/``. Whether a round trains the last round's policy on or starts from the SFT model again
+is ambiguous in the paper (the released script starts again); we train on, and ``weights: restart`` does the other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cos.search.errors import InputError
+from cos.training.folder import DONE, MODEL, StageContext, StageRun
+from cos.training.keys import ProblemSource
+from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
+from cos.training.rows import ProblemRow, write_rows
+
+PARTS = ("rollout", "pairs", "dpo")
+SEED_STRIDE = 1_000
+"""Distance of the seeds of two rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a round is made of."""
+
+    rollout: Callable[[RolloutConfig, StageContext], None]
+    pairs: Callable[[PairsConfig, StageContext], None]
+    dpo: Callable[[DpoConfig, StageContext], None]
+
+
+def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | None = None) -> None:
+    """Runs what is not done yet and writes ``model/``. Errors: those of the three stages."""
+    from cos.training.encode import load_checkpoint
+
+    stages = stages or own_stages()
+    with StageRun(context, "rounds") as run:
+        policy = context.resolve(config.policy).resolve()
+        outcome: dict[str, Any] = {}
+        for number in range(1, config.rounds + 1):
+            policy = run_round(config, context, number, policy, stages)
+            outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
+        run.finish(*load_checkpoint(policy), outcome)
+
+
+def own_stages() -> Stages:
+    """The stages as recipes run them."""
+    from cos.training.dpo import run_dpo
+    from cos.training.pairs import run_pairs
+    from cos.training.rollout import run_rollout
+
+    return Stages(run_rollout, run_pairs, run_dpo)
+
+
+def run_round(config: RoundsConfig, context: StageContext, number: int, policy: Path, stages: Stages) -> Path:
+    """One round from ``policy``; returns where its own policy stands. Parts that are done are passed over."""
+    folder = (context.folder / f"round-{number}").resolve()
+    rollout, pairs, dpo = (
+        replace(context, folder=folder / part, seed=context.seed + SEED_STRIDE * number) for part in PARTS
+    )
+    if not rollout.is_done:
+        asked = questions(config, context, number, folder)
+        stages.rollout(config.rollout.model_copy(update={"policy": str(policy), "problems": asked}), rollout)
+    if not pairs.is_done:
+        prm = None if config.prm is None else str(context.resolve(config.prm).resolve())
+        chains = (str(rollout.folder / "chains.jsonl"),)
+        stages.pairs(config.pairs.model_copy(update={"chains": chains, "prm": prm}), pairs)
+    if not dpo.is_done:
+        first = context.resolve(config.policy).resolve()
+        trained = first if config.weights == "restart" else policy
+        found = (str(pairs.folder / "pairs.jsonl"),)
+        update = {"policy": str(trained), "reference": str(first), "pairs": found}
+        stages.dpo(config.dpo.model_copy(update=update), dpo)
+    return dpo.folder / MODEL
+
+
+def questions(config: RoundsConfig, context: StageContext, number: int, folder: Path) -> ProblemSource:
+    """A round's own questions: ledgers from a seed of its own, or its part of the files' problems, in a file."""
+    source = config.rollout.problems
+    if source.ledger is not None:
+        seed = context.seed if source.ledger.seed is None else source.ledger.seed
+        drawn = source.ledger.model_copy(update={"seed": seed + SEED_STRIDE * number})
+        return source.model_copy(update={"ledger": drawn})
+    from cos.training.problems import read_problems
+
+    rows = read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+    path = folder / "problems.jsonl"
+    write_rows(path, deal(rows, number, config.rounds, context.seed))
+    return source.model_copy(update={"data": (str(path),)})
+
+
+def deal(rows: Sequence[ProblemRow], number: int, rounds: int, seed: int) -> list[ProblemRow]:
+    """Round ``number``'s share (from 1) of shuffled problems: every problem is in one round.
+
+    Errors: InputError when there are fewer problems than rounds.
+    """
+    if len(rows) < rounds:
+        raise InputError(f"{len(rows)} problems cannot be dealt out among {rounds} rounds; give more", "problems")
+    order = list(rows)
+    random.Random(f"rounds/{seed}").shuffle(order)
+    return order[number - 1 :: rounds]
+
+
+def outcomes(folder: Path) -> Mapping[str, Any]:
+    """What the parts of a round had as their outcomes."""
+    return {part: json.loads((folder / part / DONE).read_text(encoding="utf-8"))["outcome"] for part in PARTS}
