@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cos.benchmarks.reproduce.cli import reproduce
 from cos.search.select import Aggregation, ScoreKind
 
 evaluations = typer.Typer(no_args_is_help=True)
@@ -142,3 +143,6 @@ def serving(
     ).fitted()
     target = Target(url=url, api_key=api_key, policy=policy, prm=judge)
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))
+
+
+benches.command()(reproduce)

@@ -125,23 +125,28 @@ async def evaluate(
     """
 
     async def one(problem: P) -> Record:
-        try:
-            result = await solve(ask(problem), spec_for(problem), pair.policy, pair.scorer, pair.grammar)
-        except EngineDead:
-            raise
-        except (EngineError, SearchFailed):
-            return Record(problem_id=problem.id, kind=problem.kind, answer=None, is_right=False)
-        answer = result.chain.answer
-        return Record(
-            problem_id=problem.id,
-            kind=problem.kind,
-            answer=answer,
-            is_right=is_right(answer, problem),
-            steps=len(result.chain.steps),
-            tokens=result.usage.tokens_generated,
-            prm_reads=result.usage.prm_reads,
-        )
+        return await search_one(pair, problem, spec_for(problem))
 
     started = time.perf_counter()
     records = await side_by_side(one, problems, concurrency, label)
     return Outcome(tuple(records), time.perf_counter() - started)
+
+
+async def search_one(pair: Pair, problem: Asked, spec: SearchSpec) -> Record:
+    """One search; one that fails or ends without an answer counts as wrong. Errors: EngineDead, InputError."""
+    try:
+        result = await solve(ask(problem), spec, pair.policy, pair.scorer, pair.grammar)
+    except EngineDead:
+        raise
+    except (EngineError, SearchFailed):
+        return Record(problem_id=problem.id, kind=problem.kind, answer=None, is_right=False)
+    answer = result.chain.answer
+    return Record(
+        problem_id=problem.id,
+        kind=problem.kind,
+        answer=answer,
+        is_right=is_right(answer, problem),
+        steps=len(result.chain.steps),
+        tokens=result.usage.tokens_generated,
+        prm_reads=result.usage.prm_reads,
+    )
