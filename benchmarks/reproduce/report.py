@@ -24,9 +24,11 @@ class Origin:
     provenance: Facts
 
 
-def markdown(sections: Sequence[Section], origin: Origin, plots: str) -> str:
-    """The report; ``plots`` is the folder of its plots as seen from it."""
+def markdown(sections: Sequence[Section], origin: Origin, plots: str, remarks: str = "") -> str:
+    """The report; ``plots`` is the folder of its plots as seen from it, ``remarks`` what its reader made of it."""
     parts = [_head(sections, origin), _overview(sections)]
+    if remarks.strip():
+        parts.append(f"## Remarks\n\n{remarks.strip()}")
     parts += [_section(section, plots) for section in sections if not section.missing]
     absent = [section for section in sections if section.missing]
     if absent:

@@ -40,6 +40,8 @@ class Inputs:
     """PRMs by the source of their labels."""
     evaluation: Path | None = None
     labels: Path | None = None
+    remarks: Path | None = None
+    """Markdown to stand in the report."""
     pool: int = 32
     samples: int = 4
     """Chains a problem by which policies are compared."""
@@ -70,6 +72,7 @@ async def run_reproduce(inputs: Inputs, bench: Bench, *, json_only: bool) -> Non
     # Files are read first: a slip in a name shows before hours of sampling.
     sections = {"accuracy": _accuracy(inputs)}
     labels = None if inputs.labels is None else read_facts(inputs.labels, "labels")
+    remarks = _text(inputs.remarks)
     drawing = _Plots(inputs.report.parent / inputs.report.stem)
     bench.work.mkdir(parents=True, exist_ok=True)
     take_lock(bench.work)
@@ -94,7 +97,7 @@ async def run_reproduce(inputs: Inputs, bench: Bench, *, json_only: bool) -> Non
     )
     inputs.report.parent.mkdir(parents=True, exist_ok=True)
     with replacing(inputs.report) as file:
-        file.write(markdown(ordered, origin, drawing.folder.name))
+        file.write(markdown(ordered, origin, drawing.folder.name, remarks))
     told: Facts = facts(ordered, origin, inputs.report, drawing.written)
     if not json_only:
         for finding in told["findings"]:
@@ -201,6 +204,13 @@ async def _labels(inputs: Inputs, bench: Bench, labels: Facts | None, drawn: Seq
     if labels is None and not judged:
         return _missing("labels", title, _not_yet("labels"))
     return labels_section(labels, judged, width, bench.seed)
+
+
+def _text(path: Path | None) -> str:
+    try:
+        return "" if path is None else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--remarks {path}: cannot be read: {error.strerror}", "remarks") from error
 
 
 def _accuracy(inputs: Inputs) -> Section:

@@ -33,6 +33,9 @@ class Scaling:
     """By name of `CURVES`."""
     greedy: Sequence[float]
     seed: int
+    tokens: int = 0
+    """Generated for the pools."""
+    prm_reads: int = 0
 
     def at(self, curve: str, width: int) -> Sequence[float]:
         """Shares of one point."""
@@ -66,7 +69,13 @@ def scaling_of(
     if beams:
         # A beam of one candidate is one sample.
         curves["beam"] = {1: curves["pass_at_k"][1], **beams}
-    return Scaling({name: curves[name] for name in CURVES if name in curves}, greedy, seed)
+    return Scaling(
+        {name: curves[name] for name in CURVES if name in curves},
+        greedy,
+        seed,
+        sum(pool.tokens for pool in drawn),
+        sum(pool.prm_reads for pool in drawn),
+    )
 
 
 def scaling_section(scaling: Scaling, size: int) -> Section:
@@ -90,8 +99,9 @@ def scaling_section(scaling: Scaling, size: int) -> Section:
         title="Accuracy over the number of chains",
         text=(
             f"Greedy answers {cell(greedy)} right. Best-of-N, self-consistency and likelihood pick from one pool of "
-            f"{size} chains a problem, cut into blocks of N; beam searches are searches of their own, N candidates a "
-            "level, a quarter of them kept (the paper keeps one)."
+            f"{size} chains a problem ({scaling.tokens:,} tokens, {scaling.prm_reads:,} PRM reads), cut into blocks of "
+            "N; beam searches are searches of their own, N candidates a level, a quarter of them kept (the paper keeps "
+            "one)."
         ),
         tables=(
             Table(columns=("N", *(CURVES[name] for name in estimates)), rows=tuple(rows), caption="Ours"),
@@ -105,6 +115,8 @@ def scaling_section(scaling: Scaling, size: int) -> Section:
         plot="scaling.png",
         facts={
             "greedy": greedy.facts(),
+            "policy_tokens": scaling.tokens,
+            "prm_reads": scaling.prm_reads,
             "curves": {
                 name: {str(width): estimate.facts() for width, estimate in curve.items()}
                 for name, curve in estimates.items()
@@ -114,6 +126,7 @@ def scaling_section(scaling: Scaling, size: int) -> Section:
 
 
 GUESSING = "Its questions are multiple choice, where chains agree by guessing; a ledger's answer is a number."
+SIGHT = "A PRM that sees little better than its policy overrates the policy's own misreadings: see its accuracy."
 NOISE = "Selecting over noisy scores overestimates more as the pool grows (arXiv 2603.15377)."
 ALIKE = "Candidates of one good prefix are alike (its appendix E); arXiv 2509.23250 finds best-of-N ahead as well."
 
@@ -127,10 +140,14 @@ def _scaling_findings(scaling: Scaling) -> list[Finding]:
         best, vote = scaling.at("best_of_n", 8), scaling.at("self_consistency", 8)
         one = scaling.at("pass_at_k", 1)
         found += [
-            finding("best-of-8 above greedy", best, scaling.greedy, paper.gained("best_of_n", 8, 1), NOISE),
+            finding("best-of-8 above greedy", best, scaling.greedy, paper.gained("best_of_n", 8, 1), SIGHT),
             finding("best-of-8 above one sample", best, one, "", ""),
             finding(
-                "best-of-8 above self-consistency at 8", best, vote, paper.ahead("best_of_n", "self_consistency", 8), ""
+                "best-of-8 above self-consistency at 8",
+                best,
+                vote,
+                paper.ahead("best_of_n", "self_consistency", 8),
+                SIGHT,
             ),
             finding("best-of-8 by the PRM above by likelihood", best, scaling.at("likelihood", 8), "", ""),
             finding("PRM x likelihood above the PRM at 8", scaling.at("prm_x_likelihood", 8), best, "", ""),
@@ -191,8 +208,8 @@ def weights_section(shares: Mapping[float, Sequence[float]], width: int, seed: i
         name="weights",
         title=f"Step weight, best of {width}",
         text=(
-            f"A chain's score is w x mean of its steps' scores + (1 - w) x its answer's. Best here: w = {best:.1f}; "
-            "the paper's: w = 0.2. Every w picks from the same chains."
+            f"A chain's score is w x mean of its steps' scores + (1 - w) x its answer's. Best here: w = {best:.1f}, "
+            "chosen on the problems it is shown for, as the paper's w = 0.2 was. Every w picks from the same chains."
         ),
         tables=(Table(columns=("w", "ours", "paper, M3CoT, %"), rows=tuple(rows)),),
         findings=(

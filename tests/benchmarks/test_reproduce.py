@@ -243,6 +243,8 @@ def test_one_command_writes_report_plots_and_json(tmp_path: Path, capsys: pytest
     (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION))
     (tmp_path / "done.json").write_text(json.dumps({"outcome": {"agreement": {"steps": 0.91}}}))
     given = ["--rounds", "scripted,scripted", "--rewards", "prm=scripted,outcome=scripted", "--prms", "exact=scripted"]
+    (tmp_path / "remarks.md").write_text("The PRM is small.")
+    given += ["--remarks", str(tmp_path / "remarks.md")]
     files = ["--evaluation", str(tmp_path / "evaluation.json"), "--labels", str(tmp_path / "done.json")]
     assert run(tmp_path, *given, *files, "--json") == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -252,6 +254,7 @@ def test_one_command_writes_report_plots_and_json(tmp_path: Path, capsys: pytest
     for section in ("Accuracy over the number", "Step weight", "SFT and rounds", "What chooses", "Monte-Carlo"):
         assert f"## {section}" in report
     assert "## Not measured" not in report
+    assert "## Remarks\n\nThe PRM is small." in report
     assert "0.910" in report, "the label stage's agreement"
     for path in facts["plots"]:
         assert f"](reproduce/{Path(path).name})" in report
@@ -286,6 +289,7 @@ def test_parts_are_measured_alone_and_put_together_later(tmp_path: Path, capsys:
         (["--rewards", "gold=x"], "unknown name 'gold'"),
         (["--evaluation", "no.json"], "--evaluation no.json: cannot be read"),
         (["--labels", "no.json"], "--labels no.json: cannot be read"),
+        (["--remarks", "no.md"], "--remarks no.md: cannot be read"),
         (["--problems", "99"], "the held-out set has 24"),
         (["--top-p", "0"], "top_p = 0.0"),
     ],
