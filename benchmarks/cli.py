@@ -145,4 +145,19 @@ def serving(
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))
 
 
+@benches.command()
+def training(
+    repetitions: Annotated[int, typer.Option(min=2, help="Counted rounds of four batches.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Chains a batch.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads of both.")] = 2,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile both, as the recipe does.")] = True,
+    seed: Seed = 0,
+    json_only: JsonOnly = False,
+) -> None:
+    """Tokens a second of the pipeline's SFT, against a loop written by hand for the same model and batches."""
+    from cos.benchmarks.commands import run_training
+
+    run_training(seed, json_only=json_only, repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
+
+
 benches.command()(reproduce)

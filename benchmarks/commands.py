@@ -12,7 +12,7 @@ from cos.benchmarks.grid import Field, compare, grid_table, sweep
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving
+from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving, show_training
 from cos.checkpoints import LedgerProblem, heldout
 from cos.prm.pair import Pair
 from cos.training.accuracy import choose
@@ -112,6 +112,17 @@ async def run_serving(target: Target, load: serving.Load, setting: Setting, seed
         show_serving(facts)
     where = {"url": url, **machine()} if target.url else provenance(target.policy, target.prm)
     _print({**facts, **setting.facts(), "seed": seed, "provenance": where})
+
+
+def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, threads: int, compiled: bool) -> None:
+    """Throughput of the pipeline's SFT over that of a hand-tuned loop."""
+    from cos.benchmarks.training import Load, measure
+
+    load = Load(repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
+    facts = measure(load, seed)
+    if not json_only:
+        show_training(facts)
+    _print({**facts, **machine()})
 
 
 def _field(job: Job, pair: Pair, problems: Sequence[LedgerProblem]) -> Field:

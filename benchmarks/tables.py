@@ -59,6 +59,19 @@ def show_prm_cost(facts: Facts) -> None:
     Console(stderr=True).print(table)
 
 
+def show_training(facts: Facts) -> None:
+    """Throughput of the pipeline and of the hand loop."""
+    table = _table("SFT", ("loop", "tokens/s"))
+    table.add_row("pipeline", f"{facts['pipeline_tokens_per_s']:,.0f}")
+    table.add_row("by hand", f"{facts['hand_tokens_per_s']:,.0f}")
+    console = Console(stderr=True)
+    console.print(table)
+    spread = f"95 % CI {facts['ci_low']:.2f} - {facts['ci_high']:.2f}"
+    console.print(
+        f"Hand loop over pipeline, median of {facts['repetitions']} rounds: {facts['over_hand_loop']:.2f}, {spread}"
+    )
+
+
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext, StageRun
@@ -37,6 +39,7 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
         data.refer(reference_of(config, context, data, collate))
         fuse_head(model)
+        torch.manual_seed(context.seed)
         trained = with_lora(model, config.lora)
         trainer = PreferenceTrainer(trained, data, collate, config, context)
         trainer.run()
