@@ -34,7 +34,7 @@ def reproduce(
     seed: Annotated[int, typer.Option(min=0, help="Picks the problems; the root of all sampling.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling threshold.")] = 1.0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Problems at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Problems at once; more of them for narrow searches.")] = 16,
     report: Annotated[Path, typer.Option(help="Markdown file; plots go into a folder of its name beside it.")] = (
         Path("docs/reproduce.md")
     ),

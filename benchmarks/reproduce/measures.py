@@ -22,6 +22,9 @@ from cos.training.provenance import commit, revision
 
 Value = dict[str, Any]
 
+FULL_WIDTH = 16
+"""Candidates from which on a problem counts as wide."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
@@ -37,6 +40,10 @@ class Bench:
     """Take what earlier runs have measured, and start nothing."""
     commits: set[str] = field(default_factory=set[str])
     """The commits under which all that was taken so far was measured."""
+
+    def side_by_side(self, n: int) -> int:
+        """Problems at once when each draws ``n`` candidates: narrow searches need more of them to fill the engines."""
+        return self.concurrency * max(1, FULL_WIDTH // n)
 
     def setting(self, strategy: str, n: int | None) -> Setting:
         """A search with this bench's sampling."""
@@ -91,6 +98,7 @@ async def _complete(
     journal: Journal | None,
     label: str,
     engines: Engines,
+    width: int,
     measure: Callable[[Pair, LedgerProblem], Awaitable[Value]],
 ) -> list[Value] | None:
     """The value of every problem, measured where the journal has none; None when that would have to be but must not."""
@@ -106,7 +114,7 @@ async def _complete(
             async def one(problem: LedgerProblem) -> None:
                 journal.add(problem.id, {"commit": now, "found": await measure(pair, problem)})
 
-            await side_by_side(one, waiting, bench.concurrency, label)
+            await side_by_side(one, waiting, bench.side_by_side(width), label)
         values = [journal.done[problem.id] for problem in bench.problems]
     bench.commits.update(value["commit"] for value in values)
     return [value["found"] for value in values]
@@ -128,7 +136,7 @@ async def pools(bench: Bench, engines: Engines, size: int, *, scored: bool) -> l
         return pool_value(await draw_pool(used, problem, setting, bench.seed))
 
     journal = bench.journal("pool" if scored else "samples", settings)
-    found = await _complete(bench, journal, f"{size} chains each", engines, one)
+    found = await _complete(bench, journal, f"{size} chains each", engines, size, one)
     return None if found is None else [pool_of(p, v) for p, v in zip(bench.problems, found, strict=True)]
 
 
@@ -188,7 +196,7 @@ async def searches(bench: Bench, engines: Engines, strategy: str, n: int | None)
         }
 
     label = strategy if setting.n is None else f"{strategy}@{setting.n}"
-    found = await _complete(bench, bench.journal("search", settings), label, engines, one)
+    found = await _complete(bench, bench.journal("search", settings), label, engines, setting.n or 1, one)
     if found is None:
         return None
     return [Record(problem_id=p.id, kind=p.kind, **v) for p, v in zip(bench.problems, found, strict=True)]
@@ -209,7 +217,7 @@ async def rescored(bench: Bench, engines: Engines, drawn: Sequence[Pool], size: 
         return pool_value(Pool(problem, tuple(chain.with_scores(scores) for chain in chains), 0, len(scores)))
 
     settings = {**engines.models.identities, "n": size, "temperature": bench.temperature, "top_p": bench.top_p}
-    found = await _complete(bench, bench.journal("rescored", settings), f"{size} chains each, read", engines, one)
+    found = await _complete(bench, bench.journal("rescored", settings), f"{size} chains each, read", engines, size, one)
     return None if found is None else [pool_of(p, v) for p, v in zip(bench.problems, found, strict=True)]
 
 
