@@ -21,7 +21,6 @@ from cos.training.folder import StageContext
 from cos.training.prm import run_prm
 from cos.training.recipe import DpoConfig, PrmConfig, SftConfig, TokensConfig
 from cos.training.sft import run_sft
-
 from cos.training.trainer import newest_checkpoint
 from tests.training.tiny_models import ARCHITECTURES, Architecture, build
 from tests.training.training_support import (
