@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
 
 
 def preload(modules: Iterable[str]) -> None:
@@ -26,15 +27,27 @@ def preload(modules: Iterable[str]) -> None:
 class EngineProcess(ForkServerProcess):
     """A process that ends when the one that started it is gone, however it went."""
 
+    prepare: Callable[[], None] | None = None
+    """Called in the process before anything else is. A function of a module, so that it can be sent there."""
+
     def run(self) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
+        if self.prepare is not None:
+            self.prepare()
         super().run()
 
 
 class EngineContext(ForkServerContext):
-    """Starts processes from the one that `preload` has started."""
+    """Starts processes from the one that `preload` has started; each calls ``prepare`` first."""
 
-    Process = EngineProcess  # pyright: ignore[reportAssignmentType]
+    def __init__(self, prepare: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self._prepare = prepare
+
+    def Process(self, *args: Any, **kwargs: Any) -> EngineProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
+        process = EngineProcess(*args, **kwargs)
+        process.prepare = self._prepare
+        return process
 
 
 def _end_with_parent() -> None:

