@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from cos.prm.ports import Reader, ReaderSession
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, answer_pieces, step_pieces
+from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, segment_ids
 from cos.search.ports import Reading, ScorerSession, Vocabulary
-from cos.search.types import Candidate, Chain, Path, Question, Step
+from cos.search.types import Candidate, Chain, Path, Question
 
 READ_PRIORITY = -1_000
 """Reads are one token long and a search waits for them: they go before any generation."""
@@ -66,16 +66,8 @@ class _Session:
         return self._segments[candidate.path]
 
     def _encode(self, candidate: Candidate) -> tuple[int, ...]:
-        first = len(candidate.path) == 1
-        # Only what the grammar itself writes may become a control token; a field that spells one stays text.
-        if candidate.step is not None:
-            pieces, markup = step_pieces(candidate.step, first=first), step_pieces(Step("", "", ""), first=first)
-        else:
-            pieces, markup = answer_pieces(candidate.answer or "", first=first), answer_pieces("", first=first)
-        ids: list[int] = []
-        for piece, own in zip(pieces, markup, strict=True):
-            ids += (self._controls[own],) if own in self._controls else self._vocabulary.encode(piece)
-        return tuple(ids)
+        content = candidate.step if candidate.step is not None else candidate.answer or ""
+        return segment_ids(self._vocabulary, content, first=len(candidate.path) == 1)
 
 
 def p_good(good: float, bad: float) -> float | None:

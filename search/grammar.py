@@ -77,6 +77,27 @@ def answer_pieces(answer: str, *, first: bool) -> list[str]:
     return [*lead, "Answer:", "\n", ANSWER_START, answer, ANSWER_END]
 
 
+def segment_ids(vocabulary: Vocabulary, content: Step | str, *, first: bool) -> tuple[int, ...]:
+    """A step (or, given as text, an answer) as token ids. Only what the grammar itself writes becomes a control token;
+    a field that spells one stays text.
+
+    Errors: ValueError when the vocabulary lacks a control token of the grammar.
+    """
+    if isinstance(content, Step):
+        pieces, markup = step_pieces(content, first=first), step_pieces(Step("", "", ""), first=first)
+    else:
+        pieces, markup = answer_pieces(content, first=first), answer_pieces("", first=first)
+    ids: list[int] = []
+    for piece, own in zip(pieces, markup, strict=True):
+        if own not in POLICY_TOKENS:
+            ids += vocabulary.encode(piece)
+        elif (control := vocabulary.control_id(own)) is not None:
+            ids.append(control)
+        else:
+            raise ValueError(f"the vocabulary has no control token {own!r}")
+    return tuple(ids)
+
+
 def render_segments(steps: Sequence[Step], answer: str) -> list[str]:
     """A whole chain as its segments: one for each step, then the one with the answer.
 

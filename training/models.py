@@ -1,20 +1,20 @@
 """Builds an untrained InternVL (HF-native, the paper's family) with its tokenizer and processor, in a given size."""
 
+import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
     InternVLVideoProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -57,13 +57,11 @@ class Size:
     text_mlp: int
 
 
-POLICY = Size(image_side=56, vision_width=128, vision_layers=4, text_width=256, text_layers=5, text_mlp=768)
+POLICY = Size(image_side=24, vision_width=128, vision_layers=4, text_width=256, text_layers=5, text_mlp=768)
 READER = replace(POLICY, image_side=112, vision_width=192, vision_layers=6)
-"""The part of the PRM that reads: the policy's text model behind a larger tower with twice the resolution."""
-JUDGING_LAYERS = 3
-PRM = replace(READER, text_layers=READER.text_layers + JUDGING_LAYERS)
+"""What the PRM begins as: the policy's text model behind a larger tower that sees every pixel."""
 
-SIZES = {"policy": POLICY, "prm": PRM}
+SIZES = {"policy": POLICY, "prm": READER}
 
 
 def _corpus(seed: int) -> Iterator[str]:
@@ -154,28 +152,21 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     return model
 
 
-def load(folder: Path) -> InternVLForConditionalGeneration:
-    """A saved checkpoint, in float32."""
-    return InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+def take_text(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Gives a model the text layers, embeddings and final norm of another one with the same text model.
+
+    Errors: RuntimeError when they do not fit.
+    """
+    eyes = ("vision", "visual", "projector", "merger")
+    own = {name: value for name, value in target.state_dict().items() if any(part in name for part in eyes)}
+    others = {name: value for name, value in source.state_dict().items() if not any(part in name for part in eyes)}
+    target.load_state_dict({**own, **others})
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a saved checkpoint."""
-    return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-def take_text(source: InternVLForConditionalGeneration, deeper: InternVLForConditionalGeneration) -> None:
-    """Gives a model the text layers, embeddings and final norm of one that is not as deep."""
-    weights = {name: value for name, value in source.state_dict().items() if "vision" not in name}
-    weights = {name: value for name, value in weights.items() if "multi_modal" not in name}
-    deeper.load_state_dict(weights, strict=False)
-
-
-def save(folder: Path, size: Size, model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Writes a checkpoint that transformers and vLLM load as any other: bfloat16 weights, tokenizer, processor."""
-    folder.mkdir(parents=True, exist_ok=True)
+def build_processor(size: Size, tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
+    """The processor of a checkpoint of this size."""
     square = {"height": size.image_side, "width": size.image_side}
-    processor = InternVLProcessor(
+    return InternVLProcessor(
         # InternVLProcessor turns tiling on whatever the image processor says: one tile at most is how to have none.
         image_processor=GotOcr2ImageProcessor(size=square, min_patches=1, max_patches=1),
         tokenizer=tokenizer,
@@ -183,7 +174,17 @@ def save(folder: Path, size: Size, model: InternVLForConditionalGeneration, toke
         image_seq_length=IMAGE_TOKENS,
         chat_template=CHAT_TEMPLATE,
     )
-    cast("nn.Module", model).to(torch.bfloat16)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+
+def deepen(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """The same InternVL with some untrained text layers more on top."""
+    config = copy.deepcopy(model.config)
+    text = cast(Any, config).text_config
+    text.num_hidden_layers += layers
+    # Qwen2 lists the kind of every layer.
+    text.layer_types = ["full_attention"] * text.num_hidden_layers
+    deeper = InternVLForConditionalGeneration(cast(InternVLConfig, config))
+    found = deeper.load_state_dict(model.state_dict(), strict=False)
+    if found.unexpected_keys:
+        raise ValueError(f"a {type(model).__name__} cannot be deepened: {found.unexpected_keys[:3]}")
+    return deeper

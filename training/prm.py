@@ -1,123 +1,101 @@
-"""The PRM: a reader, and judging layers above it.
+"""Stage `prm`: a process reward model from labelled chains (paper, section 3.3).
 
-The label logits at a tag are those of good and bad at the tag position itself, unshifted (paper's released code,
-modeling_internvl_prm.py), with binary cross-entropy. Losses beside it make the skill learnable: the language-model loss
-keeps the lower layers reading, `Judge`'s heads ask every layer above them for its part of a verdict, and a verdict at
-every token says where a chain went wrong.
+Chains come as rows with labels, or, for ledgers, from clumsy writers without end. With ``judging_layers`` a small
+model gets layers of its own for judging (`cos.training.judge_layers`); without, only labels are taught, as in the paper.
 """
 
+from __future__ import annotations
+
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from torch.utils.data import Dataset
 
-from cos.search.grammar import LABEL_BAD, LABEL_GOOD
-from cos.training.batches import Batch, LedgerBatches
-from cos.training.chains import UNKNOWN, Encoded, encode_prm, segments_of
-from cos.training.ledger import Problem, clumsy, derive
-from cos.training.loop import Plan, train
-from cos.training.mnist import Digits
-from cos.training.models import IMAGE_TOKENS, token_id
+from cos.training.adapters import merge_lora, with_lora
+from cos.training.chains import judged_turn
+from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.folder import StageContext, StageRun
+from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
+from cos.training.ledger import Derivation, Problem, clumsy, derive
+from cos.training.ledger_data import LedgerData
+from cos.training.losses import LabelLoss
+from cos.training.mnist import load as load_digits
+from cos.training.models import deepen
+from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
-from cos.training.text import Reader, next_token_loss
+from cos.training.row_data import RowData, read_picture
+from cos.training.rows import ChainRow, ledger_problem, read_rows
+from cos.training.trainer import StageTrainer
 
 
-@dataclass(frozen=True)
-class Weights:
-    """How much each loss counts."""
-
-    reading: float = 1.0
-    comparing: float = 1.0
-    dense: float = 1.0
-    tags: float = 0.5
-
-
-class Judge(nn.Module):
-    """A reader with judging layers above it, and the heads that are thrown away after training.
-
-    A verdict is three skills on top of each other: know what should stand here, tell it from what does, remember. Each
-    is simple for one layer given the one below, and none is found by gradient descent while the ones below are missing.
-    So each layer above the reader has a loss of its own.
-    """
-
-    def __init__(self, model: InternVLForConditionalGeneration, side: int, reading: int) -> None:
-        super().__init__()
-        text = model.model.language_model
-        self.reader = Reader(model, side)
-        self._stops = (reading, reading + 1, reading + 2, len(text.layers))
-        width: int = text.config.hidden_size
-        words: int = text.config.vocab_size
-        self.here = nn.Linear(width, words)
-        self.own = nn.Linear(width, words)
-        self.departs = nn.Linear(width, 1)
-
-    def forward(self, batch: Batch) -> "Judged":
-        """What every layer makes of a batch."""
-        read, compared, told, last = self.reader.streams(batch, self._stops)
-        with torch.autocast("cpu", torch.bfloat16):
-            here, own = self.here(_normed(compared)).float(), self.own(_normed(compared)).float()
-            departs = self.departs(_normed(told)).float()[..., 0]
-        return Judged(self.reader.logits(read), here, own, departs, self.reader.logits(last))
+def run_prm(config: PrmConfig, context: StageContext) -> None:
+    """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
+    with StageRun(context, "prm") as run:
+        model, processor = load_checkpoint(context.resolve(config.model))
+        encoder = TurnEncoder(processor.tokenizer)
+        label = LabelLoss(encoder.labels, config.answer_weight, config.lm_weight)
+        loss: Any = label
+        heads = None
+        torch.manual_seed(context.seed)
+        if config.judging_layers:
+            model = deepen(model, LAYERS)
+            text = cast(Any, model).config.text_config
+            heads = JudgeHeads(text.hidden_size, text.vocab_size)
+            loss = JudgeLoss(heads, label)
+        data = prm_data(config, context, encoder)
+        collate = Collator(processor, config.length_buckets, config.max_tokens)
+        trained = with_lora(model, config.lora)
+        in_order = isinstance(data, Alternating)
+        StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        run.finish(merge_lora(trained), processor, {})
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Logits (batch, length, vocabulary) but for ``departs`` (batch, length)."""
-
-    reading: Tensor
-    """What comes next, from the reader's last layer."""
-    here: Tensor
-    """What should stand here."""
-    own: Tensor
-    """What does stand here."""
-    departs: Tensor
-    """Whether the two differ."""
-    verdict: Tensor
-    """The model's own logits, those of the labels among them."""
+def prm_data(config: PrmConfig, context: StageContext, encoder: TurnEncoder) -> Dataset[Sample]:
+    """Rows alone, or clumsy writers and rows by turns."""
+    files = [context.resolve(path) for path in config.chains]
+    if config.ledger is None:
+        return RowData.of_chains(files, encoder, config.labels, soft=config.target == "soft", skip_bad=context.skip_bad)
+    digits = load_digits(context.mnist, config.ledger.digits)
+    samples = config.batch * config.accumulate * (config.steps or 1)
+    seed = config.ledger.seed or context.seed
+    writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
+    rows = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
+    return Alternating(writers, rows, encoder, config.batch, seed)
 
 
-def _normed(stream: Tensor) -> Tensor:
-    return functional.rms_norm(stream, stream.shape[-1:])
+class Alternating(Dataset[Sample]):
+    """By turns a batch of clumsy writers' chains and one of rows; rows of a batch are alike in length."""
+
+    def __init__(
+        self, writers: LedgerData, rows: Sequence[ChainRow], encoder: TurnEncoder, batch: int, seed: int
+    ) -> None:
+        self._writers, self._encoder, self._batch, self._seed = writers, encoder, batch, seed
+        self._rows = sorted(rows, key=lambda row: (len(row.steps), row.id))
+
+    def __len__(self) -> int:
+        return len(self._writers)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """A batch at once."""
+        number = indices[0] // self._batch
+        if not self._rows or number % 2 == 0:
+            return self._writers.__getitems__(indices)
+        start = random.Random(f"{self._seed}/{number}").randrange(max(1, len(self._rows) - len(indices) + 1))
+        return [self._sample(row) for row in self._rows[start : start + len(indices)]]
+
+    def _sample(self, row: ChainRow) -> Sample:
+        written = Derivation(row.steps, row.answer)
+        turn = judged_turn(self._encoder, written, derive(ledger_problem(row.problem)))
+        return Sample(read_picture(row.problem.image), row.problem.question, turn)
 
 
-DEPARTURES = 5.0
-"""Weight of the departures' plain mean loss, which is small (few tokens depart), beside the mean of both kinds' means:
-the first makes the layer sure of itself, the second gets it off the ground."""
-
-
-def comparing_loss(judged: Judged, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
-    """The losses of the throw-away heads over the places where one knows what should stand there."""
-    known = batch.should != UNKNOWN
-    should, ids = batch.should[known], batch.ids[known]
-    differ = should != ids
-    here = _evenly(functional.cross_entropy(judged.here[known], should, reduction="none"), differ)
-    own = functional.cross_entropy(judged.own[known], ids)
-    margins = judged.departs[known]
-    found = functional.binary_cross_entropy_with_logits(margins, differ.float(), reduction="none")
-    even = _evenly(found, differ)
-    apart = found.mean()
-    numbers = {
-        "here": here.item(),
-        "own": own.item(),
-        "apart": apart.item(),
-        "departures_found": (margins[differ] > 0).float().mean().item() if differ.any() else 1.0,
-        "false_alarms": (margins[~differ] > 0).float().mean().item(),
-    }
-    return here + 0.3 * own + 0.5 * even + DEPARTURES * apart, numbers
-
-
-def _evenly(losses: Tensor, kind: Tensor) -> Tensor:
-    """The mean of both kinds' means: else the many places where the two agree teach to look at one of them only."""
-    return losses[~kind].mean() + (losses[kind].mean() if kind.any() else losses.sum() * 0.0)
-
-
-def clumsy_chain(tokenizer: PreTrainedTokenizerFast, problem: Problem, rng: random.Random) -> Encoded:
+def clumsy_turn(encoder: TurnEncoder, problem: Problem, rng: random.Random) -> Turn:
     """A chain by somebody who makes no mistakes, misreads, miscalculates, or both; labelled by the exact checker."""
-    gold = derive(problem)
     kind = rng.choices(("careful", "misreads", "miscounts", "both"), (0.2, 0.3, 0.4, 0.1))[0]
     misreads = rng.uniform(0.02, 0.5) if kind == "misreads" else 0.1
     miscounts = rng.uniform(0.03, 0.25) if kind == "miscounts" else 0.05
@@ -126,82 +104,4 @@ def clumsy_chain(tokenizer: PreTrainedTokenizerFast, problem: Problem, rng: rand
         misreads if kind in ("misreads", "both") else 0.0,
         miscounts if kind in ("miscounts", "both") else 0.0,
     )
-    written = derive(problem, slip)
-    return encode_prm(
-        tokenizer, problem.question, segments_of(written), gold, IMAGE_TOKENS, written.answer == gold.answer
-    )
-
-
-def label_margins(logits: Tensor, labels: tuple[int, int]) -> Tensor:
-    """logit(good) - logit(bad) at every place: (batch, length); its sigmoid is the PRM score."""
-    return logits[..., labels[0]] - logits[..., labels[1]]
-
-
-def label_loss(margins: Tensor, batch: Batch, weights: Weights) -> tuple[Tensor, Mapping[str, float]]:
-    """Binary cross-entropy over tags and, apart, over all other judged tokens; with accuracies."""
-    tags = batch.is_tag
-    dense = (batch.verdict >= 0) & ~tags
-    at_tags = functional.binary_cross_entropy_with_logits(margins[tags], batch.verdict[tags])
-    elsewhere = functional.binary_cross_entropy_with_logits(margins[dense], batch.verdict[dense])
-    right = (margins[tags] > 0) == (batch.verdict[tags] > 0.5)
-    bad = batch.verdict[tags] < 0.5
-    numbers = {
-        "tag_accuracy": right.float().mean().item(),
-        "bad_found": right[bad].float().mean().item() if bad.any() else 1.0,
-        "tag_loss": at_tags.item(),
-    }
-    return weights.tags * at_tags + weights.dense * elsewhere, numbers
-
-
-def label_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
-    """Token ids of good and bad."""
-    return token_id(tokenizer, LABEL_GOOD), token_id(tokenizer, LABEL_BAD)
-
-
-def clumsy_batches(tokenizer: PreTrainedTokenizerFast, digits: Digits, batch: int, seed: int) -> LedgerBatches:
-    """Clumsy chains on fresh pictures."""
-    padding = token_id(tokenizer, "<|endoftext|>")
-    return LedgerBatches(Renderer(digits), lambda p, rng: clumsy_chain(tokenizer, p, rng), batch, padding, seed)
-
-
-def train_prm(
-    judge: Judge,
-    tokenizer: PreTrainedTokenizerFast,
-    digits: Digits,
-    plan: Plan,
-    batch: int,
-    seed: int,
-    rollouts: Sequence[Batch] = (),
-) -> None:
-    """Trains in place on clumsy chains; with ``rollouts`` every other batch is of the policy's own chains."""
-    weights = Weights()
-    batches = clumsy_batches(tokenizer, digits, batch, seed)
-    labels = label_ids(tokenizer)
-
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        own = bool(rollouts) and step % 2 == 1
-        drawn = rollouts[random.Random(f"{seed}/{step}").randrange(len(rollouts))] if own else batches(step)
-        judged = judge(drawn)
-        reading, _ = next_token_loss(judged.reading, drawn)
-        comparing, skills = comparing_loss(judged, drawn)
-        verdict, numbers = label_loss(label_margins(judged.verdict, labels), drawn, weights)
-        kind = "own_" if own else ""
-        shown = {"reading": reading.item(), **numbers, **skills}
-        return weights.reading * reading + weights.comparing * comparing + verdict, {
-            kind + key: number for key, number in shown.items()
-        }
-
-    train(judge, loss, plan)
-
-
-@torch.no_grad()
-def tag_accuracy(judge: Judge, tokenizer: PreTrainedTokenizerFast, digits: Digits, seed: int) -> Mapping[str, float]:
-    """Tag accuracy and share of bad tags found, on clumsy chains over unseen digits."""
-    batches = clumsy_batches(tokenizer, digits, 24, seed)
-    totals: dict[str, float] = {}
-    for step in range(6):
-        drawn = batches(step)
-        margins = label_margins(judge(drawn).verdict, label_ids(tokenizer))
-        for key, number in label_loss(margins, drawn, Weights())[1].items():
-            totals[key] = totals.get(key, 0.0) + number / 6
-    return totals
+    return judged_turn(encoder, derive(problem, slip), derive(problem))

@@ -1,111 +1,102 @@
-"""The stages as commands: ``python -m cos.training.run STAGE``; each resumes where it was stopped."""
+"""``cos train STAGE --config recipe.yaml``: one stage of a recipe, or all of them in order."""
 
-import asyncio
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, cast
 
-import torch
 import typer
 
-from cos.training import mnist
-from cos.training.heldout import write_heldout
-from cos.training.loop import Plan
-from cos.training.models import READER, SIZES, build_model, build_tokenizer, load, load_tokenizer, save, take_text
-from cos.training.prm import Judge, tag_accuracy, train_prm
-from cos.training.render import Renderer
-from cos.training.rollout import rollout_batches, write_rollouts
-from cos.training.sft import exact_chains, train_sft
-from cos.training.sight import Sight, load_sight, prototypes_of, rescale, train_sight
-from cos.training.sight import digit_accuracy as measure_digits
+from cos.training.folder import DONE, StageContext
+from cos.training.recipe import Recipe, StageConfig, folder_name
+from cos.training.recipe_file import load_recipe
 
 app = typer.Typer(no_args_is_help=True)
 
-Role = Literal["policy", "prm"]
-Runs = Annotated[Path, typer.Option(help="Folder for data and states.")]
-SEED = 0
+Config = Annotated[str, typer.Option("--config", metavar="RECIPE", help="Recipe file, or the name of a shipped one.")]
+SkipBad = Annotated[bool, typer.Option(help="Count bad JSONL lines instead of refusing the file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON line only.")]
 
 
 @app.callback()
-def stages() -> None:
-    """Train cos-tiny: sight, then the policy or the PRM."""
+def train() -> None:
+    """Train a policy and a PRM, stage by stage; every stage goes on where it was stopped."""
 
 
-@app.command()
-def sight(role: Role, runs: Runs = Path("runs"), steps: int = 900, batch: int = 128, rate: float = 1e-3) -> None:
-    """Teach the vision tower and projector to name digits; the PRM's, once there is a policy, in the policy's terms."""
-    torch.set_num_threads(1)
-    size = SIZES[role]
-    tokenizer = build_tokenizer(SEED)
-    model = build_model(size, tokenizer, SEED)
-    aims = None
-    if role == "prm":
-        policy = load(runs / "policy")
-        aims = prototypes_of(policy, SIZES["policy"], mnist.load(runs / "mnist", "policy"), SEED)
-    plan = Plan(runs / f"sight-{role}", steps, rate)
-    seen = Sight(model, size.text_width)
-    train_sight(seen, size, mnist.load(runs / "mnist", role), plan, batch, SEED, aims)
-    other = "prm" if role == "policy" else "policy"
-    accuracy = measure_digits(seen, mnist.load(runs / "mnist", other), size.image_side)
-    typer.echo(f"digit accuracy on unseen digits: {accuracy:.4f}")
+def _command(kind: str, summary: str) -> Callable[..., None]:
+    def command(
+        stage: Annotated[str, typer.Argument(help="Its name, where a recipe has several of this kind.")] = kind,
+        config: Config = "cos-tiny",
+        skip_bad: SkipBad = False,
+        json_only: Json = False,
+    ) -> None:
+        recipe = load_recipe(config)
+        run_stage(recipe, recipe.find(stage), skip_bad=skip_bad, json_only=json_only)
+
+    command.__doc__ = summary
+    return command
 
 
-@app.command()
-def sft(
-    runs: Runs = Path("runs"),
-    steps: int = 900,
-    batch: int = 32,
-    rate: float = 1e-3,
-    threads: int = 1,
-    thawed: bool = False,
-) -> None:
-    """Teach the policy to write chains of steps; writes the checkpoint ``policy`` into the folder."""
-    torch.set_num_threads(threads)
-    size, tokenizer = SIZES["policy"], build_tokenizer(SEED)
-    model = build_model(size, tokenizer, SEED)
-    rescale(load_sight(model, size, runs / "sight-policy"), Renderer(mnist.load(runs / "mnist", "policy")), size, SEED)
-    train_sft(
-        model,
-        tokenizer,
-        size,
-        mnist.load(runs / "mnist", "policy"),
-        Plan(runs / "sft", steps, rate),
-        batch,
-        SEED,
-        thawed,
+STAGES = {
+    "tokens": "Add the step, answer and PRM tokens to a checkpoint.",
+    "sight": "Teach the eyes of a small model to name digits (cos-tiny only).",
+    "sft": "Fine-tune a policy to write chains of steps.",
+    "rollout": "Sample a policy's own chains through the engine.",
+    "label": "Label every step of chains: exactly, by Monte Carlo, by a judge.",
+    "prm": "Train a process reward model on labelled chains.",
+    "pairs": "Pair better chains with worse ones.",
+    "dpo": "Teach a policy to prefer the better chain of pairs.",
+    "rounds": "Iterative DPO: rollout, pairs and DPO, round by round.",
+    "evaluate": "Measure a PRM and a policy on held-out problems.",
+}
+for _kind, _summary in STAGES.items():
+    app.command(_kind)(_command(_kind, _summary))
+
+
+@app.command("run")
+def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: Json = False) -> None:
+    """Run all stages of a recipe in order; those that are done are left out."""
+    recipe = load_recipe(config)
+    for stage in recipe.stages:
+        run_stage(recipe, stage, skip_bad=skip_bad, json_only=json_only)
+
+
+def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, json_only: bool = False) -> None:
+    """Runs one stage unless it is done; prints what came out."""
+    context = recipe.context(stage, skip_bad=skip_bad)
+    name = folder_name(stage)
+    if context.is_done:
+        if not json_only:
+            typer.echo(f"{name}: done before ({context.folder / DONE})", err=True)
+    else:
+        logging.basicConfig(level=logging.WARNING)
+        _set_threads(context.threads)
+        _runner(stage)(stage, context)
+    done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
+    typer.echo(
+        json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
     )
-    share = exact_chains(model, tokenizer, size, mnist.load(runs / "mnist", "prm"), SEED + 1)
-    typer.echo(f"exact chains on unseen digits, teacher-forced: {share:.3f}")
-    save(runs / "policy", size, model, tokenizer)
 
 
-@app.command()
-def rollout(runs: Runs = Path("runs"), problems: int = 600, each: int = 8) -> None:
-    """Sample the policy's own chains over the PRM's digits."""
-    digits = mnist.load(runs / "mnist", "prm")
-    asyncio.run(write_rollouts(runs / "rollouts", runs / "policy", digits, problems, each, SEED))
+def _set_threads(threads: int) -> None:
+    import torch
 
-
-@app.command()
-def prm(runs: Runs = Path("runs"), steps: int = 1800, batch: int = 24, rate: float = 1e-3, threads: int = 2) -> None:
-    """Teach the PRM to read and to judge, every other batch on the policy's own chains; writes ``prm``."""
     torch.set_num_threads(threads)
-    size, tokenizer = SIZES["prm"], load_tokenizer(runs / "policy")
-    model = build_model(size, tokenizer, SEED)
-    take_text(load(runs / "policy"), model)
-    load_sight(model, size, runs / "sight-prm")
-    judge = Judge(model, size.image_side, READER.text_layers)
-    own = rollout_batches(runs / "rollouts", tokenizer, batch)
-    digits = mnist.load(runs / "mnist", "prm")
-    train_prm(judge, tokenizer, digits, Plan(runs / "prm-judge", steps, rate), batch, SEED, own)
-    found = tag_accuracy(judge, tokenizer, mnist.load(runs / "mnist", "policy"), SEED + 1)
-    typer.echo(f"on clumsy chains over unseen digits: {found}")
-    save(runs / "prm", size, model, tokenizer)
 
 
-@app.command()
-def heldout(runs: Runs = Path("runs"), problems: int = 1000) -> None:
-    """Draw the held-out ledgers with the digits of MNIST's test writers."""
-    write_heldout(runs / "heldout.zip", mnist.load(runs / "mnist", "evaluation"), problems, SEED)
+def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
+    """A stage's function. What a stage needs is imported when it runs."""
+    from importlib import import_module
+
+    return getattr(import_module(f"cos.training.{stage.stage}"), f"run_{stage.stage}")
+
+
+def recipe_path(name: str) -> Path:
+    """A shipped recipe's file."""
+    return Path(__file__).parent / "recipes" / f"{name}.yaml"
 
 
 if __name__ == "__main__":

@@ -1,63 +1,78 @@
-"""Step-structured SFT of the policy on gold chains."""
+"""Stage `sft`: step-structured fine-tuning of a policy (paper, section 3.2); loss on the assistant's turn alone."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
-from cos.training.batches import LedgerBatches
-from cos.training.chains import encode_policy
+from cos.training.adapters import merge_lora, with_lora
+from cos.training.encode import Collator, Sample, TurnEncoder, load_checkpoint
+from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import derive
-from cos.training.loop import Plan, train
-from cos.training.mnist import Digits
-from cos.training.models import IMAGE_TOKENS, Size, token_id
+from cos.training.ledger_data import LedgerData
+from cos.training.losses import sft_loss
+from cos.training.mnist import load as load_digits
+from cos.training.models import take_text
+from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
-from cos.training.text import Reader, next_token_loss
+from cos.training.row_data import RowData
+from cos.training.trainer import StageTrainer
+
+CHECKED = 8
+"""Batches of unseen gold chains that the outcome is measured on."""
 
 
-def sft_batches(tokenizer: PreTrainedTokenizerFast, digits: Digits, batch: int, seed: int) -> LedgerBatches:
-    """Gold chains on fresh pictures."""
-    return LedgerBatches(
-        Renderer(digits),
-        lambda problem, _: encode_policy(tokenizer, problem.question, derive(problem), IMAGE_TOKENS),
-        batch,
-        token_id(tokenizer, "<|endoftext|>"),
-        seed,
-    )
+def run_sft(config: SftConfig, context: StageContext) -> None:
+    """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
+    with StageRun(context, "sft") as run:
+        model, processor = load_checkpoint(context.resolve(config.model))
+        if config.text_from is not None:
+            take_text(load_checkpoint(context.resolve(config.text_from))[0], model)
+        encoder = TurnEncoder(processor.tokenizer)
+        data = sft_data(config, context, encoder)
+        collate = Collator(processor, config.length_buckets, config.max_tokens)
+        trained = with_lora(model, config.lora)
+        StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None).run()
+        model = merge_lora(trained)
+        outcome = exact_on_unseen(model, collate, encoder, config, context)
+        run.finish(model, processor, outcome)
 
 
-def train_sft(
-    model: InternVLForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    size: Size,
-    digits: Digits,
-    plan: Plan,
-    batch: int,
-    seed: int,
-    thawed: bool,
-) -> None:
-    """Trains the text model in place (and the tower, when ``thawed``); loss on the assistant's turn alone."""
-    reader = Reader(model, size.image_side, thawed)
-    batches = sft_batches(tokenizer, digits, batch, seed)
+def sft_data(config: SftConfig, context: StageContext, encoder: TurnEncoder) -> Dataset[Sample]:
+    """Gold ledgers without end, or the rows of files."""
+    if config.ledger is not None:
+        digits = load_digits(context.mnist, config.ledger.digits)
+        samples = config.batch * config.accumulate * (config.steps or 1)
+        return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
+    return RowData.of_files([context.resolve(path) for path in config.data], encoder, context.skip_bad)
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        drawn = batches(step)
-        value, hits = next_token_loss(reader(drawn), drawn)
-        return value, {"exact_chains": hits.all(1).float().mean().item()}
 
-    train(reader, loss, plan)
+def gold_ledgers(digits: Any, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:
+    """Gold derivations on fresh pictures."""
+
+    def write(problem: Any, _: Any) -> Any:
+        gold = derive(problem)
+        return encoder.chain(gold.steps, gold.answer)
+
+    return LedgerData(Renderer(digits), write, samples, batch, seed)
 
 
 @torch.no_grad()
-def exact_chains(
-    model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, size: Size, digits: Digits, seed: int
-) -> float:
-    """Share of unseen gold chains whose every token is the likeliest, given the ones before."""
-    reader = Reader(model, size.image_side)
-    batches = sft_batches(tokenizer, digits, 32, seed)
-    shares: list[float] = []
-    for step in range(6):
-        drawn = batches(step)
-        shares.append(next_token_loss(reader(drawn), drawn)[1].all(1).float().mean().item())
-    return sum(shares) / len(shares)
+def exact_on_unseen(
+    model: PreTrainedModel, collate: Collator, encoder: TurnEncoder, config: SftConfig, context: StageContext
+) -> Mapping[str, float]:
+    """Share of gold chains over another split's digits whose every token is the likeliest, given the ones before."""
+    if config.ledger is None:
+        return {}
+    other = "prm" if config.ledger.digits == "policy" else "policy"
+    data = gold_ledgers(load_digits(context.mnist, other), encoder, CHECKED * 32, 32, context.seed + 1)
+    model.eval()
+    shares = [
+        sft_loss(model, collate(data.__getitems__(range(start, start + 32))))[1]["exact_chains"]
+        for start in range(0, CHECKED * 32, 32)
+    ]
+    return {"exact_chains_unseen": sum(shares) / len(shares)}

@@ -1,136 +1,161 @@
-"""Sight: the vision tower and projector learn to name the digit in every cell, and the cell.
+"""Stage `sight`: the vision tower and projector of a small model learn to name the digit in every cell, and the cell.
 
 Trained end to end from nothing, the tower collapses while the text loss falls nicely; with this dense target first, the
 text model later finds features worth looking at. Naming the cell keeps the place in the features: the text model has
-only relative positions and must find "row 2, second digit" by content. Both heads are thrown away at the end, and the
-projector's output is scaled to a spread that suits the text model's residual stream.
+only relative positions and must find "row 2, second digit" by content. Both heads are thrown away at the end. The
+first tower's projector is scaled to a spread that suits the text model's residual stream; a second tower (the PRM's)
+is trained towards what the first one makes of each digit in each cell, so that it can stand before the same text model.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as pictures
-from transformers import InternVLForConditionalGeneration
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
+from cos.training.encode import load_checkpoint
+from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import GRID
-from cos.training.loop import Plan, train
-from cos.training.mnist import Digits
-from cos.training.models import Size
+from cos.training.mnist import load as load_digits
+from cos.training.models import SIZES, build_model, build_processor, build_tokenizer
+from cos.training.recipe import SightConfig
 from cos.training.render import EMPTY, Pen, Renderer, random_cells
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""The image processor's normalisation (GotOcr2ImageProcessor's defaults)."""
+from cos.training.trainer import StageTrainer
 
 FEATURE_SPREAD = 0.5
 PLACE_WEIGHT = 0.2
+PEN = Pen(turn_degrees=12)
 
 
-def to_pixels(images: Tensor, side: int) -> Tensor:
-    """What the image processor makes of uint8 (batch, 3, 112, 112): float (batch, 3, side, side)."""
-    small = pictures.resize(images, [side, side], interpolation=pictures.InterpolationMode.BICUBIC, antialias=True)
-    return pictures.normalize(small.float() / 255.0, list(MEAN), list(STD))
-
-
-def image_features(model: InternVLForConditionalGeneration, pixels: Tensor) -> Tensor:
+def image_features(model: nn.Module, pixels: Tensor) -> Tensor:
     """What tower and projector make of pixels (batch, 3, side, side): (batch, 16, width)."""
-    found: Any = model.model.get_image_features(pixel_values=cast(Any, pixels))
+    found: Any = cast(Any, model).model.get_image_features(pixel_values=pixels)
     return cast(Tensor, found if isinstance(found, Tensor) else found.pooler_output)
 
 
-class Sight(nn.Module):
-    """Tower and projector of a model, with a head for the digit of each cell and one for the cell itself."""
+class SightHeads(nn.Module):
+    """Names the digit of each cell, and the cell itself."""
 
-    def __init__(self, model: InternVLForConditionalGeneration, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.tower = model.model.vision_tower
-        self.projector = model.model.multi_modal_projector
-        self.head = nn.Linear(width, EMPTY + 1)
+        self.digit = nn.Linear(width, EMPTY + 1)
         self.place = nn.Linear(width, GRID * GRID)
-        # In a tuple, so that the text model does not become a part of this module.
-        self._model = (model,)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Image features as the text model gets them: (batch, 16, width)."""
-        return image_features(self._model[0], pixels)
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of digits (batch, 16, 11) and of places (batch, 16, 16), and the features themselves."""
-        features = self.features(pixels)
-        return self.head(features), self.place(features), features
 
 
-def train_sight(
-    sight: Sight, size: Size, digits: Digits, plan: Plan, batch: int, seed: int, prototypes: Tensor | None = None
-) -> None:
-    """Trains tower and projector in place; towards ``prototypes`` (digits, cells, width) if there are some."""
-    renderer = Renderer(digits, Pen(turn_degrees=12))
-    compiled = torch.compile(sight, dynamic=False)
-    here = torch.arange(GRID * GRID)
+class CellData(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures with random cells: sample i follows from the seed and i."""
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        cells = random_cells(batch, 0.35 + 0.6 * float(torch.rand(1, generator=generator)), generator)
-        pixels = to_pixels(renderer.draw(cells, generator), size.image_side)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, places, features = compiled(pixels)
-        logits = logits.float()
+    def __init__(self, renderer: Renderer, samples: int, seed: int) -> None:
+        self._renderer, self._samples, self._seed = renderer, samples, seed
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """A batch at once: its pictures are drawn together."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + indices[0])
+        cells = random_cells(len(indices), 0.35 + 0.6 * float(torch.rand(1, generator=generator)), generator)
+        return list(zip(self._renderer.draw(cells, generator), cells, strict=True))
+
+
+@dataclass(frozen=True)
+class CellCollator:
+    """Pictures through the checkpoint's own image processor."""
+
+    processor: Any
+
+    def __call__(self, samples: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """``pixel_values`` (batch, 3, side, side) and ``cells`` (batch, 16)."""
+        pictures = [picture for picture, _ in samples]
+        made = self.processor.image_processor(images=pictures, return_tensors="pt")
+        return {"pixel_values": made["pixel_values"], "cells": torch.stack([cells for _, cells in samples])}
+
+
+@dataclass(frozen=True)
+class SightLoss:
+    """Cross-entropy over digits and places; towards ``aims`` (digits, cells, width) if there are some."""
+
+    heads: SightHeads
+    aims: Tensor | None
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
+        cells: Tensor = batch["cells"]
+        here = torch.arange(GRID * GRID)
+        features = image_features(model, batch["pixel_values"])
+        logits = self.heads.digit(features).float()
         value = functional.cross_entropy(logits.flatten(0, 1), cells.flatten())
-        value = value + PLACE_WEIGHT * functional.cross_entropy(places.float().flatten(0, 1), here.repeat(batch))
-        if prototypes is not None:
-            aims = prototypes[cells, here]
-            value = value + functional.mse_loss(features.float(), aims) / aims.var()
-        written = cells < EMPTY
-        hit = (logits.argmax(-1) == cells)[written].float().mean().item()
+        places = self.heads.place(features).float()
+        value = value + PLACE_WEIGHT * functional.cross_entropy(places.flatten(0, 1), here.repeat(len(cells)))
+        if self.aims is not None:
+            value = value + functional.mse_loss(features.float(), self.aims[cells, here]) / self.aims.var()
+        hit = (logits.argmax(-1) == cells)[cells < EMPTY].float().mean().item()
         return value, {"digit_accuracy": hit}
 
-    train(sight, loss, plan)
+
+def run_sight(config: SightConfig, context: StageContext) -> None:
+    """Builds a model of the size of ``role``, trains its eyes and writes ``model/``."""
+    with StageRun(context, "sight") as run:
+        tokenizer = build_tokenizer(context.seed)
+        size = SIZES[config.role]
+        model, processor = build_model(size, tokenizer, context.seed), build_processor(size, tokenizer)
+        digits = load_digits(context.mnist, config.role)
+        collate = CellCollator(processor)
+        aims = None
+        if config.towards is not None:
+            first, its = load_checkpoint(context.resolve(config.towards))
+            aims = prototypes_of(first, CellCollator(its), Renderer(load_digits(context.mnist, "policy"), PEN), context)
+        torch.manual_seed(context.seed)
+        heads = SightHeads(size.text_width)
+        data = CellData(Renderer(digits, PEN), config.batch * (config.steps or 1), context.seed)
+        loss = SightLoss(heads, aims)
+        StageTrainer(model, loss, data, collate, config, context, extra=heads, in_order=True).run()
+        other = load_digits(context.mnist, "prm" if config.role == "policy" else "policy")
+        outcome = {"digits_unseen": digit_accuracy(model, loss, collate, CellData(Renderer(other), 512, context.seed))}
+        if aims is None:
+            rescale(model, collate, data)
+        run.finish(model, processor, outcome)
 
 
 @torch.no_grad()
-def rescale(sight: Sight, renderer: Renderer, size: Size, seed: int) -> None:
+def digit_accuracy(model: PreTrainedModel, loss: SightLoss, collate: CellCollator, data: CellData) -> float:
+    """Share of digits named rightly on unseen pictures (while the heads still fit: before `rescale`)."""
+    model.eval()
+    batches = [collate(data.__getitems__(range(start, start + 128))) for start in range(0, len(data), 128)]
+    return sum(loss(model, batch)[1]["digit_accuracy"] for batch in batches) / len(batches)
+
+
+@torch.no_grad()
+def rescale(model: PreTrainedModel, collate: CellCollator, data: CellData) -> None:
     """Scales the projector so that its output has the spread the text model is started with."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = to_pixels(renderer.draw(random_cells(64, 0.6, generator), generator), size.image_side)
-    factor = FEATURE_SPREAD / sight.features(pixels).std().item()
-    sight.projector.linear_2.weight.mul_(factor)
-    sight.projector.linear_2.bias.mul_(factor)
+    spread = image_features(model, collate(data.__getitems__(range(64)))["pixel_values"]).std().item()
+    last = cast(Any, model).model.multi_modal_projector.linear_2
+    last.weight.mul_(FEATURE_SPREAD / spread)
+    last.bias.mul_(FEATURE_SPREAD / spread)
 
 
 @torch.no_grad()
-def prototypes_of(model: InternVLForConditionalGeneration, size: Size, digits: Digits, seed: int) -> Tensor:
-    """What a model's tower and projector make of each digit (or none) in each cell, on average: (11, 16, width).
-
-    Another tower trained towards these can stand before the same text model.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    renderer = Renderer(digits, Pen(turn_degrees=12))
+def prototypes_of(model: PreTrainedModel, collate: CellCollator, renderer: Renderer, context: StageContext) -> Tensor:
+    """What a model's tower and projector make of each digit (or none) in each cell, on average: (11, 16, width)."""
     here = torch.arange(GRID * GRID)
-    total = torch.zeros(EMPTY + 1, GRID * GRID, size.text_width)
-    count = torch.zeros(EMPTY + 1, GRID * GRID, 1)
+    generator = torch.Generator().manual_seed(context.seed)
+    total, count = torch.tensor(0.0), torch.tensor(0.0)
     for _ in range(40):
         cells = random_cells(128, 0.8, generator)
-        features = image_features(model, to_pixels(renderer.draw(cells, generator), size.image_side))
-        total.index_put_((cells, here.expand_as(cells)), features, accumulate=True)
-        count.index_put_((cells, here.expand_as(cells)), torch.ones(*cells.shape, 1), accumulate=True)
+        batch = collate(list(zip(renderer.draw(cells, generator), cells, strict=True)))
+        features = image_features(model, batch["pixel_values"]).float()
+        seen = torch.zeros(EMPTY + 1, GRID * GRID, features.shape[-1])
+        total = total + seen.index_put((cells, here.expand_as(cells)), features, accumulate=True)
+        ones = torch.ones(*cells.shape, 1)
+        count = count + torch.zeros(EMPTY + 1, GRID * GRID, 1).index_put(
+            (cells, here.expand_as(cells)), ones, accumulate=True
+        )
     return total / count
-
-
-@torch.no_grad()
-def digit_accuracy(sight: Sight, digits: Digits, side: int, seed: int = 0, images: int = 512) -> float:
-    """Share of digits named rightly on unseen pictures (only while the head still fits: before `rescale`)."""
-    generator = torch.Generator().manual_seed(seed)
-    cells = random_cells(images, 0.6, generator)
-    logits, _, _ = sight(to_pixels(Renderer(digits).draw(cells, generator), side))
-    return (logits.argmax(-1) == cells)[cells < EMPTY].float().mean().item()
-
-
-def load_sight(model: InternVLForConditionalGeneration, size: Size, folder: Path) -> Sight:
-    """The trained sight of a finished stage, head included, not rescaled."""
-    sight = Sight(model, size.text_width)
-    sight.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["modules"])
-    return sight

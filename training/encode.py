@@ -1,0 +1,202 @@
+"""From chains to tensors: token ids of a turn, targets and tags, and batches for any image-text-to-text checkpoint.
+
+Prompt and image go through the checkpoint's own chat template and processor, as serving does it. The assistant's turn
+is token ids: control tokens by id, fields as plain text. Sequences are padded on the right and carry no attention
+mask: attention is causal, so padding is never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from cos.engines.vocabulary import HfVocabulary
+from cos.search.errors import InputError
+from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, segment_ids
+from cos.search.types import Step
+
+IGNORED = -100
+"""No target (the index that PyTorch's cross-entropy leaves out)."""
+UNJUDGED = -1.0
+"""No verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The assistant's turn as token ids. All sequences have the length of ``ids``."""
+
+    ids: list[int]
+    should: list[int]
+    """The token that should stand at this place, `IGNORED` where nobody teaches it."""
+    verdict: list[float]
+    """P(good) that is taught at this place (unshifted), `UNJUDGED` where there is none."""
+    is_tag: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture, one question, one turn."""
+
+    picture: Any
+    """A PIL image, or uint8 (3, height, width)."""
+    question: str
+    turn: Turn
+
+
+class TurnEncoder:
+    """Writes turns in a checkpoint's vocabulary."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Errors: InputError when the tokenizer has no end of turn."""
+        vocabulary = HfVocabulary(tokenizer)
+        self._encode = lru_cache(maxsize=1 << 16)(vocabulary.encode)
+        self.control_id = vocabulary.control_id
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token; set one", "model")
+        self._end = cast(int, tokenizer.eos_token_id)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Plain text."""
+        return self._encode(text)
+
+    @property
+    def fingerprint(self) -> str:
+        raise NotImplementedError("only whole vocabularies are compared")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        raise NotImplementedError("turns are only written")
+
+    def segments(self, steps: Sequence[Step], answer: str) -> list[list[int]]:
+        """Token ids of every segment, the answer's last."""
+        contents: list[Step | str] = [*steps, answer]
+        return [[*segment_ids(self, content, first=index == 0)] for index, content in enumerate(contents)]
+
+    def chain(self, steps: Sequence[Step], answer: str) -> Turn:
+        """A chain to be imitated: every token is taught, the end of the turn included."""
+        ids = [token for segment in self.segments(steps, answer) for token in segment] + [self._end]
+        return Turn(ids, ids, [UNJUDGED] * len(ids), [False] * len(ids))
+
+    def judged(self, steps: Sequence[Step], answer: str, good: Sequence[float | None]) -> Turn:
+        """A chain with a tag glued to every segment, and P(good) for each tag (None: not taught).
+
+        Errors: ValueError when labels and tags do not line up.
+        """
+        segments = self.segments(steps, answer)
+        if len(good) != len(segments):
+            raise ValueError(f"{len(good)} labels for {len(segments)} tags ({len(steps)} steps and the answer)")
+        tag = self.tag
+        ids: list[int] = []
+        verdict: list[float] = []
+        for segment, label in zip(segments, good, strict=True):
+            ids += [*segment, tag]
+            verdict += [*[UNJUDGED] * len(segment), UNJUDGED if label is None else label]
+        return Turn(ids, [IGNORED if token == tag else token for token in ids], verdict, [t == tag for t in ids])
+
+    @property
+    def tag(self) -> int:
+        """The step tag's id."""
+        return self._control(STEP_TAG)
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """Ids of good and bad."""
+        return self._control(LABEL_GOOD), self._control(LABEL_BAD)
+
+    def _control(self, token: str) -> int:
+        found = self.control_id(token)
+        if found is None:
+            raise InputError(f"the tokenizer lacks {token!r}; run the stage `tokens` on the checkpoint first", "model")
+        return found
+
+
+class Collator:
+    """Samples to one padded batch: what the model takes, and ``should``, ``verdict``, ``is_tag`` (batch, length)."""
+
+    def __init__(self, processor: Any, buckets: Sequence[int] | None = None, max_tokens: int | None = None) -> None:
+        """``buckets``: lengths to pad to, ascending (few shapes compile few times). ``max_tokens``: longest sample."""
+        self._processor = processor
+        self._buckets = tuple(buckets or ())
+        self._max_tokens = max_tokens
+        self._padding = int(processor.tokenizer.pad_token_id)
+        self._prompts: Callable[[str], str] = lru_cache(maxsize=4096)(self._prompt)
+
+    def _prompt(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Errors: InputError for a sample longer than ``max_tokens``."""
+        made: Mapping[str, Tensor] = self._processor(
+            text=[self._prompts(sample.question) for sample in samples],
+            images=[sample.picture for sample in samples],
+            padding=True,
+            return_tensors="pt",
+        )
+        kept = made["attention_mask"].bool()
+        prompts = [ids[mask].tolist() for ids, mask in zip(made["input_ids"], kept, strict=True)]
+        turns = [sample.turn for sample in samples]
+        longest = max(len(prompt) + len(turn.ids) for prompt, turn in zip(prompts, turns, strict=True))
+        if self._max_tokens is not None and longest > self._max_tokens:
+            raise InputError(
+                f"a sample has {longest} tokens, more than max_tokens {self._max_tokens}; raise it or leave it out",
+                "max_tokens",
+            )
+        length = next((bucket for bucket in self._buckets if bucket >= longest), longest)
+
+        def table(parts: list[list[Any]], before: Any, after: Any, dtype: torch.dtype) -> Tensor:
+            rows = [
+                [*(prompt if before is None else [before] * len(prompt)), *part]
+                for prompt, part in zip(prompts, parts, strict=True)
+            ]
+            return torch.tensor([[*row, *[after] * (length - len(row))] for row in rows], dtype=dtype)
+
+        types = made.get("mm_token_type_ids")
+        kinds = [] if types is None else [row[mask].tolist() for row, mask in zip(types, kept, strict=True)]
+        others = {name: value for name, value in made.items() if name not in PADDED}
+        if kinds:
+            # Where the picture is: Qwen2.5-VL's positions follow from it.
+            others["mm_token_type_ids"] = torch.tensor([[*row, *[0] * (length - len(row))] for row in kinds])
+        return {
+            **others,
+            "input_ids": table([turn.ids for turn in turns], None, self._padding, torch.long),
+            "should": table([turn.should for turn in turns], IGNORED, IGNORED, torch.long),
+            "verdict": table([turn.verdict for turn in turns], UNJUDGED, UNJUDGED, torch.float32),
+            "is_tag": table([[*turn.is_tag] for turn in turns], False, False, torch.bool),
+            "first": torch.tensor(min(map(len, prompts)) - 1),
+        }
+
+
+PADDED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What a processor makes of the prompt alone."""
+TARGETS = ("should", "verdict", "is_tag", "first")
+"""What a collator adds for the losses."""
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch the model takes."""
+    return {name: value for name, value in batch.items() if name not in TARGETS}
+
+
+def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
+    """Model and processor of a checkpoint folder (or hub name).
+
+    Errors: InputError for a folder that is none, or has no config.json.
+    """
+    local = Path(folder).expanduser()
+    looks_local = str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1 or local.exists()
+    if looks_local and not (local / "config.json").is_file():
+        raise InputError(
+            f"model {str(folder)!r}: no config.json there; give a checkpoint folder or a hub name", "model"
+        )
+    source = str(local if looks_local else folder)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)

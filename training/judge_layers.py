@@ -1,0 +1,119 @@
+"""Judging layers: how a small reader learns to judge.
+
+A verdict is three skills on top of each other: know what should stand here, tell it from what does, remember. Each is
+simple for one layer given the one below, and none is found by gradient descent while the ones below are missing. So
+each layer above the reader has a loss of its own, by heads that are thrown away; the language-model loss keeps the
+reader's layers reading; and a verdict at every token says where a chain went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cos.training.encode import IGNORED, UNJUDGED
+from cos.training.losses import LabelLoss, label_margins, next_token_loss
+
+LAYERS = 3
+"""Judging layers above the reader's."""
+
+DEPARTURES = 5.0
+"""Weight of the departures' plain mean loss, which is small (few tokens depart), beside the mean of both kinds' means:
+the first makes the layer sure of itself, the second gets it off the ground."""
+
+
+class JudgeHeads(nn.Module):
+    """The heads that are thrown away after training."""
+
+    def __init__(self, width: int, words: int) -> None:
+        super().__init__()
+        self.here = nn.Linear(width, words)
+        self.own = nn.Linear(width, words)
+        self.departs = nn.Linear(width, 1)
+
+
+@dataclass(frozen=True)
+class JudgeLoss:
+    """All losses of a reader with `LAYERS` judging layers above it. For a Qwen2 text model."""
+
+    heads: JudgeHeads
+    label: LabelLoss
+    reading_weight: float = 1.0
+    comparing_weight: float = 1.0
+    dense_weight: float = 1.0
+    tag_weight: float = 0.5
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
+        """Needs a verdict at every token of the turn, as `cos.training.chains.judged_turn` writes it."""
+        first = int(batch["first"])
+        turn = {name: batch[name][:, first:] for name in ("input_ids", "should", "verdict", "is_tag")}
+        layers = len(cast(Any, model).model.language_model.layers)
+        depths = (layers - LAYERS, layers - LAYERS + 1, layers - LAYERS + 2, layers)
+        read, compared, told, last = (stream[:, first:] for stream in residual_streams(model, batch, depths))
+        reading = next_token_loss(head_logits(model, read), turn["should"])
+        comparing, skills = self._comparing(compared, told, turn)
+        margins = label_margins(head_logits(model, last), self.label.labels)
+        tags, numbers = self.label.over(margins, turn)
+        judged = (turn["verdict"] != UNJUDGED) & ~turn["is_tag"]
+        dense = functional.binary_cross_entropy_with_logits(margins[judged], turn["verdict"][judged])
+        value = self.reading_weight * reading + self.comparing_weight * comparing
+        value = value + self.dense_weight * dense + self.tag_weight * tags
+        return value, {"reading": reading.item(), "tag_loss": tags.item(), "dense": dense.item(), **numbers, **skills}
+
+    def _comparing(self, compared: Tensor, told: Tensor, turn: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """The losses of the throw-away heads over the places where one knows what should stand there."""
+        known = turn["should"] != IGNORED
+        should, ids = turn["should"][known], turn["input_ids"][known]
+        differ = should != ids
+        guessed = self.heads.here(_normed(compared[known])).float()
+        here = _evenly(functional.cross_entropy(guessed, should, reduction="none"), differ)
+        own = functional.cross_entropy(self.heads.own(_normed(compared[known])).float(), ids)
+        margins = self.heads.departs(_normed(told[known])).float()[..., 0]
+        found = functional.binary_cross_entropy_with_logits(margins, differ.float(), reduction="none")
+        apart = found.mean()
+        numbers = {
+            "here": here.item(),
+            "apart": apart.item(),
+            "departures_found": (margins[differ] > 0).float().mean().item() if bool(differ.any()) else 1.0,
+            "false_alarms": (margins[~differ] > 0).float().mean().item(),
+        }
+        return here + 0.3 * own + 0.5 * _evenly(found, differ) + DEPARTURES * apart, numbers
+
+
+def _normed(stream: Tensor) -> Tensor:
+    return functional.rms_norm(stream, stream.shape[-1:])
+
+
+def _evenly(losses: Tensor, kind: Tensor) -> Tensor:
+    """The mean of both kinds' means: else the many places where the two agree teach to look at one of them only."""
+    return losses[~kind].mean() + (losses[kind].mean() if bool(kind.any()) else losses.sum() * 0.0)
+
+
+def residual_streams(model: nn.Module, batch: Mapping[str, Any], depths: Sequence[int]) -> list[Tensor]:
+    """The residual stream (batch, length, width) after each number of layers in ``depths``, which ascend."""
+    inner: Any = cast(Any, model).model
+    text = inner.language_model
+    features = inner.get_image_features(pixel_values=batch["pixel_values"])
+    features = features if isinstance(features, Tensor) else features.pooler_output
+    stream: Tensor = text.embed_tokens(batch["input_ids"])
+    image = (batch["input_ids"] == cast(Any, model).config.image_token_id).unsqueeze(-1).expand_as(stream)
+    stream = stream.masked_scatter(image, features.to(stream.dtype).reshape(-1))
+    places = torch.arange(stream.shape[1]).unsqueeze(0)
+    rotary = text.rotary_emb(stream, places)
+    kept: list[Tensor] = []
+    for number, layer in enumerate(text.layers, start=1):
+        stream = layer(stream, position_embeddings=rotary, position_ids=places)
+        if number in depths:
+            kept.append(stream)
+    return kept
+
+
+def head_logits(model: nn.Module, stream: Tensor) -> Tensor:
+    """What the model's own head says of a residual stream: float32 (batch, length, vocabulary)."""
+    whole: Any = model
+    return whole.lm_head(whole.model.language_model.norm(stream)).float()

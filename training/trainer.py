@@ -1,0 +1,273 @@
+"""The trainer that every stage shares: transformers' Trainer with atomic checkpoints, exact resume, a stop at the first
+loss that is not finite, one metrics log and one progress bar.
+
+What it adds to the library's: a checkpoint is written beside and renamed, so that a kill at any moment leaves the last
+one loadable; weights are resumed through ``from_pretrained`` (saved key names differ from the module's for some
+architectures, and ``load_state_dict(strict=False)`` would then load nothing); heads that are thrown away after training
+(`extra`) are saved and resumed beside the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from cos.training.folder import StageContext, check_disk
+from cos.training.optimizer import MuonAdamW
+from cos.training.recipe import TrainingKeys
+
+Numbers = Mapping[str, float]
+LossFn = Callable[[nn.Module, Mapping[str, Any]], tuple[Tensor, Numbers]]
+"""``loss(model, batch)``: the mean loss of a batch, and numbers to log."""
+
+EXTRA = "extra.safetensors"
+"""The heads beside the model, in a checkpoint folder."""
+
+
+class StageTrainer(Trainer):
+    """Trains ``model`` (and ``extra``, which is no part of it) by a loss function over collated batches."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        loss: LossFn,
+        data: Dataset[Any],
+        collate: Callable[[list[Any]], dict[str, Any]],
+        keys: TrainingKeys,
+        context: StageContext,
+        *,
+        extra: nn.Module | None = None,
+        in_order: bool = False,
+    ) -> None:
+        """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it."""
+        self.extra = extra
+        self._loss = loss
+        self._keys = keys
+        self._numbers: dict[str, list[float]] = {}
+        self._partial = context.folder / ".partial"
+        self._saving = False
+        self._folder = context.folder
+        prepare_trainable(model, keys)
+        super().__init__(
+            model=model,
+            args=arguments(keys, context, in_order=in_order),
+            train_dataset=data,
+            data_collator=collate,
+        )
+        self.loss_is_scaled_for_ga = False
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(Bar(context.folder.name))
+
+    def run(self) -> None:
+        """Trains to the end, from the newest checkpoint if there is one.
+
+        Errors: FloatingPointError at a loss or gradient that is not finite, before anything is written.
+        """
+        shutil.rmtree(self._partial, ignore_errors=True)
+        newest = newest_checkpoint(self._folder)
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Muon for the layers' matrices and AdamW for the rest, or AdamW for all, as the stage's keys say."""
+        if cast(Any, self).optimizer is None:
+            named = [*cast("nn.Module", model or self.model).named_parameters()]
+            named += [*self.extra.named_parameters()] if self.extra else []
+            trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+            self.optimizer = MuonAdamW(
+                trained, self._keys.learning_rate, self._keys.weight_decay, muon=self._keys.optimizer == "muon"
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The stage's own loss; what else it measures is logged with it."""
+        del num_items_in_batch
+        value, numbers = self._loss(model, inputs)
+        for name, number in numbers.items():
+            self._numbers.setdefault(name, []).append(number)
+        return (value, {}) if return_outputs else value
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass. Errors: FloatingPointError on a loss that is not finite."""
+        value = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(value)):
+            raise FloatingPointError(self._not_finite("loss", float(value)))
+        return value
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))):
+            raise FloatingPointError(self._not_finite("gradient norm", float(norm)))
+        return norm
+
+    def _not_finite(self, what: str, value: float) -> str:
+        last = newest_checkpoint(self._folder)
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        return f"the {what} is {value} at step {self.state.global_step} of {self._folder.name}; {kept}"
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the stage's numbers, averaged since the last log, and writes a line of ``metrics.jsonl``."""
+        logs |= {name: sum(values) / len(values) for name, values in self._numbers.items() if values}
+        self._numbers.clear()
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._partial) if self._saving else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes beside, then renames; older checkpoints go once the new one stands."""
+        check_disk(self._folder, _bytes_of(self.model, self.extra) * CHECKPOINT_COPIES)
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"checkpoint-{self.state.global_step}"
+            older = checkpoints(self._folder)
+            if not (self._folder / name).exists():
+                os.replace(self._partial / name, self._folder / name)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            for folder in older:
+                if folder.name != name:
+                    shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.extra is not None and self.args.should_save and output_dir is not None:
+            save_file(self.extra.state_dict(), Path(output_dir) / EXTRA)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        plain = type(self.model) if isinstance(self.model, PreTrainedModel) else None
+        if plain is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            own = cast("PreTrainedModel", self.model)
+            own.load_state_dict(plain.from_pretrained(folder, dtype=own.dtype).state_dict())
+        if self.extra is not None:
+            self.extra.load_state_dict(load_file(folder / EXTRA))
+
+
+CHECKPOINT_COPIES = 4
+"""A checkpoint's size in copies of the weights: they, two moments, and one to spare."""
+
+
+def _bytes_of(*modules: Any) -> int:
+    return sum(p.numel() * p.element_size() for module in modules if module is not None for p in module.parameters())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoint folders, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The one to resume from; None before the first."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def prepare_trainable(model: PreTrainedModel, keys: TrainingKeys) -> None:
+    """Freezes what is not trained and compiles the text model's layers one by one (few shapes, compiled once each)."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_is_trained(name, keys))
+    if keys.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if keys.compile:
+        for layer in text_layers(model):
+            layer.compile(dynamic=False)
+
+
+def _is_trained(name: str, keys: TrainingKeys) -> bool:
+    if "lora_" in name:
+        return True
+    if keys.lora is not None:
+        return False
+    if "projector" in name or ".merger." in name:
+        return keys.train_projector
+    return keys.train_vision if "vision" in name or ".visual." in name else keys.train_text
+
+
+def text_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers of an image-text-to-text model's text part."""
+    for name, module in model.named_modules():
+        if name.endswith("language_model.layers"):
+            return [*cast("nn.ModuleList", module)]
+    raise ValueError(f"{type(model).__name__} has no language_model.layers")
+
+
+def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> TrainingArguments:
+    """The library's arguments for a stage."""
+    return TrainingArguments(
+        output_dir=str(context.folder),
+        max_steps=keys.steps or -1,
+        num_train_epochs=keys.epochs or 1,
+        per_device_train_batch_size=keys.batch,
+        gradient_accumulation_steps=keys.accumulate,
+        learning_rate=keys.learning_rate,
+        weight_decay=keys.weight_decay,
+        warmup_steps=keys.warmup_share,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": keys.min_rate_share},
+        max_grad_norm=1.0,
+        bf16=keys.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=context.seed,
+        train_sampling_strategy="sequential" if in_order else "random",
+        logging_steps=keys.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=keys.save_every,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        include_num_input_tokens_seen="no",
+    )
+
+
+class Bar(TrainerCallback):
+    """A progress bar with the newest numbers."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self._name, mininterval=5)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self._bar is not None and logs:
+            shown = {name: f"{number:.3g}" for name, number in logs.items() if isinstance(number, float)}
+            self._bar.set_postfix(
+                {k: v for k, v in shown.items() if k not in ("epoch", "learning_rate")}, refresh=False
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
