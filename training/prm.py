@@ -1,7 +1,8 @@
 """Stage `prm`: a process reward model from labelled chains (paper, section 3.3).
 
 Chains come as rows with labels, or, for ledgers, from clumsy writers without end. With ``judging_layers`` a small
-model gets layers of its own for judging (`cos.training.judge_layers`); without, only labels are taught, as in the paper.
+model gets layers of its own for judging (`cos.training.judge_layers`); without, only labels are taught (as in the
+paper).
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cos.search.grammar import COS_TOKENS, STEP_TAG
-from cos.training.chains import UNKNOWN, chain_text, encode_policy, encode_prm, segments_of
+from cos.search.types import Step
+from cos.training.chains import chain_text, judged_turn
+from cos.training.encode import IGNORED, TurnEncoder
 from cos.training.ledger import Derivation, Problem, derive
-from cos.training.models import CONTROL_TOKENS, IMAGE_TOKENS, build_tokenizer
+from cos.training.models import CONTROL_TOKENS, build_tokenizer
 
 PROBLEM = Problem(("47", "85"), "total")
 
@@ -14,6 +16,11 @@ PROBLEM = Problem(("47", "85"), "total")
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: PreTrainedTokenizerFast) -> TurnEncoder:
+    return TurnEncoder(tokenizer)
 
 
 def written(answer_digits: list[int]) -> Derivation:
@@ -27,40 +34,62 @@ def test_every_control_token_is_one_id(tokenizer: PreTrainedTokenizerFast) -> No
         assert len(tokenizer.encode(token, add_special_tokens=False)) == 1, token
 
 
-def test_sft_teaches_the_whole_assistant_turn_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_sft_teaches_the_whole_assistant_turn(tokenizer: PreTrainedTokenizerFast, encoder: TurnEncoder) -> None:
     gold = derive(PROBLEM)
-    encoded = encode_policy(tokenizer, PROBLEM.question, gold, IMAGE_TOKENS)
-    taught = [token for token in encoded.should if token != UNKNOWN]
-    assert tokenizer.decode(taught) == chain_text(gold, tagged=False) + "<|im_end|>"
+    turn = encoder.chain(gold.steps, gold.answer)
+    assert tokenizer.decode(turn.should) == chain_text(gold, tagged=False) + "<|im_end|>"
 
 
-def test_a_gold_chain_is_good_at_every_tag(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_turn_is_what_the_tokenizer_makes_of_its_text(
+    tokenizer: PreTrainedTokenizerFast, encoder: TurnEncoder
+) -> None:
     gold = derive(PROBLEM)
-    encoded = encode_prm(tokenizer, PROBLEM.question, segments_of(gold), gold, IMAGE_TOKENS, True)
-    at_tags = [v for v, tag in zip(encoded.verdict, encoded.is_tag, strict=True) if tag]
+    text = chain_text(gold, tagged=True)
+    assert encoder.judged(gold.steps, gold.answer, [1.0] * (len(gold.steps) + 1)).ids == tokenizer.encode(
+        text, add_special_tokens=False
+    )
+
+
+def test_a_field_that_spells_a_control_token_stays_text(encoder: TurnEncoder) -> None:
+    turn = encoder.judged([Step("Read", STEP_TAG, "<|reasoning_step_end|>")], "1", [1.0, 1.0])
+    assert turn.ids.count(encoder.tag) == 2
+    assert turn.ids.count(encoder.control_id("<|reasoning_step_end|>") or -1) == 1
+
+
+def test_labels_that_do_not_line_up_with_tags_are_an_error(encoder: TurnEncoder) -> None:
+    gold = derive(PROBLEM)
+    with pytest.raises(ValueError, match=r"2 labels for \d tags"):
+        encoder.judged(gold.steps, gold.answer, [1.0, 0.0])
+
+
+def test_a_gold_chain_is_good_at_every_tag(encoder: TurnEncoder) -> None:
+    gold = derive(PROBLEM)
+    turn = judged_turn(encoder, gold, gold)
+    at_tags = [v for v, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
     assert at_tags == [1.0] * (len(gold.steps) + 1)
-    assert encoded.ids.count(tokenizer.get_vocab()[STEP_TAG]) == len(gold.steps) + 1
+    assert turn.ids.count(encoder.tag) == len(gold.steps) + 1
 
 
-def test_a_misread_row_is_bad_from_the_wrong_digit_on(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_misread_row_is_bad_from_the_wrong_digit_on(tokenizer: PreTrainedTokenizerFast, encoder: TurnEncoder) -> None:
     gold, wrong = derive(PROBLEM), written([1, 7, 8, 5])
-    encoded = encode_prm(tokenizer, PROBLEM.question, segments_of(wrong), gold, IMAGE_TOKENS, False)
-    at_tags = [v for v, tag in zip(encoded.verdict, encoded.is_tag, strict=True) if tag]
+    turn = judged_turn(encoder, wrong, gold)
+    at_tags = [v for v, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
     assert at_tags == [0.0] * len(at_tags), "row 1 was misread: no step after it leads to the gold answer"
-    first_bad = encoded.verdict.index(0.0)
-    assert tokenizer.decode([encoded.ids[first_bad]]) == "1"
-    assert tokenizer.decode([encoded.should[first_bad]]) == "4", "what should stand there is known"
-    differ = [i for i, token in enumerate(encoded.should) if token not in (UNKNOWN, encoded.ids[i])]
+    first_bad = turn.verdict.index(0.0)
+    assert tokenizer.decode([turn.ids[first_bad]]) == "1"
+    assert tokenizer.decode([turn.should[first_bad]]) == "4", "what should stand there is known"
+    differ = [i for i, token in enumerate(turn.should) if token not in (IGNORED, turn.ids[i])]
     assert differ == [first_bad], "later mistakes carry the first one on: what should stand there is another question"
 
 
-def test_an_answer_may_be_right_after_a_misread_row(tokenizer: PreTrainedTokenizerFast) -> None:
-    gold, wrong = derive(PROBLEM), written([1, 7, 8, 5])
-    encoded = encode_prm(tokenizer, PROBLEM.question, segments_of(wrong), gold, IMAGE_TOKENS, True)
-    at_tags = [v for v, tag in zip(encoded.verdict, encoded.is_tag, strict=True) if tag]
+def test_an_answer_may_be_right_after_a_misread_row(encoder: TurnEncoder) -> None:
+    gold = derive(PROBLEM)
+    wrong = Derivation(written([1, 7, 8, 5]).steps, gold.answer)
+    turn = judged_turn(encoder, wrong, gold)
+    at_tags = [v for v, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
     assert at_tags[-2:] == [0.0, 1.0]
 
 
-def test_the_prm_text_is_the_policy_text_with_tags(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_prm_text_is_the_policy_text_with_tags() -> None:
     gold = derive(PROBLEM)
     assert chain_text(gold, tagged=True).replace(STEP_TAG, "") == chain_text(gold, tagged=False)

@@ -1,30 +1,22 @@
-"""The judge in training: what its heads are asked, and that it begins as the policy's reader."""
+"""The judge in training: what its heads are asked, and that it begins as the reader it is built on."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from cos.training.batches import Batch, pad
-from cos.training.chains import UNKNOWN
+from cos.training.encode import IGNORED, UNJUDGED, Collator, Sample, TurnEncoder
+from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss, head_logits, residual_streams
 from cos.training.ledger import clumsy, derive, sample_problem
-from cos.training.models import Size, build_model, build_tokenizer, take_text, token_id
-from cos.training.prm import Judge, Judged, clumsy_chain, comparing_loss
-from cos.training.text import Reader
+from cos.training.losses import LabelLoss, turn_logits
+from cos.training.models import Size, build_model, build_processor, build_tokenizer, deepen
+from cos.training.prm import clumsy_turn
 
 SHALLOW = Size(image_side=56, vision_width=64, vision_layers=1, text_width=128, text_layers=2, text_mlp=64)
-DEEP = replace(SHALLOW, text_layers=5)
-
-
-@pytest.fixture(autouse=True)
-def uncompiled() -> Iterator[None]:
-    """Tests need no C++ compiler."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,39 +24,78 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
-@pytest.fixture
-def batch(tokenizer: PreTrainedTokenizerFast) -> Batch:
-    rng = random.Random(5)
-    chains = [clumsy_chain(tokenizer, sample_problem(rng), rng) for _ in range(4)]
+@pytest.fixture(scope="module")
+def batch(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+    rng, encoder = random.Random(5), TurnEncoder(tokenizer)
+    problems = [sample_problem(rng) for _ in range(4)]
     pictures = torch.randint(0, 255, (4, 3, 112, 112), dtype=torch.uint8)
-    return pad(chains, pictures, token_id(tokenizer, "<|endoftext|>"))
+    collate = Collator(build_processor(SHALLOW, tokenizer))
+    return collate(
+        [
+            Sample(picture, problem.question, clumsy_turn(encoder, problem, rng))
+            for picture, problem in zip(pictures, problems, strict=True)
+        ]
+    )
 
 
-def test_a_judge_begins_by_reading_as_the_policy_does(tokenizer: PreTrainedTokenizerFast, batch: Batch) -> None:
-    policy, deeper = build_model(SHALLOW, tokenizer, seed=1), build_model(DEEP, tokenizer, seed=2)
-    take_text(policy, deeper)
-    for part in ("vision_tower", "multi_modal_projector"):
-        getattr(deeper.model, part).load_state_dict(getattr(policy.model, part).state_dict())
+def judge_loss(tokenizer: PreTrainedTokenizerFast) -> JudgeLoss:
+    torch.manual_seed(0)
+    return JudgeLoss(JudgeHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss(TurnEncoder(tokenizer).labels))
+
+
+def test_a_deeper_model_reads_as_the_one_below_its_judging_layers(
+    tokenizer: PreTrainedTokenizerFast, batch: dict[str, Tensor]
+) -> None:
+    reader = build_model(SHALLOW, tokenizer, seed=1)
+    deeper = deepen(reader, LAYERS)
     with torch.no_grad():
-        read = Judge(deeper, 56, SHALLOW.text_layers)(batch).reading
-        assert torch.allclose(read, Reader(policy, 56)(batch), atol=1e-2)
+        (read,) = residual_streams(deeper, batch, [SHALLOW.text_layers])
+        first = int(batch["first"])
+        assert torch.allclose(head_logits(deeper, read)[:, first:], turn_logits(reader, batch), atol=1e-4)
 
 
-def test_copying_what_stands_there_does_not_pay(batch: Batch) -> None:
-    copied = 20.0 * functional.one_hot(batch.ids, 512).float()
-    told = 20.0 * functional.one_hot(batch.should.clamp(min=0), 512).float()
-    sees = torch.where((batch.should != batch.ids) & (batch.should != UNKNOWN), 20.0, -20.0)
-    copyist = Judged(copied, copied, copied, torch.full_like(sees, -20.0), copied)
-    judge = Judged(copied, told, copied, sees, copied)
-    assert comparing_loss(judge, batch)[0] < 0.01
-    assert comparing_loss(copyist, batch)[0] > 10, "few places differ, but they count as much as all others"
+def test_every_loss_reaches_its_layer(tokenizer: PreTrainedTokenizerFast, batch: dict[str, Tensor]) -> None:
+    deeper = deepen(build_model(SHALLOW, tokenizer, seed=3), LAYERS)
+    loss = judge_loss(tokenizer)
+    value, numbers = loss(deeper, batch)
+    value.backward()  # pyright: ignore[reportUnknownMemberType]
+    layers = cast(Any, deeper).model.language_model.layers
+    assert all(layer.self_attn.q_proj.weight.grad is not None for layer in layers)
+    assert all(parameter.grad is not None for parameter in loss.heads.parameters())
+    assert {"reading", "tag_accuracy", "here", "departures_found"} <= numbers.keys()
 
 
-def test_every_loss_reaches_its_layer(tokenizer: PreTrainedTokenizerFast, batch: Batch) -> None:
-    judge = Judge(build_model(DEEP, tokenizer, seed=3), 56, SHALLOW.text_layers)
-    comparing_loss(judge(batch), batch)[0].backward()  # pyright: ignore[reportUnknownMemberType]
-    layers = judge.reader.model.model.language_model.layers
-    assert [layer.self_attn.q_proj.weight.grad is not None for layer in layers] == [True] * 4 + [False]
+def test_labels_are_taught_at_the_tag_itself_and_nowhere_else() -> None:
+    loss = LabelLoss((0, 1))
+    is_tag = torch.tensor([[False, True, False, True]])
+    turn = {"is_tag": is_tag, "verdict": torch.tensor([[UNJUDGED, 1.0, UNJUDGED, 0.0]])}
+    margins = torch.tensor([[9.0, 2.0, -9.0, -3.0]])
+    expected = (functional.softplus(torch.tensor(-2.0)) + functional.softplus(torch.tensor(-3.0))) / 2
+    value, numbers = loss.over(margins, turn)
+    assert value.item() == pytest.approx(expected.item())
+    assert numbers == {"tag_accuracy": 1.0, "bad_found": 1.0}
+
+
+def test_the_answer_tag_may_weigh_more() -> None:
+    turn = {"is_tag": torch.tensor([[True, True]]), "verdict": torch.tensor([[1.0, 0.0]])}
+    margins = torch.tensor([[0.0, 5.0]])
+    only_step = LabelLoss((0, 1), answer_weight=0.0).over(margins, turn)[0].item()
+    both = LabelLoss((0, 1), answer_weight=3.0).over(margins, turn)[0].item()
+    assert only_step == pytest.approx(functional.softplus(torch.tensor(0.0)).item())
+    assert both == pytest.approx((only_step + 3 * functional.softplus(torch.tensor(5.0)).item()) / 4)
+
+
+def test_a_batch_without_labels_is_an_error_and_no_zero_loss() -> None:
+    turn = {"is_tag": torch.tensor([[True]]), "verdict": torch.tensor([[UNJUDGED]])}
+    with pytest.raises(ValueError, match="no labelled tag"):
+        LabelLoss((0, 1)).over(torch.zeros(1, 1), turn)
+
+
+def test_what_should_stand_there_differs_where_a_clumsy_writer_erred(batch: dict[str, Tensor]) -> None:
+    known = batch["should"] != IGNORED
+    differ = known & (batch["should"] != batch["input_ids"])
+    assert differ.any()
+    assert (batch["verdict"][differ] == 0.0).all()
 
 
 def test_a_clumsy_writer_errs_at_every_kind_of_place() -> None:
