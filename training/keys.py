@@ -115,17 +115,6 @@ class TrainingKeys(Keys):
         return self
 
 
-class JudgeKeys(Keys):
-    """A judging model behind an OpenAI-compatible address."""
-
-    url: str
-    """Base address, ending in /v1."""
-    model: str
-    """The model's name there."""
-    api_key_env: str | None = None
-    """Environment variable that holds the key; none is sent unless given."""
-
-
 def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
     """Errors: ValueError for ledgers without end and no number of steps."""
     if ledger is not None and keys.steps is None:

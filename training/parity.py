@@ -52,15 +52,15 @@ async def engine_scores(reader: Reader, chains: Sequence[ChainRow], concurrency:
 
     Errors: InputError for a picture that cannot be read; EngineError, EngineDead.
     """
-    scorer = CosPrm(reader, reader.vocabulary)
+    return await side_by_side(lambda row: chain_scores(reader, row), chains, concurrency, "chains scored")
 
-    async def one(row: ChainRow) -> list[float | None]:
-        session = await scorer.open(await question_of(row.problem))
-        whole = as_chain(reader.vocabulary, row.steps, row.answer).candidates
-        readings = await together(session.score(Chain(whole[: end + 1])) for end in range(len(whole)))
-        return [reading.score for reading in readings]
 
-    return await side_by_side(one, chains, concurrency, "chains scored")
+async def chain_scores(reader: Reader, row: ChainRow) -> list[float | None]:
+    """The same of one chain."""
+    session = await CosPrm(reader, reader.vocabulary).open(await question_of(row.problem))
+    whole = as_chain(reader.vocabulary, row.steps, row.answer).candidates
+    readings = await together(session.score(Chain(whole[: end + 1])) for end in range(len(whole)))
+    return [reading.score for reading in readings]
 
 
 def reference_scores(model_folder: str, chains: Sequence[ChainRow], dtype: str) -> list[list[float]]:

@@ -23,11 +23,11 @@ from pydantic import Field, model_validator
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
-from cos.training.keys import JudgeKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
+from cos.training.keys import Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
 from cos.training.keys import LoraKeys as LoraKeys
 
-LabelSource = Literal["exact", "monte_carlo", "judge"]
-"""Who can label: the ledger's exact checker, continuations by a policy, a judging model."""
+LabelSource = Literal["exact", "monte_carlo"]
+"""Who can label here: the ledger's exact checker, and continuations by a policy."""
 
 
 class StageKeys(Keys):
@@ -118,8 +118,6 @@ class LabelConfig(StageKeys):
     """Share of probability that continuations are sampled from."""
     hard_above: float = Field(default=0.0, ge=0, lt=1)
     """A step's hard label is good when more than this share of its continuations end right."""
-    judge: JudgeKeys | None = None
-    """The judging model; needed for judge."""
     consensus: bool = False
     """Keep the chains only on whose every tag all sources agree."""
 
@@ -127,8 +125,6 @@ class LabelConfig(StageKeys):
     def _has_what_it_needs(self) -> LabelConfig:
         if "monte_carlo" in self.sources and self.policy is None:
             raise ValueError("monte_carlo labels need a policy")
-        if "judge" in self.sources and self.judge is None:
-            raise ValueError("judge labels need judge: {url, model}")
         if self.consensus and len(self.sources) < 2:
             raise ValueError("consensus needs two sources or more")
         return self
@@ -167,10 +163,8 @@ class PairsConfig(StageKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
-    chains: tuple[str, ...] = ()
-    """JSONL files of chains. Give chains or traces, or both."""
-    traces: tuple[str, ...] = ()
-    """Stored traces of served searches."""
+    chains: tuple[str, ...] = Field(min_length=1)
+    """JSONL files of chains."""
     prm: str | None = None
     """The checkpoint that scores them; chains that carry scores need none."""
     reward: Literal["steps_and_answer", "answer", "outcome"] = "steps_and_answer"
@@ -182,12 +176,6 @@ class PairsConfig(StageKeys):
     """Smallest difference in worth."""
     per_question: int = Field(default=1, ge=1)
     """Most pairs a question."""
-
-    @model_validator(mode="after")
-    def _has_chains(self) -> PairsConfig:
-        if not (self.chains or self.traces):
-            raise ValueError("give chains or traces")
-        return self
 
 
 class DpoConfig(StageKeys, TrainingKeys):

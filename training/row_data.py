@@ -58,7 +58,11 @@ class RowData(Dataset[Sample]):
 
 
 def _judged(row: ChainRow, encoder: TurnEncoder, source: Source, soft: bool) -> _Entry:
-    labels = [label.soft if soft else float(label.hard) for label in row.labels[source]]
+    taught = row.agreed or (True,) * len(row.labels[source])
+    labels = [
+        (label.soft if soft else float(label.hard)) if counts else None
+        for label, counts in zip(row.labels[source], taught, strict=True)
+    ]
     try:
         turn = encoder.judged(row.steps, row.answer, labels)
     except ValueError as error:

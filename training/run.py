@@ -64,6 +64,20 @@ def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: J
         run_stage(recipe, stage, skip_bad=skip_bad, json_only=json_only)
 
 
+@app.command()
+def heldout(
+    out: Annotated[Path, typer.Option(help="The archive to write.")] = Path("runs/heldout.zip"),
+    problems: Annotated[int, typer.Option(min=1, help="How many ledgers.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="What they follow from.")] = 0,
+    mnist: Annotated[Path, typer.Option(help="Folder of the digits.")] = Path("runs/mnist"),
+) -> None:
+    """Draw the held-out ledgers that ship, with the digits of MNIST's test writers."""
+    from cos.training.heldout import write_heldout
+    from cos.training.mnist import load
+
+    write_heldout(out, load(mnist, "evaluation"), problems, seed)
+
+
 def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, json_only: bool = False) -> None:
     """Runs one stage unless it is done; prints what came out."""
     context = recipe.context(stage, skip_bad=skip_bad)
@@ -92,11 +106,6 @@ def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
     from importlib import import_module
 
     return getattr(import_module(f"cos.training.{stage.stage}"), f"run_{stage.stage}")
-
-
-def recipe_path(name: str) -> Path:
-    """A shipped recipe's file."""
-    return Path(__file__).parent / "recipes" / f"{name}.yaml"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""Labels by the exact checker, and how far sources agree."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cos.search.errors import InputError
+from cos.search.types import Step
+from cos.training.checker import exact_labels
+from cos.training.consensus import agreed_chains, agreements
+from cos.training.encode import TurnEncoder
+from cos.training.label import run_label, with_labels
+from cos.training.ledger import Problem, derive
+from cos.training.models import build_tokenizer
+from cos.training.recipe import LabelConfig
+from cos.training.row_data import RowData
+from cos.training.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows
+from tests.training.training_support import context
+
+LEDGER = Problem(("47", "85"), "total")
+GOLD = derive(LEDGER)
+
+
+def chain(folder: Path, number: int, steps: tuple[Step, ...] = GOLD.steps, answer: str = GOLD.answer) -> ChainRow:
+    image = folder / "ledger.png"
+    Image.new("RGB", (8, 8)).save(image)
+    problem = ProblemRow(
+        id="p", image=str(image), question=LEDGER.question, answer=GOLD.answer, meta=ledger_meta(LEDGER)
+    )
+    return ChainRow(id=f"p/{number}", problem=problem, steps=steps, answer=answer, right=answer == GOLD.answer)
+
+
+def slipped(folder: Path) -> ChainRow:
+    """A chain whose second step is not gold's."""
+    return chain(folder, 1, (GOLD.steps[0], Step("Read row 2", "Row 2 shows 35.", ""), *GOLD.steps[2:]), "82")
+
+
+def test_a_step_is_good_while_the_chain_is(tmp_path: Path) -> None:
+    labels = exact_labels(slipped(tmp_path))
+    assert [label.hard for label in labels] == [True, *[False] * len(GOLD.steps)]
+    assert all(label.hard for label in exact_labels(chain(tmp_path, 0)))
+
+
+def test_a_problem_that_is_no_ledger_has_no_exact_labels(tmp_path: Path) -> None:
+    row = chain(tmp_path, 0)
+    with pytest.raises(InputError, match="is no ledger"):
+        exact_labels(replace(row, problem=replace(row.problem, meta={})))
+
+
+def test_the_stage_writes_labels_beside_their_source(tmp_path: Path) -> None:
+    write_rows(tmp_path / "chains.jsonl", [chain(tmp_path, 0), slipped(tmp_path)])
+    where = context(tmp_path, "label")
+    run_label(LabelConfig(chains=(str(tmp_path / "chains.jsonl"),)), where)
+    first, second = read_rows(where.folder / "chains.jsonl", ChainRow)
+    assert set(first.labels) == set(second.labels) == {"exact"}
+    assert second.labels["exact"] == exact_labels(slipped(tmp_path))
+    assert where.is_done
+
+
+def test_sources_are_compared_and_only_agreed_chains_stay(tmp_path: Path) -> None:
+    good, bad = chain(tmp_path, 0), slipped(tmp_path)
+    always = TagLabel(1.0, True)
+    rows = [
+        with_labels(with_labels(row, "exact", exact_labels(row)), "judge", (always,) * (len(row.steps) + 1))
+        for row in (good, bad)
+    ]
+    (found,) = agreements(rows, ("exact", "judge"))
+    assert found.chains == 2
+    assert found.step_agreement == pytest.approx((len(GOLD.steps) + 1) / (2 * len(GOLD.steps)), abs=1e-3)
+    assert [row.id for row in agreed_chains(rows, ("exact", "judge"))] == ["p/0"]
+
+
+def test_tags_on_which_sources_differ_are_not_taught(tmp_path: Path) -> None:
+    row = with_labels(slipped(tmp_path), "exact", exact_labels(slipped(tmp_path)))
+    agreed = (False, *[True] * len(row.steps))
+    write_rows(tmp_path / "chains.jsonl", [replace(row, agreed=agreed)])
+    data = RowData.of_chains(
+        [tmp_path / "chains.jsonl"], TurnEncoder(build_tokenizer()), "exact", soft=False, skip_bad=False
+    )
+    turn = data[0].turn
+    taught = [verdict for verdict, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
+    assert taught == [-1.0, *[0.0] * len(row.steps)]

@@ -1,0 +1,68 @@
+"""Pairs of chains: what each is worth, and who is paired with whom."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cos.search.errors import InputError
+from cos.training.pairs import pairs_of, run_pairs, worth
+from cos.training.recipe import PairsConfig
+from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
+from tests.training.training_support import QUESTION, context, write_chains
+
+
+def config(**keys: object) -> PairsConfig:
+    return PairsConfig.model_validate({"chains": ("chains.jsonl",), **keys})
+
+
+def scored(path: Path, scores: list[float]) -> list[ChainRow]:
+    """Chains of one question, whose every tag has one score."""
+    rows = list(read_rows(write_chains(path, len(scores)), ChainRow))
+    return [
+        replace(row, id=f"p/{number}", problem=rows[0].problem, scores=(score,) * (len(row.steps) + 1))
+        for number, (row, score) in enumerate(zip(rows, scores, strict=True))
+    ]
+
+
+def test_a_chain_is_worth_its_steps_and_its_answer(tmp_path: Path) -> None:
+    row = scored(tmp_path / "c.jsonl", [0.5, 0.5])[1]
+    row = replace(row, scores=(0.2, 0.4, 0.9))
+    assert worth(row, config()) == pytest.approx(0.2 * 0.3 + 0.8 * 0.9)
+    assert worth(row, config(reward="answer")) == 0.9
+    assert worth(row, config(reward="outcome")) == 0.0
+    assert worth(replace(row, scores=(None, 0.4, 0.9)), config()) is None, "an unscored step is no zero"
+
+
+def test_the_best_is_paired_with_the_worst_and_then_inwards(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "c.jsonl", [0.1, 0.9, 0.5, 0.8])
+    (best,) = pairs_of(rows, config())
+    assert (best.chosen.id, best.rejected.id) == ("p/1", "p/0")
+    both = pairs_of(rows, config(per_question=5))
+    assert [(pair.chosen.id, pair.rejected.id) for pair in both] == [("p/1", "p/0"), ("p/3", "p/2")]
+    assert len(pairs_of(rows, config(per_question=5, gap=0.35))) == 1
+
+
+def test_chains_that_say_the_same_are_one(tmp_path: Path) -> None:
+    first, second = scored(tmp_path / "c.jsonl", [0.1, 0.9])
+    assert pairs_of([first, replace(first, id=second.id, scores=(0.9,) * 2)], config()) == []
+
+
+def test_chains_with_scores_need_no_prm(tmp_path: Path) -> None:
+    write_rows(tmp_path / "chains.jsonl", scored(tmp_path / "c.jsonl", [0.1, 0.9]))
+    run_pairs(config(chains=(str(tmp_path / "chains.jsonl"),)), context(tmp_path, "pairs"))
+    (pair,) = read_rows(tmp_path / "pairs" / "pairs.jsonl", PairRow)
+    assert pair.problem.question == QUESTION
+    assert pair.chosen_score > pair.rejected_score
+
+
+def test_no_pair_at_all_is_an_error_that_says_why(tmp_path: Path) -> None:
+    write_rows(tmp_path / "chains.jsonl", scored(tmp_path / "c.jsonl", [0.5, 0.6]))
+    with pytest.raises(InputError, match=r"differs by more than gap 0\.2"):
+        run_pairs(config(chains=(str(tmp_path / "chains.jsonl"),)), context(tmp_path, "pairs"))
+
+
+def test_chains_without_scores_and_prm_are_refused(tmp_path: Path) -> None:
+    chains = write_chains(tmp_path / "chains.jsonl", 2)
+    with pytest.raises(InputError, match="give prm"):
+        run_pairs(config(chains=(str(chains),)), context(tmp_path, "pairs"))

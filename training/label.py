@@ -1,0 +1,111 @@
+"""Stage `label`: a label for every step and answer of chains, by each source that is asked.
+
+Written: ``chains.jsonl``, the chains with the labels they had and the new ones, each with who gave it. With
+``consensus`` only chains stay on whose every tag all sources agree; how far they agree is printed and stands in
+``done.json``. While continuations are drawn, finished problems stand in ``labels.journal``: a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from cos.search.errors import InputError
+from cos.training.checker import exact_labels
+from cos.training.consensus import agreed_chains, agreements, table
+from cos.training.engines import NO_PRM, running
+from cos.training.folder import StageContext, StageRun
+from cos.training.journal import Journal, work_off
+from cos.training.monte_carlo import Continuing, monte_carlo_labels
+from cos.training.recipe import LabelConfig
+from cos.training.rollout import CHAINS, bar_of, tell
+from cos.training.rows import ChainRow, Source, TagLabel, read_rows, write_rows
+from cos.training.whole import Manner, Writer
+
+JOURNAL = "labels.journal"
+CONCURRENT = 96
+"""Continuations drawn at once."""
+
+
+def run_label(config: LabelConfig, context: StageContext) -> None:
+    """Labels the chains of a recipe's section. Errors: InputError, EngineDead."""
+    with StageRun(context, "label") as stage:
+        chains = [
+            row
+            for path in config.chains
+            for row in read_rows(context.resolve(path), ChainRow, skip_bad=context.skip_bad)
+        ]
+        if not chains:
+            raise InputError(f"{', '.join(config.chains)}: there is no chain in it", "chains")
+        if "exact" in config.sources:
+            chains = [with_labels(chain, "exact", exact_labels(chain)) for chain in chains]
+        outcome: dict[str, Any] = {"chains": len(chains)}
+        if "monte_carlo" in config.sources:
+            found, spent = asyncio.run(_continue(config, context, chains))
+            chains = [with_labels(c, "monte_carlo", found[c.id]) if c.id in found else c for c in chains]
+            outcome |= spent
+        compared = agreements(chains, config.sources)
+        if compared:
+            outcome["agreement"] = [asdict(one) for one in compared]
+            tell("agreement", {"": "\n" + table(compared)})
+        kept = agreed_chains(chains, config.sources) if config.consensus else chains
+        outcome |= {"kept": len(kept), "good_share": {s: good_share(kept, s) for s in config.sources}}
+        write_rows(context.folder / CHAINS, kept)
+        (context.folder / JOURNAL).unlink(missing_ok=True)
+        stage.finish(outcome=outcome)
+    tell("label", outcome)
+
+
+def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...]) -> ChainRow:
+    """The chain with one source's labels."""
+    return replace(chain, labels={**chain.labels, source: labels})
+
+
+def good_share(chains: Sequence[ChainRow], source: Source) -> float | None:
+    """Share of tags that a source calls good; None of nothing."""
+    tags = [label.hard for chain in chains for label in chain.labels.get(source, ())]
+    return round(sum(tags) / len(tags), 4) if tags else None
+
+
+async def _continue(
+    config: LabelConfig, context: StageContext, chains: Sequence[ChainRow]
+) -> tuple[dict[str, tuple[TagLabel, ...]], dict[str, int]]:
+    """Monte-Carlo labels by chain id, and what they took."""
+    policy = str(context.resolve(config.policy or ""))
+    manner = Manner(temperature=config.temperature, top_p=config.top_p, max_tokens=None, seed=context.seed)
+    how = Continuing(continuations=config.continuations, hard_above=config.hard_above)
+    of_problem: dict[str, list[ChainRow]] = {}
+    for chain in chains:
+        of_problem.setdefault(chain.problem.id, []).append(chain)
+    settings = {"policy": policy, **asdict(manner), **asdict(how)}
+    with Journal(context.folder / JOURNAL, settings) as journal:
+        waiting = [group for name, group in of_problem.items() if name not in journal.done]
+        async with running(policy, NO_PRM, threads=context.threads) as started:
+            writer = Writer(started.engines.policy, manner, CONCURRENT, logprobs=False)
+            with bar_of("label", len(of_problem), len(of_problem) - len(waiting)) as bar:
+
+                async def label(group: list[ChainRow]) -> None:
+                    labels, spent = await monte_carlo_labels(writer, group, how)
+                    shares = {name: [tag.soft for tag in tags] for name, tags in labels.items()}
+                    journal.add(group[0].problem.id, {"shares": shares, "spent": asdict(spent)})
+                    bar.update()
+
+                await work_off(waiting, label, writer.workers(config.continuations))
+        return _read(journal.done, config.hard_above)
+
+
+def _read(
+    done: Mapping[str, Mapping[str, Any]], hard_above: float
+) -> tuple[dict[str, tuple[TagLabel, ...]], dict[str, int]]:
+    labels = {
+        name: tuple(TagLabel(share, share > hard_above) for share in shares)
+        for value in done.values()
+        for name, shares in value["shares"].items()
+    }
+    spent: dict[str, int] = {}
+    for value in done.values():
+        for key, number in value["spent"].items():
+            spent[key] = spent.get(key, 0) + number
+    return labels, spent
