@@ -225,7 +225,7 @@ def _parse(kind: type[Row], path: Path, line: bytes, most_bytes: int) -> Row:
     if kind is ChainRow and isinstance(found, dict) and "conversations" in found:
         from cos.training.sharegpt import chain_of
 
-        return cast(Row, _placed(chain_of(cast("dict[str, Any]", found)), path))
+        return cast(Row, _placed(cast(Any, chain_of(cast("dict[str, Any]", found))), path))
     try:
         return cast(Row, _placed(_adapter(kind).validate_json(line, strict=True), path))
     except ValidationError as error:

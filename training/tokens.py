@@ -60,7 +60,7 @@ def description_of(token: str) -> str:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return cast("list[int]", tokenizer.encode(text, add_special_tokens=False))
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def _check(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,7 +75,7 @@ def _check(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _grow(model: PreTrainedModel, tokens: int) -> None:
     """Rows for all tokens; a table that has spare rows already keeps its size."""
-    if model.get_input_embeddings().weight.shape[0] < tokens:
+    if cast(Any, model.get_input_embeddings()).weight.shape[0] < tokens:
         cast(Any, model).resize_token_embeddings(tokens, mean_resizing=False)
 
 

@@ -1,0 +1,65 @@
+"""Recipes: the shipped ones load, and a mistake is told by file and key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cos.search.errors import InputError
+from cos.training.recipe import folder_name
+from cos.training.recipe_file import load_recipe, shipped
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_loads_under_its_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.folder == Path("runs") / name
+
+
+def test_the_paper_s_models_and_the_embedded_default_have_recipes() -> None:
+    assert {"cos-tiny", "internvl2_5-8b", "internvl2_5-38b-prm", "llava-next-8b"} <= shipped().keys()
+
+
+def test_stages_of_cos_tiny_build_on_each_other() -> None:
+    recipe = load_recipe("cos-tiny")
+    known: set[str] = set()
+    for stage in recipe.stages:
+        used = [getattr(stage, key, None) for key in ("model", "text_from", "towards", "policy")]
+        used += getattr(stage, "chains", ())
+        for path in filter(None, used):
+            assert str(path).split("/")[0] in known, f"{folder_name(stage)} uses {path} before it is made"
+        known.add(folder_name(stage))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("name: x\nstages: []\n", "give one at least"),
+        ("name: x\nstages:\n  - {stage: sft, model: m, data: [a], steps: 1, lerning_rate: 1}\n", "lerning_rate"),
+        ("name: x\nstages:\n  - {stage: sft, model: m, ledger: {digits: policy}, epochs: 1}\n", "give steps"),
+        ("name: x\nstages:\n  - {stage: label, chains: [a], sources: [monte_carlo]}\n", "need a policy"),
+        ("- 1\n", "mapping"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=what) as caught:
+        load_recipe(file)
+    assert str(file) in str(caught.value)
+
+
+def test_an_unknown_recipe_is_told_which_there_are() -> None:
+    with pytest.raises(InputError, match="cos-tiny"):
+        load_recipe("cos-huge")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_takes_its_configurations(path: Path) -> None:
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    found = ClusterConfig.from_yaml_file(str(path))
+    assert found.num_processes == yaml.safe_load(path.read_text())["num_processes"]
