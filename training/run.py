@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from cos.search.errors import InputError
 from cos.training.folder import DONE, StageContext
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
@@ -54,6 +55,10 @@ STAGES = {
 }
 for _kind, _summary in STAGES.items():
     app.command(_kind)(_command(_kind, _summary))
+
+
+EXTRA = ("accelerate", "datasets", "matplotlib", "peft", "trl")
+"""What the extra ``train`` installs."""
 
 
 @app.command("run")
@@ -102,10 +107,21 @@ def _set_threads(threads: int) -> None:
 
 
 def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
-    """A stage's function. What a stage needs is imported when it runs."""
+    """A stage's function. What a stage needs is imported when it runs.
+
+    Errors: InputError when a library of the extra ``train`` is not installed.
+    """
     from importlib import import_module
 
-    return getattr(import_module(f"cos.training.{stage.stage}"), f"run_{stage.stage}")
+    try:
+        module = import_module(f"cos.training.{stage.stage}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        raise InputError(
+            f"stage {stage.stage!r} needs {error.name}, which is not installed: pip install 'cos-serve[train]'", "stage"
+        ) from error
+    return getattr(module, f"run_{stage.stage}")
 
 
 if __name__ == "__main__":
