@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from cos.search.errors import InputError
 from cos.training.checker import exact_labels
 from cos.training.consensus import agreed_chains, agreements, table
 from cos.training.engines import NO_PRM, running
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.monte_carlo import Continuing, monte_carlo_labels
+from cos.training.problems import chains_of
 from cos.training.recipe import LabelConfig
 from cos.training.rollout import CHAINS, bar_of, tell
-from cos.training.rows import ChainRow, Source, TagLabel, read_rows, write_rows
+from cos.training.rows import ChainRow, Source, TagLabel, write_rows
 from cos.training.whole import Manner, Writer
 
 JOURNAL = "labels.journal"
@@ -32,13 +32,7 @@ CONCURRENT = 96
 def run_label(config: LabelConfig, context: StageContext) -> None:
     """Labels the chains of a recipe's section. Errors: InputError, EngineDead."""
     with StageRun(context, "label") as stage:
-        chains = [
-            row
-            for path in config.chains
-            for row in read_rows(context.resolve(path), ChainRow, skip_bad=context.skip_bad)
-        ]
-        if not chains:
-            raise InputError(f"{', '.join(config.chains)}: there is no chain in it", "chains")
+        chains = chains_of(config.chains, context)
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", exact_labels(chain)) for chain in chains]
         outcome: dict[str, Any] = {"chains": len(chains)}

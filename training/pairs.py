@@ -19,9 +19,10 @@ from cos.training.engines import running_alone
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.parity import chain_scores
+from cos.training.problems import chains_of
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import bar_of, tell
-from cos.training.rows import ChainRow, PairRow, Written, read_rows, write_rows
+from cos.training.rows import ChainRow, PairRow, Written, write_rows
 
 JOURNAL = "scores.journal"
 QUESTIONS_AT_ONCE = 8
@@ -30,11 +31,7 @@ QUESTIONS_AT_ONCE = 8
 def run_pairs(config: PairsConfig, context: StageContext) -> None:
     """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead."""
     with StageRun(context, "pairs") as stage:
-        chains = [
-            row
-            for path in config.chains
-            for row in read_rows(context.resolve(path), ChainRow, skip_bad=context.skip_bad)
-        ]
+        chains = chains_of(config.chains, context)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))
             write_rows(context.folder / "scored.jsonl", chains)

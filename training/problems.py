@@ -54,6 +54,16 @@ def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[Prob
     return list(found.values())
 
 
+def chains_of(paths: Iterable[str], context: StageContext) -> list[ChainRow]:
+    """The chains of a stage's files. Errors: InputError for files that cannot be read or hold none."""
+    paths = list(paths)
+    files = [context.resolve(path) for path in paths]
+    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
+    if not found:
+        raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
+    return found
+
+
 def _holds_chains(path: Path) -> bool:
     """By its first line; a file that cannot be read as such is left to `read_rows`, which says what is wrong."""
     try:
