@@ -75,6 +75,12 @@ class Metrics:
         self.scores = Histogram(
             "cos_prm_score", "PRM scores of candidates.", ["strategy"], buckets=_TENTHS, registry=registry
         )
+        self.traces = Counter(
+            "cos_traces_total",
+            "Finished searches written to the trace folder, or not: stored, failed.",
+            ["status"],
+            registry=registry,
+        )
         self._in_progress = Gauge("cos_requests_in_progress", "Searches under way.", registry=registry)
         self._queued = Gauge("cos_requests_queued", "Searches waiting for a place.", registry=registry)
         self._build = Info("cos_build", "Version and models.", registry=registry)

@@ -1,7 +1,7 @@
 """Results and events of a search as its clients see them."""
 
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
-from cos.search.types import Candidate, Result
+from cos.search.types import Candidate, Result, Usage
 from cos.server.jobs import Job
 from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
 from cos.server.streaming import frame
@@ -11,7 +11,7 @@ EXCERPT_CHARS = 400
 
 def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
     """The whole answer to /solve."""
-    chain, usage = result.chain, result.usage
+    chain = result.chain
     return SolveReply(
         id=job.id,
         model=job.model,
@@ -25,20 +25,7 @@ def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
         parameters=job.parameters,
         finish_reason=result.finish_reason,
         complete=result.is_complete,
-        usage=UsageReply(
-            tokens_generated=usage.tokens_generated,
-            tokens_kept=usage.tokens_kept,
-            tokens_discarded=usage.tokens_discarded,
-            policy_prompt_tokens=usage.policy_prompt_tokens,
-            policy_cached_tokens=usage.policy_cached_tokens,
-            candidates=usage.candidates,
-            prm_reads=usage.prm_reads,
-            prm_prompt_tokens=usage.prm_prompt_tokens,
-            prm_cached_tokens=usage.prm_cached_tokens,
-            unscored=usage.unscored,
-            requests_aborted=usage.requests_aborted,
-            requests_failed=usage.requests_failed,
-        ),
+        usage=usage_reply(result.usage),
         timings=TimingsReply(
             queue_s=queue_s,
             open_s=result.timings.open_s,
@@ -47,6 +34,24 @@ def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
         ),
         warnings=(*job.warnings, *result.warnings),
         tree=tree_reply(result) if job.return_tree else None,
+    )
+
+
+def usage_reply(usage: Usage) -> UsageReply:
+    """What a search cost."""
+    return UsageReply(
+        tokens_generated=usage.tokens_generated,
+        tokens_kept=usage.tokens_kept,
+        tokens_discarded=usage.tokens_discarded,
+        policy_prompt_tokens=usage.policy_prompt_tokens,
+        policy_cached_tokens=usage.policy_cached_tokens,
+        candidates=usage.candidates,
+        prm_reads=usage.prm_reads,
+        prm_prompt_tokens=usage.prm_prompt_tokens,
+        prm_cached_tokens=usage.prm_cached_tokens,
+        unscored=usage.unscored,
+        requests_aborted=usage.requests_aborted,
+        requests_failed=usage.requests_failed,
     )
 
 

@@ -28,7 +28,7 @@ async def self_check(service: Service, console: Console) -> None:
     picture = await service.images.from_bytes(sample.image_path.read_bytes(), "example")
     job = service.planner.plan(Question(sample.question, picture), SearchOptions(seed=0))
     try:
-        reply = await service.search(job, Account("self_check")).finish()
+        reply = await service.search(job, Account("self_check"), stored=False).finish()
     except EngineDead:
         raise
     except (InputError, SearchFailed, SearchTimeout) as error:

@@ -22,6 +22,7 @@ from cos.server.race import unless_halted
 from cos.server.replies import solve_reply
 from cos.server.schemas import SolveReply
 from cos.server.settings import Settings
+from cos.server.traces import Status, TraceStore
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Service:
     metrics: Metrics
     started_at: int
     """Unix time, seconds."""
+    traces: TraceStore | None = None
+    """Where finished searches are stored; None stores none."""
     halt: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when even running searches must end."""
 
@@ -68,9 +71,9 @@ class Service:
             )
         return Question(text, picture)
 
-    def search(self, job: Job, account: Account) -> "Run":
-        """A search that has not begun yet."""
-        return Run(self, job, account)
+    def search(self, job: Job, account: Account, *, stored: bool = True) -> "Run":
+        """A search that has not begun yet. ``stored``: whether it leaves a trace, where traces are wanted."""
+        return Run(self, job, account, self.traces if stored else None)
 
     async def drain(self) -> None:
         """Lets running searches end, up to the shutdown time-out, then ends them."""
@@ -81,7 +84,11 @@ class Service:
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics, start: StartEngines) -> AsyncGenerator[Service]:
-    """Starts the engines, matches them, and stops them at the end. Errors: InputError for models that do not fit."""
+    """Starts the engines, matches them, and stops them at the end.
+
+    Errors: InputError for models that do not fit, or a trace folder that cannot be written to.
+    """
+    traces = _open_traces(settings, metrics)
     engines = await start(settings)
     try:
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
@@ -95,20 +102,34 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
             admission=admission,
             metrics=metrics,
             started_at=int(time.time()),
+            traces=traces,
         )
     finally:
         await engines.close()
+        if traces is not None:
+            await traces.close()
+
+
+def _open_traces(settings: Settings, metrics: Metrics) -> TraceStore | None:
+    if settings.trace_dir is None:
+        return None
+
+    def count(status: Status) -> None:
+        metrics.traces.labels(status).inc()
+
+    return TraceStore(settings.trace_dir, settings.policy, settings.prm_name, count)
 
 
 class Run:
     """One search: it waits for its place, runs, is counted, and ends in exactly one outcome."""
 
-    def __init__(self, service: Service, job: Job, account: Account) -> None:
+    def __init__(self, service: Service, job: Job, account: Account, traces: TraceStore | None) -> None:
         self.job = job
         self.queue_s = 0.0
         self.prompt_tokens = 0
         self._service = service
         self._account = account
+        self._traces = traces
         account.strategy = job.spec.strategy.name
 
     async def finish(self, tell: Tell | None = None) -> SolveReply:
@@ -126,6 +147,8 @@ class Run:
             self._account.outcome = "failed"
             raise
         self._account.outcome = "ok" if result.is_complete else "partial"
+        if self._traces is not None:
+            self._traces.put(self.job, result)
         return self.reply(result)
 
     def reply(self, result: Result) -> SolveReply:

@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
     """Least important messages to log."""
+    trace_dir: Path | None = _flag(None, "server", "DIR")
+    """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
+    stored unless given."""
     config: Path | None = _flag(None, "server", "FILE.yaml")
     """A YAML file with any of these settings, spelt as the flags with _ for -."""
 

@@ -1,0 +1,159 @@
+"""Stored searches: one JSON file a search, its picture once, for training to read (`docs/traces.md`).
+
+    DIR/<date>/<id>.json         date: UTC, id: the reply's
+    DIR/images/<digest>.png      the decoded picture, never the bytes that were sent
+
+A file is written beside and renamed: it is there whole or not at all. Storing happens in a thread of its own, after the
+reply is made; what goes wrong is logged and counted, and no request ever hears of it.
+"""
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cos.search.errors import InputError
+from cos.search.types import FinishReason, Picture, Result
+from cos.server.jobs import Job
+from cos.server.replies import tree_reply, usage_reply
+from cos.server.schemas import NodeReply, ReplyModel, UsageReply
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the files' form. Raised when a reader of the last one would misread them."""
+MOST_WAITING = 256
+"""Traces that may wait for the disk; a disk that falls behind loses further ones instead of filling the memory."""
+IMAGES = "images"
+
+Status = Literal["stored", "failed"]
+"""What became of a trace."""
+
+
+class NodeTrace(NodeReply):
+    """One candidate: what /solve tells of it, and its likelihood."""
+
+    logprob: float | None
+    """Log-probability of its text, nats; null where the search did not ask for it."""
+
+
+class Trace(ReplyModel):
+    """One search, as it is stored."""
+
+    version: int = VERSION
+    id: str
+    time: datetime
+    """When the search ended, UTC."""
+    question: str
+    image: str | None
+    """The picture's file, relative to the trace folder."""
+    policy: str
+    prm: str | None
+    """The PRM that was there to ask; what the scores are, ``parameters.score`` says: "prm" or "likelihood"."""
+    strategy: str
+    parameters: dict[str, Any]
+    tree: tuple[NodeTrace, ...]
+    """Every candidate in path order; ``kept`` are those of the winning chain."""
+    chain: tuple[int, ...]
+    """Path of the winning chain's last candidate."""
+    answer: str | None
+    chain_score: float | None
+    finish_reason: FinishReason
+    usage: UsageReply
+
+
+def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: datetime) -> Trace:
+    """A search as it is stored."""
+    nodes = zip(tree_reply(result), result.tree, strict=True)
+    picture = job.question.picture
+    return Trace(
+        id=job.id,
+        time=ended,
+        question=job.question.text,
+        image=None if picture is None else _image_name(picture),
+        policy=policy,
+        prm=prm,
+        strategy=job.spec.strategy.name,
+        parameters=job.parameters,
+        tree=tuple(NodeTrace.model_validate({**dict(node), "logprob": candidate.logprob}) for node, candidate in nodes),
+        chain=result.chain.path,
+        answer=result.chain.answer,
+        chain_score=result.value,
+        finish_reason=result.finish_reason,
+        usage=usage_reply(result.usage),
+    )
+
+
+def _image_name(picture: Picture) -> str:
+    return f"{IMAGES}/{picture.digest}.png"
+
+
+class TraceStore:
+    """Writes traces into a folder, one at a time."""
+
+    def __init__(self, folder: Path, policy: str, prm: str | None, count: Callable[[Status], None]) -> None:
+        """``count`` hears what became of each. Errors: InputError when the folder cannot be written to."""
+        self._folder = folder.expanduser()
+        self._policy, self._prm, self._count = policy, prm, count
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="traces")
+        try:
+            (self._folder / IMAGES).mkdir(parents=True, exist_ok=True)
+            _replace(self._folder / ".writable", b"")
+            (self._folder / ".writable").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--trace-dir {folder} cannot be written to: {error.strerror}; give another folder", "trace_dir"
+            ) from error
+
+    def put(self, job: Job, result: Result) -> None:
+        """Has a finished search stored, soon. Returns at once and raises nothing."""
+        if not self._waiting.acquire(blocking=False):
+            logger.error("trace %s was not stored: %d others wait for the disk", job.id, MOST_WAITING)
+            self._count("failed")
+            return
+        try:
+            done = self._thread.submit(self._store, job, result, datetime.now(UTC))
+        except RuntimeError:
+            logger.error("trace %s was not stored: the server has stopped", job.id)
+            self._waiting.release()
+            self._count("failed")
+            return
+        done.add_done_callback(lambda done: self._note(job.id, done))
+
+    def _store(self, job: Job, result: Result, ended: datetime) -> None:
+        text = trace_of(job, result, self._policy, self._prm, ended).model_dump_json()
+        picture = job.question.picture
+        if picture is not None and not (image := self._folder / _image_name(picture)).exists():
+            _replace(image, lambda beside: picture.image.save(beside, "PNG"))
+        day = self._folder / ended.date().isoformat()
+        day.mkdir(parents=True, exist_ok=True)
+        _replace(day / f"{job.id}.json", text.encode())
+
+    def _note(self, name: str, done: "Future[None]") -> None:
+        self._waiting.release()
+        if (error := done.exception()) is not None:
+            logger.error("trace %s was not stored: %s", name, error)
+        self._count("stored" if error is None else "failed")
+
+    async def close(self) -> None:
+        """Returns when all that waits has been written."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+
+def _replace(path: Path, content: bytes | Callable[[Path], Any]) -> None:
+    """Writes a file beside its place, then moves it there."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        if isinstance(content, bytes):
+            beside.write_bytes(content)
+        else:
+            content(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
