@@ -1,7 +1,7 @@
 """Stage `pairs`: preference pairs among the chains of a question, by what a PRM makes of them (paper, section 3.4).
 
-Written: ``pairs.jsonl``, and ``scored.jsonl``, the chains with the PRM's scores. While they are read, finished problems
-stand in ``scores.journal``: a stopped run goes on.
+Written: ``pairs.jsonl``, and ``scored.jsonl``, the chains with the PRM's scores (given as ``chains`` they need no PRM
+again). While they are read, finished questions stand in ``scores.journal``: a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -9,76 +9,75 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from cos.checkpoints import resolve
 from cos.search.errors import InputError
-from cos.search.tasks import together
-from cos.training.engines import running_alone
 from cos.training.folder import StageContext, StageRun
-from cos.training.journal import Journal, work_off
-from cos.training.parity import chain_scores
 from cos.training.problems import chains_of
 from cos.training.recipe import PairsConfig
-from cos.training.rollout import bar_of, tell
+from cos.training.rollout import is_right, tell
 from cos.training.rows import ChainRow, PairRow, Written, write_rows
+from cos.training.scoring import Prm, score_chains
+from cos.training.served import harvest
 
 JOURNAL = "scores.journal"
-QUESTIONS_AT_ONCE = 8
 
 
 def run_pairs(config: PairsConfig, context: StageContext) -> None:
     """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead."""
     with StageRun(context, "pairs") as stage:
-        chains = chains_of(config.chains, context)
+        chains = all_chains(config, context)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))
             write_rows(context.folder / "scored.jsonl", chains)
         pairs = pairs_of(chains, config)
         if not pairs:
+            unmeasured = sum(worth(chain, config) is None for chain in chains)
+            told = f" ({unmeasured} of them lack what reward {config.reward!r} goes by)" if unmeasured else ""
             raise InputError(
-                f"no pair among {len(chains)} chains differs by more than gap {config.gap}; lower it", "gap"
+                f"no pair among {len(chains)} chains differs by more than gap {config.gap}{told}; lower it", "gap"
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
         (context.folder / JOURNAL).unlink(missing_ok=True)
-        outcome = summary(pairs, chains)
+        outcome = {**summary(pairs, chains), "unscored": sum(worth(chain, config) is None for chain in chains)}
         stage.finish(outcome=outcome)
     tell("pairs", outcome)
 
 
+def all_chains(config: PairsConfig, context: StageContext) -> list[ChainRow]:
+    """The chains of all files and traces. Errors: InputError for one id in two of them."""
+    chains = chains_of(config.chains, context) if config.chains else []
+    if config.traces:
+        folders = [context.resolve(folder) for folder in config.traces]
+        found = harvest(folders, skip_bad=context.skip_bad)
+        tell("traces", found.counts)
+        # What no PRM scored can only be used where one is at hand.
+        chains += [row for row in found.chains if row.labels or config.prm is not None]
+    seen: set[str] = set()
+    for chain in chains:
+        if chain.id in seen:
+            raise InputError(f"chain {chain.id!r} is in two of the files; rename one, or give one of them", "chains")
+        seen.add(chain.id)
+    return chains
+
+
 async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: StageContext) -> list[ChainRow]:
     """The chains, each with a PRM score of every tag. Errors: InputError when some have none and there is no PRM."""
-    groups: dict[str, list[ChainRow]] = {}
-    for chain in chains:
-        if chain.scores is None:
-            groups.setdefault(chain.problem.id, []).append(chain)
-    if not groups:
-        return list(chains)
     if config.prm is None:
-        raise InputError("the chains have no scores: give prm, the checkpoint that scores them", "prm")
+        if any(chain.scores is None for chain in chains):
+            raise InputError("the chains have no scores: give prm, the checkpoint that scores them", "prm")
+        return list(chains)
     inside = context.resolve(config.prm)
-    prm = str(inside) if inside.exists() else resolve("prm", config.prm)
-    with Journal(context.folder / JOURNAL, {"prm": prm}) as journal:
-        waiting = [group for name, group in groups.items() if name not in journal.done]
-        async with running_alone("prm", prm, threads=context.threads) as reader:
-            with bar_of("scores", len(groups), len(groups) - len(waiting)) as bar:
-
-                async def read(group: list[ChainRow]) -> None:
-                    found = await together(chain_scores(reader, chain) for chain in group)
-                    names = [chain.id for chain in group]
-                    journal.add(group[0].problem.id, dict(zip(names, found, strict=True)))
-                    bar.update()
-
-                await work_off(waiting, read, QUESTIONS_AT_ONCE)
-        known = {name: scores for value in journal.done.values() for name, scores in value.items()}
-    return [replace(chain, scores=tuple(known[chain.id])) if chain.id in known else chain for chain in chains]
+    prm = Prm(model=str(inside) if inside.exists() else resolve("prm", config.prm), threads=context.threads)
+    return await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL)
 
 
 def worth(chain: ChainRow, config: PairsConfig) -> float | None:
     """What a chain is worth as `PairsConfig.reward` says; None when a score that counts is missing."""
     if config.reward == "outcome":
-        return None if chain.right is None else float(chain.right)
+        right = rightness(chain)
+        return None if right is None else float(right)
     if chain.scores is None:
         return None
     *steps, answer = chain.scores
@@ -88,6 +87,13 @@ def worth(chain: ChainRow, config: PairsConfig) -> float | None:
     if answer is None or len(known) < len(steps):
         return None
     return config.step_weight * math.fsum(known) / len(known) + (1 - config.step_weight) * answer
+
+
+def rightness(chain: ChainRow) -> bool | None:
+    """Whether the answer is gold; None where there is no gold (served questions have none)."""
+    if chain.right is None and chain.problem.answer:
+        return is_right(chain.answer, chain.problem)
+    return chain.right
 
 
 def pairs_of(chains: Sequence[ChainRow], config: PairsConfig) -> list[PairRow]:
@@ -114,19 +120,24 @@ def _pair(better: ChainRow, worse: ChainRow, high: float, low: float) -> PairRow
 
 
 def summary(pairs: Sequence[PairRow], chains: Sequence[ChainRow]) -> dict[str, Any]:
-    """How many, how far apart, and how often the chosen one is right."""
-    right = {chain.id: chain.right for chain in chains}
+    """How many, how far apart, and how often the chosen one is right; None is a mean of nothing."""
+    right = {chain.id: rightness(chain) for chain in chains}
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
 
-    def mean(values: Sequence[float]) -> float:
-        return round(math.fsum(values) / len(values), 4)
+    def right_share(written: Sequence[Written]) -> float | None:
+        return _mean([float(known) for one in written if (known := right[one.id]) is not None])
 
     return {
         "questions": len({chain.problem.id for chain in chains}),
         "chains": len(chains),
         "pairs": len(pairs),
-        "mean_gap": mean([pair.chosen_score - pair.rejected_score for pair in pairs]),
-        "chosen_right": mean([float(right[pair.chosen.id] or False) for pair in pairs]),
-        "rejected_right": mean([float(right[pair.rejected.id] or False) for pair in pairs]),
-        "chosen_steps": mean([len(pair.chosen.steps) for pair in pairs]),
-        "rejected_steps": mean([len(pair.rejected.steps) for pair in pairs]),
+        "mean_gap": _mean([pair.chosen_score - pair.rejected_score for pair in pairs]),
+        "chosen_right": right_share(chosen),
+        "rejected_right": right_share(rejected),
+        "chosen_steps": _mean([len(one.steps) for one in chosen]),
+        "rejected_steps": _mean([len(one.steps) for one in rejected]),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(math.fsum(values) / len(values), 4) if values else None

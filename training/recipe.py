@@ -163,8 +163,10 @@ class PairsConfig(StageKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
-    chains: tuple[str, ...] = Field(min_length=1)
-    """JSONL files of chains."""
+    chains: tuple[str, ...] = ()
+    """JSONL files of chains. Give chains or traces, or both."""
+    traces: tuple[str, ...] = ()
+    """Folders of served searches, stored by cos-serve --trace-dir."""
     prm: str | None = None
     """The checkpoint that scores them; chains that carry scores need none."""
     reward: Literal["steps_and_answer", "answer", "outcome"] = "steps_and_answer"
@@ -176,6 +178,14 @@ class PairsConfig(StageKeys):
     """Smallest difference in worth."""
     per_question: int = Field(default=1, ge=1)
     """Most pairs a question."""
+    concurrency: int = Field(default=96, ge=1)
+    """Steps and answers that are scored at once."""
+
+    @model_validator(mode="after")
+    def _has_chains(self) -> PairsConfig:
+        if not (self.chains or self.traces):
+            raise ValueError("give chains or traces")
+        return self
 
 
 class DpoConfig(StageKeys, TrainingKeys):

@@ -70,6 +70,21 @@ def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: J
 
 
 @app.command()
+def traces(
+    stored: Annotated[list[Path], typer.Option("--traces", help="Folder that cos-serve had as --trace-dir.")],
+    out: Annotated[Path, typer.Option(help="Folder for chains.jsonl and pairs.jsonl.")] = Path("runs/traces"),
+    gap: Annotated[float, typer.Option(min=0, help="Pair two chains whose scores differ by more.")] = 0.2,
+    per_question: Annotated[int, typer.Option(min=1, help="Most pairs a question.")] = 1,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Turn stored traces of served searches into PRM rows and preference pairs."""
+    from cos.training.traces import TracesConfig, run_traces
+
+    config = TracesConfig(traces=tuple(map(str, stored)), gap=gap, per_question=per_question)
+    run_traces(config, StageContext(folder=out, runs=out.parent, skip_bad=skip_bad))
+
+
+@app.command()
 def heldout(
     out: Annotated[Path, typer.Option(help="The archive to write.")] = Path("runs/heldout.zip"),
     problems: Annotated[int, typer.Option(min=1, help="How many ledgers.")] = 1000,

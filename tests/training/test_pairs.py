@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cos.search.errors import InputError
-from cos.training.pairs import pairs_of, run_pairs, worth
+from cos.search.types import Step
+from cos.training.pairs import pairs_of, run_pairs, summary, worth
 from cos.training.recipe import PairsConfig
 from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
 from tests.training.training_support import QUESTION, context, write_chains
@@ -66,3 +67,46 @@ def test_chains_without_scores_and_prm_are_refused(tmp_path: Path) -> None:
     chains = write_chains(tmp_path / "chains.jsonl", 2)
     with pytest.raises(InputError, match="give prm"):
         run_pairs(config(chains=(str(chains),)), context(tmp_path, "pairs"))
+
+
+def test_scores_are_read_once_and_kept_for_another_gap(tmp_path: Path) -> None:
+    rows = [
+        replace(row, steps=(Step("Look", f"I feel [{sure:.4f}] sure.", "Yes."),), scores=None, labels={})
+        for row, sure in zip(scored(tmp_path / "c.jsonl", [0.0, 0.0]), (0.9, 0.4), strict=True)
+    ]
+    write_rows(tmp_path / "chains.jsonl", rows)
+    config_of = config(chains=(str(tmp_path / "chains.jsonl"),), prm="scripted", gap=0.6)
+    with pytest.raises(InputError, match=r"gap 0\.6"):
+        run_pairs(config_of, context(tmp_path, "pairs"))
+    kept = str(tmp_path / "pairs" / "scored.jsonl")
+    run_pairs(config(chains=(kept,), prm="no/such/model"), context(tmp_path, "again"))
+    (pair,) = read_rows(tmp_path / "again" / "pairs.jsonl", PairRow)
+    assert (pair.chosen_score, pair.rejected_score) == (pytest.approx(0.9), pytest.approx(0.4))
+
+
+def test_the_outcome_is_looked_up_where_gold_is_known_and_nobody_looked(tmp_path: Path) -> None:
+    right, wrong = (replace(row, right=None) for row in scored(tmp_path / "c.jsonl", [0.1, 0.9]))
+    (pair,) = pairs_of([wrong, right], config(reward="outcome"))
+    assert (pair.chosen.id, pair.rejected.id) == (right.id, wrong.id)
+    no_gold = [replace(row, problem=replace(row.problem, answer="")) for row in (right, wrong)]
+    assert pairs_of(no_gold, config(reward="outcome")) == []
+
+
+def test_the_summary_tells_gap_rightness_and_length(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "c.jsonl", [0.9, 0.1])
+    assert summary(pairs_of(rows, config()), rows) == {
+        "questions": 1,
+        "chains": 2,
+        "pairs": 1,
+        "mean_gap": 0.8,
+        "chosen_right": 1.0,
+        "rejected_right": 0.0,
+        "chosen_steps": 1.0,
+        "rejected_steps": 2.0,
+    }
+
+
+def test_one_id_in_two_files_is_refused(tmp_path: Path) -> None:
+    files = [write_chains(tmp_path / name / "chains.jsonl", 2) for name in ("a", "b")]
+    with pytest.raises(InputError, match="'p0/0' is in two of the files"):
+        run_pairs(config(chains=tuple(map(str, files))), context(tmp_path, "pairs"))
