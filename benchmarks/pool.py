@@ -4,6 +4,7 @@ N chains a problem are drawn once. For each k the pool is cut into N // k blocks
 block, and a problem counts by the share of blocks that were picked right.
 """
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,14 @@ from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
-from cos.search.ports import Scorer, ScorerSession
+from cos.search.ports import Scorer
 from cos.search.search import solve
 from cos.search.select import Ruler, rank, rank_key, vote
-from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.training.accuracy import ask, is_right, root_seed
 from cos.training.progress import side_by_side
 from cos.training.provenance import Facts
+from cos.training.scoring import CONCURRENCY, read_tree
 from cos.training.statistics import bootstrap_mean, pass_at_k
 
 Rule = Callable[[Sequence[Chain]], str | None]
@@ -132,37 +133,9 @@ def _chain(nodes: Mapping[Path, Candidate], path: Path) -> Chain:
 
 
 async def score_tree(scorer: Scorer, question: Question, tree: Sequence[Candidate]) -> dict[Path, float | None]:
-    """A PRM score for every candidate, None where there is none: unreadable text, or a read that failed.
-
-    A candidate is read when its parent has been, so that the engine's cache holds all but its own tokens.
-    """
-    session = await scorer.open(question)
+    """A PRM score for every candidate, None where there is none: unreadable text, or a read that failed."""
     nodes = {candidate.path: candidate for candidate in tree}
-    children: dict[Path, list[Path]] = {}
-    for path in nodes:
-        children.setdefault(path[:-1], []).append(path)
-    scores: dict[Path, float | None] = {}
-
-    async def below(path: Path) -> None:
-        await together(read(child) for child in children.get(path, ()))
-
-    async def read(path: Path) -> None:
-        scores[path] = await _score(session, _chain(nodes, path))
-        await below(path)
-
-    await below(())
-    return scores
-
-
-async def _score(session: ScorerSession, chain: Chain) -> float | None:
-    if chain.candidates[-1].end in ("broken", "truncated"):
-        return None
-    try:
-        return (await session.score(chain)).score
-    except EngineDead:
-        raise
-    except EngineError:
-        return None
+    return await read_tree(await scorer.open(question), nodes, asyncio.Semaphore(CONCURRENCY)) if nodes else {}
 
 
 def pool_facts(pools: Sequence[Pool], size: int, seed: int) -> Facts:

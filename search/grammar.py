@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cos.search.errors import InputError
-from cos.search.ports import Vocabulary
+from cos.search.ports import Encoder, Vocabulary
 from cos.search.types import End, Step
 
 REASONING_START = "<|reasoning_start|>"
@@ -77,7 +77,7 @@ def answer_pieces(answer: str, *, first: bool) -> list[str]:
     return [*lead, "Answer:", "\n", ANSWER_START, answer, ANSWER_END]
 
 
-def segment_ids(vocabulary: Vocabulary, content: Step | str, *, first: bool) -> tuple[int, ...]:
+def segment_ids(vocabulary: Encoder, content: Step | str, *, first: bool) -> tuple[int, ...]:
     """A step (or, given as text, an answer) as token ids. Only what the grammar itself writes becomes a control token;
     a field that spells one stays text.
 

@@ -10,7 +10,19 @@ from typing import Literal, Protocol
 from cos.search.types import Chain, Question
 
 
-class Vocabulary(Protocol):
+class Encoder(Protocol):
+    """The half of a vocabulary that text goes into."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of plain text. Control tokens spelt in it stay text: their ids never come out."""
+        ...
+
+    def control_id(self, token: str) -> int | None:
+        """The id of a control token; None when the vocabulary has no such single token."""
+        ...
+
+
+class Vocabulary(Encoder, Protocol):
     """A tokenizer, as far as a search needs one."""
 
     @property
@@ -18,16 +30,8 @@ class Vocabulary(Protocol):
         """Equal for two vocabularies exactly when they give every text the same ids."""
         ...
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of plain text. Control tokens spelt in it stay text: their ids never come out."""
-        ...
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text, control tokens spelt out."""
-        ...
-
-    def control_id(self, token: str) -> int | None:
-        """The id of a control token; None when the vocabulary has no such single token."""
         ...
 
 

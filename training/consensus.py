@@ -6,7 +6,7 @@ Reason: continuations and judges agree on a small part of the wrong steps, and P
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from cos.training.rows import ChainRow, Source
@@ -86,20 +86,11 @@ def _line(one: Agreement) -> str:
 
 def agreed_chains(chains: Iterable[ChainRow], sources: Sequence[Source]) -> list[ChainRow]:
     """The chains that every source labelled and on whose every tag all agree."""
-    return [chain for chain in chains if _is_labelled(chain, sources) and all(_agreed(chain, sources))]
+    return [
+        chain for chain in chains if all(source in chain.labels for source in sources) and _is_agreed(chain, sources)
+    ]
 
 
-def with_agreed_tags(chains: Iterable[ChainRow], sources: Sequence[Source]) -> list[ChainRow]:
-    """The chains that every source labelled and that have a tag on which all agree, each told which tags these are:
-    the others are not to be taught."""
-    marked = [replace(chain, agreed=_agreed(chain, sources)) for chain in chains if _is_labelled(chain, sources)]
-    return [chain for chain in marked if any(chain.agreed or ())]
-
-
-def _is_labelled(chain: ChainRow, sources: Sequence[Source]) -> bool:
-    return all(source in chain.labels for source in sources)
-
-
-def _agreed(chain: ChainRow, sources: Sequence[Source]) -> tuple[bool, ...]:
+def _is_agreed(chain: ChainRow, sources: Sequence[Source]) -> bool:
     every = zip(*(chain.labels[source] for source in sources), strict=True)
-    return tuple(len({label.hard for label in labels}) == 1 for labels in every)
+    return all(len({label.hard for label in labels}) == 1 for labels in every)

@@ -30,7 +30,7 @@ from cos.training.rows import PairRow, read_rows
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "dpo") as run:
-        model, processor = load_checkpoint(context.resolve(config.policy))
+        model, processor = load_checkpoint(context.checkpoint(config.policy))
         rows = [
             row for path in config.pairs for row in read_rows(context.resolve(path), PairRow, skip_bad=context.skip_bad)
         ]
@@ -50,7 +50,7 @@ def reference_of(
     config: DpoConfig, context: StageContext, data: PairData, collate: PairCollator
 ) -> Sequence[tuple[float, float]]:
     """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
-    reference, _ = load_checkpoint(context.resolve(config.reference or config.policy))
+    reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
     key = f"{weights_digest(reference)} {data.fingerprint} {config.precision}"
 

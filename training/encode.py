@@ -66,13 +66,6 @@ class TurnEncoder:
         """Plain text."""
         return self._encode(text)
 
-    @property
-    def fingerprint(self) -> str:
-        raise NotImplementedError("only whole vocabularies are compared")
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        raise NotImplementedError("turns are only written")
-
     def segments(self, steps: Sequence[Step], answer: str) -> list[list[int]]:
         """Token ids of every segment, the answer's last."""
         contents: list[Step | str] = [*steps, answer]

@@ -2,7 +2,7 @@
 
 Step and answer accuracy of the PRM on labelled chains have the shape of the paper's Table 3; calibration goes with
 them. The policy is measured alone and under search. All of it is written to ``evaluation.json``, the reliability plot
-to ``reliability.png``; the last line on stdout is the same JSON object.
+to ``reliability.png``, and printed as one JSON line.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from cos.training.accuracy import Outcome, evaluate, root_seed
 from cos.training.calibration import plot_reliability
 from cos.training.engines import NO_PRM, running, running_alone
 from cos.training.folder import StageContext, StageRun, replacing
-from cos.training.parity import engine_scores
-from cos.training.problems import problems_of
+from cos.training.problems import chains_of, problems_of
 from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
-from cos.training.rows import ChainRow, ProblemRow, read_rows
+from cos.training.rows import ChainRow, ProblemRow
+from cos.training.scoring import read_chains
 from cos.training.statistics import bootstrap_mean
 from cos.training.verdicts import (
     Labelled,
@@ -63,7 +63,7 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
     """Errors: as `run_evaluate`; files are read before engines start."""
     unseen, seen = (_chains(config, context, paths) for paths in (config.chains, config.seen_chains))
     problems = [] if config.problems is None else [RowProblem(row) for row in problems_of(config.problems, context)]
-    prm, policy = (_model(context, role, getattr(config, role)) for role in ("prm", "policy"))
+    prm, policy = (name and context.checkpoint(name) for name in (config.prm, config.policy))
     facts: Facts = {}
     async with AsyncExitStack() as stack:
         pair, reader = await _engines(config, context, stack, policy, prm)
@@ -82,7 +82,10 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
         "labels": config.labels,
         "seed": context.seed,
         "dtype": config.dtype,
-        "checkpoints": {"prm": prm and revision(prm), "policy": policy and revision(policy)},
+        "checkpoints": {
+            "prm": prm and revision(resolve("prm", prm)),
+            "policy": policy and revision(resolve("policy", policy)),
+        },
         **machine(),
     }
 
@@ -107,26 +110,18 @@ async def _scores(
     if not config.stored_scores:
         if reader is None:
             raise InputError("chains are judged by a PRM: give prm, or stored_scores: true", "prm")
-        return await engine_scores(reader, chains, config.concurrency)
+        return [[*(row.scores or ())] for row in await read_chains(chains, reader, config.concurrency)]
     bare = next((row.id for row in chains if row.scores is None), None)
     if bare is not None:
         raise InputError(f"chain {bare!r} has no stored scores; leave out stored_scores to have it read", "chains")
     return [[*(row.scores or ())] for row in chains]
 
 
-def _model(context: StageContext, role: str, model: str | None) -> str | None:
-    """A checkpoint of the recipe's runs, a folder, a hub name, cos-tiny, or scripted."""
-    if model is None:
-        return None
-    inside = context.resolve(model)
-    return str(inside) if inside.exists() else resolve(role, model)
-
-
 def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str]) -> list[ChainRow]:
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
-    for path in map(context.resolve, paths):
-        for row in read_rows(path, ChainRow, skip_bad=context.skip_bad):
+    for path in paths:
+        for row in chains_of([path], context):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(

@@ -62,6 +62,13 @@ class StageContext:
         below = self.runs / path
         return path if path.is_absolute() or (path.exists() and not below.exists()) else below
 
+    def checkpoint(self, name: str) -> str:
+        """A checkpoint as a recipe gives it: a folder as `resolve` finds it, what another stage writes (``sft/model``)
+        whether it is there yet or not; all else is a hub name, or the embedded default's."""
+        found = self.resolve(name)
+        is_folder = found.exists() or Path(name).name == MODEL or name.startswith((".", "/", "~"))
+        return str(found) if is_folder else name
+
 
 class StageRun:
     """One run of a stage in its folder, as a context: holds the folder's lock, and marks the end by `finish`.

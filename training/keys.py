@@ -73,8 +73,6 @@ class TrainingKeys(Keys):
     """Share of the steps over which the rate rises."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Decay of weight matrices."""
-    scheduler: Literal["cosine"] = "cosine"
-    """How the rate falls after the warm-up."""
     min_rate_share: float = Field(default=0.0, ge=0, le=1)
     """The rate at the end, as a share of the peak."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -99,8 +97,6 @@ class TrainingKeys(Keys):
     """Steps from checkpoint to checkpoint."""
     log_every: int = Field(default=10, ge=1)
     """Steps from one line of metrics.jsonl to the next."""
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the vision tower's layers skipped at random, rising with depth, where the architecture has it."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, some 30 % more time."""
 

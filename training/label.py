@@ -67,7 +67,7 @@ async def _continue(
     config: LabelConfig, context: StageContext, chains: Sequence[ChainRow]
 ) -> tuple[dict[str, tuple[TagLabel, ...]], dict[str, int]]:
     """Monte-Carlo labels by chain id, and what they took."""
-    policy = str(context.resolve(config.policy or ""))
+    policy = context.checkpoint(config.policy or "")
     manner = Manner(temperature=config.temperature, top_p=config.top_p, max_tokens=None, seed=context.seed)
     how = Continuing(continuations=config.continuations, hard_above=config.hard_above)
     of_problem: dict[str, list[ChainRow]] = {}

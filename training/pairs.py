@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cos.checkpoints import resolve
 from cos.search.errors import InputError
 from cos.training.folder import StageContext, StageRun
 from cos.training.problems import chains_of
@@ -68,8 +67,7 @@ async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: Stage
         if any(chain.scores is None for chain in chains):
             raise InputError("the chains have no scores: give prm, the checkpoint that scores them", "prm")
         return list(chains)
-    inside = context.resolve(config.prm)
-    prm = Prm(model=str(inside) if inside.exists() else resolve("prm", config.prm), threads=context.threads)
+    prm = Prm(model=context.checkpoint(config.prm), threads=context.threads)
     return await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL)
 
 

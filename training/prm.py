@@ -8,7 +8,7 @@ paper).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,17 +24,18 @@ from cos.training.ledger_data import LedgerData
 from cos.training.losses import LabelLoss
 from cos.training.mnist import load as load_digits
 from cos.training.models import deepen
+from cos.training.problems import chains_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
-from cos.training.row_data import RowData, read_picture
-from cos.training.rows import ChainRow, ledger_problem, read_rows
+from cos.training.row_data import RowData, judged
+from cos.training.rows import ChainRow, ledger_problem
 from cos.training.trainer import StageTrainer
 
 
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
-        model, processor = load_checkpoint(context.resolve(config.model))
+        model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
         label = LabelLoss(encoder.labels, config.answer_weight, config.lm_weight)
         loss: Any = label
@@ -55,14 +56,13 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
 
 def prm_data(config: PrmConfig, context: StageContext, encoder: TurnEncoder) -> Dataset[Sample]:
     """Rows alone, or clumsy writers and rows by turns."""
-    files = [context.resolve(path) for path in config.chains]
+    rows = chains_of(config.chains, context) if config.chains else []
     if config.ledger is None:
-        return RowData.of_chains(files, encoder, config.labels, soft=config.target == "soft", skip_bad=context.skip_bad)
+        return judged(rows, encoder, config.labels, soft=config.target == "soft")
     digits = load_digits(context.mnist, config.ledger.digits)
     samples = config.batch * config.accumulate * (config.steps or 1)
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
-    rows = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
     return Alternating(writers, rows, encoder, config.batch, seed)
 
 
@@ -72,8 +72,8 @@ class Alternating(Dataset[Sample]):
     def __init__(
         self, writers: LedgerData, rows: Sequence[ChainRow], encoder: TurnEncoder, batch: int, seed: int
     ) -> None:
-        self._writers, self._encoder, self._batch, self._seed = writers, encoder, batch, seed
-        self._rows = sorted(rows, key=lambda row: (len(row.steps), row.id))
+        self._writers, self._batch, self._seed = writers, batch, seed
+        self._rows = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), checked_by(encoder))
 
     def __len__(self) -> int:
         return len(self._writers)
@@ -84,15 +84,19 @@ class Alternating(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch at once."""
         number = indices[0] // self._batch
-        if not self._rows or number % 2 == 0:
+        if not len(self._rows) or number % 2 == 0:
             return self._writers.__getitems__(indices)
         start = random.Random(f"{self._seed}/{number}").randrange(max(1, len(self._rows) - len(indices) + 1))
-        return [self._sample(row) for row in self._rows[start : start + len(indices)]]
+        return [self._rows[place] for place in range(start, min(start + len(indices), len(self._rows)))]
 
-    def _sample(self, row: ChainRow) -> Sample:
-        written = Derivation(row.steps, row.answer)
-        turn = judged_turn(self._encoder, written, derive(ledger_problem(row.problem)))
-        return Sample(read_picture(row.problem.image), row.problem.question, turn)
+
+def checked_by(encoder: TurnEncoder) -> Callable[[ChainRow], Turn]:
+    """Judges the chain of a ledger as the clumsy writers' are: exactly, at every token."""
+
+    def write(row: ChainRow) -> Turn:
+        return judged_turn(encoder, Derivation(row.steps, row.answer), derive(ledger_problem(row.problem)))
+
+    return write
 
 
 def clumsy_turn(encoder: TurnEncoder, problem: Problem, rng: random.Random) -> Turn:

@@ -139,7 +139,8 @@ class PrmConfig(StageKeys, TrainingKeys):
     chains: tuple[str, ...] = ()
     """JSONL files of labelled chains. Give chains or ledger, or both."""
     ledger: LedgerSource | None = None
-    """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``."""
+    """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``, which then are ledgers,
+    too; the exact checker labels all of them."""
     labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
     """Whose labels are taught."""
     target: Literal["soft", "hard"] = "hard"
@@ -155,6 +156,10 @@ class PrmConfig(StageKeys, TrainingKeys):
     def _has_data(self) -> PrmConfig:
         if self.ledger is None and not self.chains:
             raise ValueError("give chains or ledger")
+        if self.judging_layers and self.ledger is None:
+            raise ValueError("judging_layers learn from verdicts at every token, which only a ledger has: give ledger")
+        if self.ledger is not None and (self.labels, self.target) != ("exact", "hard"):
+            raise ValueError("with a ledger every chain is labelled by the exact checker: leave out labels and target")
         check_steps(self.ledger, self)
         return self
 

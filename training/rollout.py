@@ -39,7 +39,7 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
     """
     with StageRun(context, "rollout") as stage:
         problems = problems_of(config.problems, context)
-        policy = str(context.resolve(config.policy))
+        policy = context.checkpoint(config.policy)
         manner = Manner(
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=context.seed
         )

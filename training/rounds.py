@@ -42,7 +42,7 @@ def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | Non
 
     stages = stages or own_stages()
     with StageRun(context, "rounds") as run:
-        policy = context.resolve(config.policy).resolve()
+        policy = context.checkpoint(config.policy)
         outcome: dict[str, Any] = {}
         for number in range(1, config.rounds + 1):
             policy = run_round(config, context, number, policy, stages)
@@ -59,7 +59,7 @@ def own_stages() -> Stages:
     return Stages(run_rollout, run_pairs, run_dpo)
 
 
-def run_round(config: RoundsConfig, context: StageContext, number: int, policy: Path, stages: Stages) -> Path:
+def run_round(config: RoundsConfig, context: StageContext, number: int, policy: str, stages: Stages) -> str:
     """One round from ``policy``; returns where its own policy stands. Parts that are done are passed over."""
     folder = (context.folder / f"round-{number}").resolve()
     rollout, pairs, dpo = (
@@ -67,18 +67,18 @@ def run_round(config: RoundsConfig, context: StageContext, number: int, policy: 
     )
     if not rollout.is_done:
         asked = questions(config, context, number, folder)
-        stages.rollout(config.rollout.model_copy(update={"policy": str(policy), "problems": asked}), rollout)
+        stages.rollout(config.rollout.model_copy(update={"policy": policy, "problems": asked}), rollout)
     if not pairs.is_done:
-        prm = None if config.prm is None else str(context.resolve(config.prm).resolve())
+        prm = None if config.prm is None else context.checkpoint(config.prm)
         chains = (str(rollout.folder / "chains.jsonl"),)
         stages.pairs(config.pairs.model_copy(update={"chains": chains, "prm": prm}), pairs)
     if not dpo.is_done:
-        first = context.resolve(config.policy).resolve()
+        first = context.checkpoint(config.policy)
         trained = first if config.weights == "restart" else policy
         found = (str(pairs.folder / "pairs.jsonl"),)
-        update = {"policy": str(trained), "reference": str(first), "pairs": found}
+        update = {"policy": trained, "reference": first, "pairs": found}
         stages.dpo(config.dpo.model_copy(update=update), dpo)
-    return dpo.folder / MODEL
+    return str(dpo.folder / MODEL)
 
 
 def questions(config: RoundsConfig, context: StageContext, number: int, folder: Path) -> ProblemSource:

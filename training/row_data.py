@@ -1,73 +1,52 @@
-"""Rows of files as training samples; pictures are read when they are needed."""
+"""Rows as training samples; a chain is encoded and its picture read when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from cos.search.errors import InputError
 from cos.training.encode import Sample, Turn, TurnEncoder
-from cos.training.rows import ChainRow, Source, read_rows
+from cos.training.rows import ChainRow, Source
 
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    picture: str
-    question: str
-    turn: Turn
+Write = Callable[[ChainRow], Turn]
 
 
 class RowData(Dataset[Sample]):
-    """Chains to be imitated or to be judged, encoded once."""
+    """Chains as ``write`` encodes them."""
 
-    def __init__(self, entries: Sequence[_Entry]) -> None:
-        """Errors: InputError when there are none."""
-        if not entries:
-            raise InputError("there are no chains to train on; check the files of the stage", "data")
-        self._entries = entries
+    def __init__(self, rows: Sequence[ChainRow], write: Write) -> None:
+        self._rows, self._write = rows, write
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        entry = self._entries[index]
-        return Sample(read_picture(entry.picture), entry.question, entry.turn)
-
-    @staticmethod
-    def of_files(files: Sequence[Path], encoder: TurnEncoder, skip_bad: bool) -> RowData:
-        """Gold chains for SFT."""
-        rows = [row for file in files for row in read_rows(file, ChainRow, skip_bad=skip_bad)]
-        return RowData(
-            [_Entry(row.problem.image, row.problem.question, encoder.chain(row.steps, row.answer)) for row in rows]
-        )
-
-    @staticmethod
-    def of_chains(
-        files: Sequence[Path], encoder: TurnEncoder, source: Source, *, soft: bool, skip_bad: bool
-    ) -> RowData:
-        """Labelled chains for a PRM, by the labels of one source; chains without them are left out.
-
-        Errors: InputError when labels and tags do not line up, or no chain has labels of that source.
-        """
-        rows = [row for file in files for row in read_rows(file, ChainRow, skip_bad=skip_bad)]
-        return RowData([_judged(row, encoder, source, soft) for row in rows if source in row.labels])
+        row = self._rows[index]
+        return Sample(read_picture(row.problem.image), row.problem.question, self._write(row))
 
 
-def _judged(row: ChainRow, encoder: TurnEncoder, source: Source, soft: bool) -> _Entry:
-    taught = row.agreed or (True,) * len(row.labels[source])
-    labels = [
-        (label.soft if soft else float(label.hard)) if counts else None
-        for label, counts in zip(row.labels[source], taught, strict=True)
-    ]
-    try:
-        turn = encoder.judged(row.steps, row.answer, labels)
-    except ValueError as error:
-        raise InputError(f"chain {row.id!r}: {error}", "chains") from error
-    return _Entry(row.problem.image, row.problem.question, turn)
+def imitated(rows: Sequence[ChainRow], encoder: TurnEncoder) -> RowData:
+    """Gold chains for SFT."""
+    return RowData(rows, lambda row: encoder.chain(row.steps, row.answer))
+
+
+def judged(rows: Sequence[ChainRow], encoder: TurnEncoder, source: Source, *, soft: bool) -> RowData:
+    """Chains for a PRM, by the labels of one source; chains without them are left out.
+
+    Errors: InputError when no chain has labels of that source.
+    """
+    labelled = [row for row in rows if source in row.labels]
+    if not labelled:
+        raise InputError(f"none of {len(rows)} chains has labels by {source!r}; run the stage `label`", "labels")
+
+    def write(row: ChainRow) -> Turn:
+        tags = row.labels[source]
+        return encoder.judged(row.steps, row.answer, [tag.soft if soft else float(tag.hard) for tag in tags])
+
+    return RowData(labelled, write)
 
 
 def read_picture(path: str) -> Image.Image:

@@ -68,8 +68,6 @@ class ChainRow:
     """Whether the answer equals gold; None where nobody looked."""
     labels: dict[Source, tuple[TagLabel, ...]] = field(default_factory=dict[Source, tuple[TagLabel, ...]])
     """Labels of every tag, by who gave them."""
-    agreed: tuple[bool, ...] | None = None
-    """The tags on which all sources of labels agree; others are not taught. None where no consensus was asked for."""
     scores: tuple[float | None, ...] | None = None
     """A PRM's score of every tag; None for an unscored one, or for all."""
     logprob: float | None = None
@@ -79,7 +77,6 @@ class ChainRow:
         """Errors: ValueError when labels or scores do not line up with the tags."""
         counts = {f"labels by {source!r}": len(labels) for source, labels in self.labels.items()}
         counts |= {} if self.scores is None else {"scores": len(self.scores)}
-        counts |= {} if self.agreed is None else {"agreements": len(self.agreed)}
         for what, count in counts.items():
             if count != len(self.steps) + 1:
                 raise ValueError(

@@ -7,11 +7,12 @@ once, and a step is read when the one before it has been: the engine's prefix ca
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path as File
 
+from cos.checkpoints import resolve
 from cos.prm.cos import CosPrm
 from cos.prm.ports import Reader
 from cos.search.errors import EngineDead, EngineError
@@ -55,7 +56,9 @@ async def score_chains(
         with (
             nullcontext()
             if journal is None
-            else Journal(journal, {"prm": prm.model, "revision": revision(prm.model), "dtype": prm.dtype})
+            else Journal(
+                journal, {"prm": prm.model, "revision": revision(resolve("prm", prm.model)), "dtype": prm.dtype}
+            )
         ) as kept:
             read = iter(await read_chains(bare, reader, concurrency, kept))
     return [next(read) if needs_scores(row) else row for row in rows]
@@ -113,6 +116,17 @@ async def _read_question(
     """The scores of every chain of one question."""
     session = await scorer.open(await question_of(group[0].problem))
     nodes, leaves = tree_of(vocabulary, group)
+    scores = await read_tree(session, nodes, gate)
+    return [[scores[leaf[:depth]] for depth in range(1, len(leaf) + 1)] for leaf in leaves]
+
+
+async def read_tree(
+    session: ScorerSession, nodes: Mapping[Path, Candidate], gate: asyncio.Semaphore
+) -> dict[Path, float | None]:
+    """P(good) of every candidate of a tree; None for unreadable text, and where a read failed twice or was not finite.
+
+    ``gate``: reads at once. Errors: EngineDead.
+    """
     children: dict[Path, list[Path]] = {}
     for path in nodes:
         children.setdefault(path[:-1], []).append(path)
@@ -126,14 +140,15 @@ async def _read_question(
             await together(read(child) for child in children[path])
 
     # The first step goes ahead: it brings prompt and picture into the cache for all others.
-    first, *others = children[()]
-    await read(first)
-    if others:
-        await together(read(other) for other in others)
-    return [[scores[leaf[:depth]] for depth in range(1, len(leaf) + 1)] for leaf in leaves]
+    for some in (children[()][:1], children[()][1:]):
+        if some:
+            await together(read(path) for path in some)
+    return scores
 
 
 async def _score(session: ScorerSession, chain: Chain) -> float | None:
+    if chain.candidates[-1].end in ("broken", "truncated"):
+        return None
     for _ in range(ATTEMPTS):
         try:
             return (await session.score(chain)).score

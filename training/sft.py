@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from cos.training.adapters import merge_lora, with_lora
-from cos.training.encode import Collator, Sample, TurnEncoder, load_checkpoint
+from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext, StageRun
-from cos.training.ledger import derive
+from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.losses import sft_loss
+from cos.training.mnist import Digits
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
+from cos.training.problems import chains_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
-from cos.training.row_data import RowData
+from cos.training.row_data import imitated
 from cos.training.trainer import StageTrainer
 
 CHECKED = 8
@@ -29,9 +31,9 @@ CHECKED = 8
 def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
-        model, processor = load_checkpoint(context.resolve(config.model))
+        model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
-            take_text(load_checkpoint(context.resolve(config.text_from))[0], model)
+            take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
         data = sft_data(config, context, encoder)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
@@ -48,13 +50,13 @@ def sft_data(config: SftConfig, context: StageContext, encoder: TurnEncoder) -> 
         digits = load_digits(context.mnist, config.ledger.digits)
         samples = config.batch * config.accumulate * (config.steps or 1)
         return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
-    return RowData.of_files([context.resolve(path) for path in config.data], encoder, context.skip_bad)
+    return imitated(chains_of(config.data, context), encoder)
 
 
-def gold_ledgers(digits: Any, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:
+def gold_ledgers(digits: Digits, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:
     """Gold derivations on fresh pictures."""
 
-    def write(problem: Any, _: Any) -> Any:
+    def write(problem: Problem, _: random.Random) -> Turn:
         gold = derive(problem)
         return encoder.chain(gold.steps, gold.answer)
 

@@ -111,7 +111,7 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
         collate = CellCollator(processor)
         aims = None
         if config.towards is not None:
-            first, its = load_checkpoint(context.resolve(config.towards))
+            first, its = load_checkpoint(context.checkpoint(config.towards))
             aims = prototypes_of(first, CellCollator(its), Renderer(load_digits(context.mnist, "policy"), PEN), context)
         torch.manual_seed(context.seed)
         heads = SightHeads(size.text_width)

@@ -28,7 +28,7 @@ _PRM_DESCRIPTIONS = {
 def run_tokens(config: TokensConfig, context: StageContext) -> None:
     """Writes ``model/``. Errors: InputError for a checkpoint that cannot be used."""
     with StageRun(context, "tokens") as run:
-        model, processor = load_checkpoint(context.resolve(config.checkpoint))
+        model, processor = load_checkpoint(context.checkpoint(config.checkpoint))
         added = add_tokens(model, processor.tokenizer)
         run.finish(model, processor, {"added": len(added), "vocabulary": len(processor.tokenizer)})
 

@@ -10,8 +10,9 @@ from cos.checkpoints import embedded, heldout
 from cos.engines.launch import launch
 from cos.engines.settings import EngineSettings
 from cos.training.ledger import Kind, Problem, clumsy, derive, exact
-from cos.training.parity import compared, engine_scores, reference_scores
+from cos.training.parity import compared, reference_scores
 from cos.training.rows import ChainRow, ProblemRow
+from cos.training.scoring import read_chains
 
 pytestmark = pytest.mark.real
 
@@ -39,7 +40,7 @@ async def test_the_engine_scores_every_tag_as_transformers_does(dtype: str, tole
     folder, written = str(embedded("prm")), chains(tmp_path)
     engines = await launch(EngineSettings(role="prm", model=folder, dtype=dtype), None)
     try:
-        read = await engine_scores(engines.policy, written)
+        read = [[*(row.scores or ())] for row in await read_chains(written, engines.policy)]
     finally:
         await engines.close()
     tags = compared(read, reference_scores(folder, written, dtype))

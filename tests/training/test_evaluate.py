@@ -17,9 +17,10 @@ from cos.search.types import Step
 from cos.training.evaluate import run_evaluate, searches
 from cos.training.folder import StageContext
 from cos.training.keys import ProblemSource
-from cos.training.parity import as_chain, compared, engine_scores
+from cos.training.parity import compared
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow, TagLabel, write_rows
+from cos.training.scoring import read_chains, tree_of
 
 
 def problem(folder: Path, index: int) -> ProblemRow:
@@ -159,13 +160,14 @@ def test_chains_without_the_wanted_labels_are_an_error_that_names_one(chains: Pa
 async def test_a_written_chain_is_scored_as_the_search_would_score_it(tmp_path: Path):
     row = chain(problem(tmp_path, 0), 0, [0.8, 0.3], [True, True])
     engine = ScriptedEngine()
-    (found,) = await engine_scores(engine, [row])
-    assert found == [pytest.approx(0.8), pytest.approx(0.3), pytest.approx(0.3)]
-    written = as_chain(engine.vocabulary, row.steps, row.answer)
-    assert "".join(candidate.text for candidate in written.candidates) == "".join(row.segments)
-    assert [candidate.end for candidate in written.candidates] == ["step", "step", "answer"]
-    assert pair(engine, engine).grammar.read(written.candidates[0].token_ids, written.candidates[0].text, cut=False)
-    assert re.search(r"\[0\.8000\]", written.candidates[0].text)
+    (found,) = await read_chains([row], engine)
+    assert found.scores == (pytest.approx(0.8), pytest.approx(0.3), pytest.approx(0.3))
+    nodes, _ = tree_of(engine.vocabulary, [row])
+    written = list(nodes.values())
+    assert "".join(candidate.text for candidate in written) == "".join(row.segments)
+    assert [candidate.end for candidate in written] == ["step", "step", "answer"]
+    assert pair(engine, engine).grammar.read(written[0].token_ids, written[0].text, cut=False)
+    assert re.search(r"\[0\.8000\]", written[0].text)
 
 
 def test_comparing_two_sides_finds_the_largest_gap_and_refuses_a_missing_score():

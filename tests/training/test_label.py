@@ -1,5 +1,6 @@
 """Labels by the exact checker, and how far sources agree."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +9,15 @@ from PIL import Image
 
 from cos.search.errors import InputError
 from cos.search.types import Step
+from cos.training.chains import judged_turn
 from cos.training.checker import exact_labels
 from cos.training.consensus import agreed_chains, agreements
 from cos.training.encode import TurnEncoder
 from cos.training.label import run_label, with_labels
-from cos.training.ledger import Problem, derive
+from cos.training.ledger import Problem, clumsy, derive, sample_problem
 from cos.training.models import build_tokenizer
 from cos.training.recipe import LabelConfig
-from cos.training.row_data import RowData
+from cos.training.row_data import judged
 from cos.training.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows
 from tests.training.training_support import context
 
@@ -72,13 +74,18 @@ def test_sources_are_compared_and_only_agreed_chains_stay(tmp_path: Path) -> Non
     assert [row.id for row in agreed_chains(rows, ("exact", "judge"))] == ["p/0"]
 
 
-def test_tags_on_which_sources_differ_are_not_taught(tmp_path: Path) -> None:
-    row = with_labels(slipped(tmp_path), "exact", exact_labels(slipped(tmp_path)))
-    agreed = (False, *[True] * len(row.steps))
-    write_rows(tmp_path / "chains.jsonl", [replace(row, agreed=agreed)])
-    data = RowData.of_chains(
-        [tmp_path / "chains.jsonl"], TurnEncoder(build_tokenizer()), "exact", soft=False, skip_bad=False
-    )
-    turn = data[0].turn
-    taught = [verdict for verdict, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
-    assert taught == [-1.0, *[0.0] * len(row.steps)]
+def test_the_checker_and_the_tags_of_a_judged_turn_say_the_same(tmp_path: Path) -> None:
+    encoder, rng = TurnEncoder(build_tokenizer()), random.Random(1)
+    for _ in range(60):
+        problem = sample_problem(rng)
+        gold, written = derive(problem), derive(problem, clumsy(rng, 0.1, 0.1))
+        asked = ProblemRow(id="p", image="", question=problem.question, answer=gold.answer, meta=ledger_meta(problem))
+        row = ChainRow(id="p/0", problem=asked, steps=written.steps, answer=written.answer)
+        turn = judged_turn(encoder, written, gold)
+        at_tags = [verdict for verdict, tag in zip(turn.verdict, turn.is_tag, strict=True) if tag]
+        assert at_tags == [label.soft for label in exact_labels(row)]
+
+
+def test_chains_without_the_wanted_labels_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of 1 chains has labels by 'exact'"):
+        judged([chain(tmp_path, 0)], TurnEncoder(build_tokenizer()), "exact", soft=False)

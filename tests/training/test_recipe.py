@@ -8,6 +8,7 @@ import yaml
 from cos.search.errors import InputError
 from cos.training.recipe import folder_name
 from cos.training.recipe_file import load_recipe, shipped
+from tests.training.training_support import context
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,3 +64,25 @@ def test_accelerate_takes_its_configurations(path: Path) -> None:
 
     found = ClusterConfig.from_yaml_file(str(path))
     assert found.num_processes == yaml.safe_load(path.read_text())["num_processes"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ("chains: [a], judging_layers: true, steps: 1", "which only a ledger has"),
+        ("ledger: {digits: prm}, labels: monte_carlo, steps: 1", "leave out labels and target"),
+    ],
+)
+def test_keys_of_a_prm_that_would_go_unheard_are_refused(tmp_path: Path, keys: str, what: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: x\nstages:\n  - {{stage: prm, model: m, {keys}}}\n")
+    with pytest.raises(InputError, match=what):
+        load_recipe(file)
+
+
+def test_a_checkpoint_is_a_folder_or_a_hub_name(tmp_path: Path) -> None:
+    where = context(tmp_path, "sft")
+    assert where.checkpoint("OpenGVLab/InternVL2_5-8B-MPO-hf") == "OpenGVLab/InternVL2_5-8B-MPO-hf"
+    assert where.checkpoint("cos-tiny") == "cos-tiny"
+    assert where.checkpoint("tokens/model") == str(tmp_path / "tokens" / "model"), "another stage's, not there yet"
+    assert where.checkpoint(str(tmp_path)) == str(tmp_path)

@@ -11,10 +11,12 @@ import pytest
 
 from cos.engines.launch import Engines
 from cos.engines.scripted import Fault, Script, ScriptedEngine
+from cos.prm.cos import CosPrm
+from cos.prm.ports import Reader
 from cos.search.errors import EngineDead, EngineError, InputError
-from cos.search.types import Question, Step
+from cos.search.types import Chain, Question, Step
 from cos.training.journal import Journal
-from cos.training.parity import engine_scores
+from cos.training.rollout import question_of
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import Prm, read_chains, score_chains, tree_of
 from tests.training.chains_support import lines, problems, until
@@ -39,12 +41,20 @@ def prm(fault: Fault | None = None, judge: Callable[[Question, str], float] | No
     return ScriptedEngine(Script(fault=fault) if judge is None else Script(fault=fault, judge=judge))
 
 
+async def read_alone(reader: Reader, row: ChainRow) -> list[float | None]:
+    """Every tag by a request of its own, one after the other."""
+    session = await CosPrm(reader, reader.vocabulary).open(await question_of(row.problem))
+    nodes, (leaf,) = tree_of(reader.vocabulary, [row])
+    chains = [Chain(tuple(nodes[leaf[:end]] for end in range(1, depth + 1))) for depth in range(1, len(leaf) + 1)]
+    return [(await session.score(chain)).score for chain in chains]
+
+
 async def test_every_tag_has_the_score_that_it_has_when_it_is_read_alone(tmp_path: Path) -> None:
     rows = some(tmp_path, 3)
     scored = await read_chains(rows, prm())
     assert [row.id for row in scored] == [row.id for row in rows]
     assert scored[0].scores == pytest.approx((0.9, 0.8, 0.8))
-    assert [list(row.scores or ()) for row in scored] == await engine_scores(prm(), rows)
+    assert [list(row.scores or ()) for row in scored] == [await read_alone(prm(), row) for row in rows]
 
 
 async def test_what_chains_of_a_question_begin_with_alike_is_read_once(tmp_path: Path) -> None:
@@ -151,6 +161,6 @@ async def test_a_real_prm_gives_a_tree_the_scores_of_its_chains(real_engines: En
     assert real_engines.prm is not None
     rows = some(tmp_path, 2)
     together = [list(row.scores or ()) for row in await read_chains(rows, real_engines.prm)]
-    alone = await engine_scores(real_engines.prm, rows, concurrency=1)
+    alone = [await read_alone(real_engines.prm, row) for row in rows]
     for ours, theirs in zip(together, alone, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-2)
