@@ -2,17 +2,17 @@
 
 import random
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from cos.checkpoints import embedded, heldout
 from cos.engines.launch import launch
 from cos.engines.settings import EngineSettings
-from cos.training.ledger import Kind, Problem, clumsy, derive, exact
+from cos.training.ledger import clumsy, derive, exact
 from cos.training.parity import compared, reference_scores
-from cos.training.rows import ChainRow, ProblemRow
+from cos.training.rows import ChainRow
 from cos.training.scoring import read_chains
+from tests.real.heldout_ledgers import ledger_of, problem_row
 
 pytestmark = pytest.mark.real
 
@@ -23,13 +23,7 @@ def chains(folder: Path) -> list[ChainRow]:
     """Every fourth by a careful writer, the others by clumsy ones."""
     found: list[ChainRow] = []
     for index, asked in enumerate(heldout()[:CHAINS]):
-        numbers = [int(word) for word in asked.question.rstrip("?").split() if word.isdigit()]
-        pair = (numbers[0] - 1, numbers[1] - 1) if asked.kind == "difference" else (0, 0)
-        problem = Problem(asked.rows, cast("Kind", asked.kind), pair, numbers[0] if asked.kind == "count" else 0)
-        assert (problem.question, derive(problem).answer) == (asked.question, asked.answer)
-        image = folder / f"{asked.id}.png"
-        image.write_bytes(asked.image_png)
-        row = ProblemRow(id=asked.id, image=str(image), question=asked.question, answer=asked.answer)
+        problem, row = ledger_of(asked), problem_row(asked, folder)
         written = derive(problem, exact if index % 4 == 0 else clumsy(random.Random(index), 0.15, 0.1))
         found.append(ChainRow(id=f"{asked.id}/0", problem=row, steps=written.steps, answer=written.answer))
     return found
