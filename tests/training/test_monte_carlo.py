@@ -97,7 +97,7 @@ async def test_a_lost_continuation_counts_neither_way(tmp_path: Path) -> None:
 
 
 async def test_a_step_of_which_nothing_is_known_leaves_its_chain_unlabelled(tmp_path: Path) -> None:
-    found, _ = await label(engine(fault=lambda *_: EngineError("no")), chains(tmp_path, (STEPS, "5")))
+    found, _ = await label(engine(fault=lambda kind, number: EngineError("no")), chains(tmp_path, (STEPS, "5")))
     assert found == {}, "no label, and not a bad one"
 
 
