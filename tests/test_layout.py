@@ -28,8 +28,9 @@ MAY_IMPORT = {
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
-HTTP_CLIENTS = {"requests", "httpx", "aiohttp", "urllib3", "urllib.request", "http.client"}
+HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
+ASKS_A_JUDGE = ROOT / "training" / "judge.py"
 MOST_LINES = 400
 
 
@@ -95,8 +96,8 @@ def test_only_one_file_imports_vllm() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(set(PACKAGES) - MAY_SPEAK_HTTP))
-def test_nothing_but_clients_and_benchmarks_can_fetch_from_the_network(package: str) -> None:
-    for path in modules(package):
+def test_nothing_but_clients_benchmarks_and_the_judge_can_fetch_from_the_network(package: str) -> None:
+    for path in set(modules(package)) - {ASKS_A_JUDGE}:
         assert not {name for name in imported(path) if name in HTTP_CLIENTS or name.split(".")[0] in HTTP_CLIENTS}, path
 
 

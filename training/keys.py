@@ -43,6 +43,35 @@ class ProblemSource(Keys):
         return self
 
 
+class JudgeKeys(Keys):
+    """A judging model behind an OpenAI-compatible chat endpoint that reads images and keeps to a JSON schema."""
+
+    model: str = Field(min_length=1)
+    """Its name there."""
+    url: str = Field(pattern=r"^https?://")
+    """Base URL, which mostly ends in ``/v1``."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the API key; a server without keys needs none. The key itself never stands in
+    a recipe."""
+    concurrency: int = Field(default=16, ge=1)
+    """Chains judged at once."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Sampling temperature; the server's own unless given (some reasoning models take no other)."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply, tokens, thoughts included; the server's own limit unless given."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for a reply, seconds."""
+    retries: int = Field(default=3, ge=0)
+    """How often a request that fails is made again, and how often a chain whose reply cannot be used is asked again."""
+
+    @model_validator(mode="after")
+    def _names_a_variable(self) -> JudgeKeys:
+        # Checked here and not by a pattern, whose complaint would show what may well be a key.
+        if not (self.key_env.isascii() and self.key_env.isidentifier()):
+            raise ValueError("key_env: give the name of the environment variable that holds the key, not the key")
+        return self
+
+
 class LoraKeys(Keys):
     """Low-rank adapters on the text layers, merged into the weights at the end."""
 

@@ -2,7 +2,9 @@
 
 Written: ``chains.jsonl``, the chains with the labels they had and the new ones, each with who gave it. With
 ``consensus`` only chains stay on whose every tag all sources agree; how far they agree is printed and stands in
-``done.json``. While continuations are drawn, finished problems stand in ``labels.journal``: a stopped run goes on.
+``done.json``. A chain that a source could not label has no labels of that source. While the judge is asked, finished
+chains stand in ``judge.journal``, while continuations are drawn, finished problems in ``labels.journal``: a stopped run
+goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from cos.training.consensus import agreed_chains, agreements, table
 from cos.training.engines import NO_PRM, running
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
+from cos.training.judge import judge_labels
 from cos.training.monte_carlo import Continuing, monte_carlo_labels
 from cos.training.problems import chains_of
 from cos.training.recipe import LabelConfig
@@ -25,6 +28,7 @@ from cos.training.rows import ChainRow, Source, TagLabel, write_rows
 from cos.training.whole import Manner, Writer
 
 JOURNAL = "labels.journal"
+JUDGE_JOURNAL = "judge.journal"
 CONCURRENT = 96
 """Continuations drawn at once."""
 
@@ -36,9 +40,13 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", exact_labels(chain)) for chain in chains]
         outcome: dict[str, Any] = {"chains": len(chains)}
+        if config.judge is not None:
+            # First of those that take long: a key or URL that is wrong shows at its first request.
+            given, outcome["judge"] = asyncio.run(judge_labels(chains, config.judge, context.folder / JUDGE_JOURNAL))
+            chains = [with_labels(chain, "judge", labels) for chain, labels in zip(chains, given, strict=True)]
         if "monte_carlo" in config.sources:
             found, spent = asyncio.run(_continue(config, context, chains))
-            chains = [with_labels(c, "monte_carlo", found[c.id]) if c.id in found else c for c in chains]
+            chains = [with_labels(chain, "monte_carlo", found.get(chain.id)) for chain in chains]
             outcome |= spent
         compared = agreements(chains, config.sources)
         if compared:
@@ -47,14 +55,16 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
         kept = agreed_chains(chains, config.sources) if config.consensus else chains
         outcome |= {"kept": len(kept), "good_share": {s: good_share(kept, s) for s in config.sources}}
         write_rows(context.folder / CHAINS, kept)
-        (context.folder / JOURNAL).unlink(missing_ok=True)
+        for journal in (JOURNAL, JUDGE_JOURNAL):
+            (context.folder / journal).unlink(missing_ok=True)
         stage.finish(outcome=outcome)
     tell("label", outcome)
 
 
-def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...]) -> ChainRow:
-    """The chain with one source's labels."""
-    return replace(chain, labels={**chain.labels, source: labels})
+def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...] | None) -> ChainRow:
+    """The chain with one source's labels in place of those it had from there; None: with none."""
+    others = {other: given for other, given in chain.labels.items() if other != source}
+    return replace(chain, labels=others if labels is None else {**others, source: labels})
 
 
 def good_share(chains: Sequence[ChainRow], source: Source) -> float | None:

@@ -23,11 +23,11 @@ from pydantic import Field, model_validator
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
-from cos.training.keys import Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
+from cos.training.keys import JudgeKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
 from cos.training.keys import LoraKeys as LoraKeys
 
-LabelSource = Literal["exact", "monte_carlo"]
-"""Who can label here: the ledger's exact checker, and continuations by a policy."""
+LabelSource = Literal["exact", "monte_carlo", "judge"]
+"""Who can label here: the ledger's exact checker, continuations by a policy, and a model that rates every step."""
 
 
 class StageKeys(Keys):
@@ -118,6 +118,8 @@ class LabelConfig(StageKeys):
     """Share of probability that continuations are sampled from."""
     hard_above: float = Field(default=0.0, ge=0, lt=1)
     """A step's hard label is good when more than this share of its continuations end right."""
+    judge: JudgeKeys | None = None
+    """The model that rates each step; needed for judge."""
     consensus: bool = False
     """Keep the chains only on whose every tag all sources agree."""
 
@@ -125,6 +127,8 @@ class LabelConfig(StageKeys):
     def _has_what_it_needs(self) -> LabelConfig:
         if "monte_carlo" in self.sources and self.policy is None:
             raise ValueError("monte_carlo labels need a policy")
+        if ("judge" in self.sources) != (self.judge is not None):
+            raise ValueError("labels by a judge need both: judge among the sources, and the section judge")
         if self.consensus and len(self.sources) < 2:
             raise ValueError("consensus needs two sources or more")
         return self

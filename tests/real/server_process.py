@@ -1,4 +1,4 @@
-"""The README's first command as a process of the tests, on a port of its own."""
+"""Servers as processes of the tests, on ports of their own: the README's first command, and any other."""
 
 import os
 import re
@@ -34,6 +34,8 @@ class ServerProcess:
     process: "subprocess.Popen[str]"
     started: float
     lines: list[str] = field(default_factory=list[str])
+    ready_line: str = "cos-serve is ready:"
+    """How the line begins that says so."""
     ready_after_s: float | None = None
 
     @property
@@ -43,10 +45,11 @@ class ServerProcess:
     def follow(self) -> None:
         """Collects output until the process ends."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if line.startswith("cos-serve is ready:"):
-                self.ready_after_s = time.monotonic() - self.started
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip("\n"))
+                if line.startswith(self.ready_line):
+                    self.ready_after_s = time.monotonic() - self.started
 
     def wait_until_ready(self, seconds: float) -> None:
         """Errors: AssertionError with the output when it ends or the time runs out."""
@@ -74,8 +77,8 @@ def newcomers_environment() -> dict[str, str]:
     return {**kept, "PATH": os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own)}
 
 
-def start(command: str) -> ServerProcess:
-    """Starts a shell command that serves; the port is given by environment."""
+def start(command: str, ready_line: str = ServerProcess.ready_line) -> ServerProcess:
+    """Starts a shell command that serves; the port is given by environment, as COS_PORT."""
     port = free_port()
     process = subprocess.Popen(
         ["bash", "-c", command],
@@ -86,6 +89,6 @@ def start(command: str) -> ServerProcess:
         text=True,
         start_new_session=True,
     )
-    server = ServerProcess(port, process, time.monotonic())
+    server = ServerProcess(port, process, time.monotonic(), ready_line=ready_line)
     threading.Thread(target=server.follow, daemon=True).start()
     return server
