@@ -25,15 +25,18 @@ from cos.training.preference import (
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
 from cos.training.rows import PairRow, read_rows
+from cos.training.splits import claim
 
 
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "dpo") as run:
-        model, processor = load_checkpoint(context.checkpoint(config.policy))
         rows = [
             row for path in config.pairs for row in read_rows(context.resolve(path), PairRow, skip_bad=context.skip_bad)
         ]
+        asked = (row.problem for row in rows)
+        leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
+        model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
         data = PairData(rows, encoder, lambda row: read_picture(row.problem.image), config.batch, context.seed)
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
@@ -43,7 +46,8 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         trained = with_lora(model, config.lora)
         trainer = PreferenceTrainer(trained, data, collate, config, context)
         trainer.run()
-        run.finish(merge_lora(trained), processor, {"pairs": len(data), **last_numbers(trainer.state.log_history)})
+        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **leaks}
+        run.finish(merge_lora(trained), processor, outcome)
 
 
 def reference_of(

@@ -29,6 +29,7 @@ from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import read_chains
+from cos.training.splits import claim
 from cos.training.statistics import bootstrap_mean
 from cos.training.verdicts import (
     Labelled,
@@ -55,7 +56,7 @@ def run_evaluate(config: EvaluateConfig, context: StageContext) -> None:
     typer.echo(json.dumps(facts, allow_nan=False))
 
 
-HEADLINE = ("step_accuracy", "answer_accuracy", "ece", "policy")
+HEADLINE = ("step_accuracy", "answer_accuracy", "ece", "policy", "leaks")
 """What of it ``done.json`` repeats."""
 
 
@@ -63,6 +64,8 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
     """Errors: as `run_evaluate`; files are read before engines start."""
     unseen, seen = (_chains(config, context, paths) for paths in (config.chains, config.seen_chains))
     problems = [] if config.problems is None else [RowProblem(row) for row in problems_of(config.problems, context)]
+    asked = [*(chain.problem for chain in unseen), *(problem.row for problem in problems)]
+    leaks = claim(context, "evaluation", asked, checkpoints=(config.policy, config.prm))
     prm, policy = (name and context.checkpoint(name) for name in (config.prm, config.policy))
     facts: Facts = {}
     async with AsyncExitStack() as stack:
@@ -79,6 +82,7 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
             facts["policy"] = await policy_facts(pair, problems, config, context.seed)
     return {
         **facts,
+        **leaks,
         "labels": config.labels,
         "seed": context.seed,
         "dtype": config.dtype,

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from cos.search.errors import InputError
 from cos.training.provenance import commit
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LOCK = "lock"
 DONE = "done.json"
 MODEL = "model"
+Leaks = Literal["error", "report"]
+"""What becomes of data that serves two roles (`cos.training.splits`)."""
 SPARE_BYTES = 64 << 20
 """What must stay free on the disk beside what is to be written."""
 
@@ -50,6 +52,8 @@ class StageContext:
     """Whether bad JSONL lines are counted instead of refused."""
     mnist: Path = Path("runs/mnist")
     """Folder of the handwritten digits, fetched into it when they are missing."""
+    leaks: Leaks = "error"
+    """Whether data that serves two roles is an error, or told and counted."""
 
     @property
     def is_done(self) -> bool:
@@ -79,7 +83,7 @@ class StageRun:
     def __init__(self, context: StageContext, stage: str) -> None:
         self._context = context
         self._stage = stage
-        self._is_main = os.environ.get("RANK", "0") == "0"
+        self._is_main = is_first_process()
         self._started = 0.0
         self._resumed = False
 
@@ -132,6 +136,11 @@ class StageRun:
         }
         with replacing(folder / DONE) as file:
             file.write(json.dumps(done, indent=2) + "\n")
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of several processes of one run, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def take_lock(folder: Path) -> None:

@@ -25,6 +25,7 @@ from cos.training.problems import chains_of
 from cos.training.recipe import LabelConfig
 from cos.training.rollout import CHAINS, bar_of, tell
 from cos.training.rows import ChainRow, Source, TagLabel, write_rows
+from cos.training.splits import check_unseen
 from cos.training.whole import Manner, Writer
 
 JOURNAL = "labels.journal"
@@ -37,9 +38,10 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
     """Labels the chains of a recipe's section. Errors: InputError, EngineDead."""
     with StageRun(context, "label") as stage:
         chains = chains_of(config.chains, context)
+        leaks = check_unseen(context, [chain.problem for chain in chains], (config.policy,))
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", exact_labels(chain)) for chain in chains]
-        outcome: dict[str, Any] = {"chains": len(chains)}
+        outcome: dict[str, Any] = {"chains": len(chains), **leaks}
         if config.judge is not None:
             # First of those that take long: a key or URL that is wrong shows at its first request.
             given, outcome["judge"] = asyncio.run(judge_labels(chains, config.judge, context.folder / JUDGE_JOURNAL))

@@ -29,12 +29,16 @@ from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
 from cos.training.row_data import RowData, judged
 from cos.training.rows import ChainRow, ledger_problem
+from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
 
 
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
+        chains = chains_of(config.chains, context) if config.chains else []
+        asked = (chain.problem for chain in chains)
+        leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
         label = LabelLoss(encoder.labels, config.answer_weight, config.lm_weight)
@@ -46,17 +50,18 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             text = cast(Any, model).config.text_config
             heads = JudgeHeads(text.hidden_size, text.vocab_size)
             loss = JudgeLoss(heads, label)
-        data = prm_data(config, context, encoder)
+        data = prm_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
         in_order = isinstance(data, Alternating)
         StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
-        run.finish(merge_lora(trained), processor, {})
+        run.finish(merge_lora(trained), processor, leaks)
 
 
-def prm_data(config: PrmConfig, context: StageContext, encoder: TurnEncoder) -> Dataset[Sample]:
+def prm_data(
+    config: PrmConfig, context: StageContext, encoder: TurnEncoder, rows: Sequence[ChainRow]
+) -> Dataset[Sample]:
     """Rows alone, or clumsy writers and rows by turns."""
-    rows = chains_of(config.chains, context) if config.chains else []
     if config.ledger is None:
         return judged(rows, encoder, config.labels, soft=config.target == "soft")
     digits = load_digits(context.mnist, config.ledger.digits)

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, model_validator
 
 from cos.search.errors import InputError
-from cos.training.folder import StageContext
+from cos.training.folder import Leaks, StageContext
 from cos.training.keys import JudgeKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
 from cos.training.keys import LoraKeys as LoraKeys
 
@@ -69,6 +69,8 @@ class SftConfig(StageKeys, TrainingKeys):
     """JSONL files of chains, ours or ShareGPT-Step-300K's. Give data or ledger."""
     ledger: LedgerSource | None = None
     """Gold chains over ledgers without end."""
+    trains: Literal["policy", "prm"] = "policy"
+    """Whose questions and digits these are: a PRM may begin as a reader."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SftConfig:
@@ -330,6 +332,8 @@ class Recipe(Keys):
     """Folder of the handwritten digits, for ledgers."""
     threads: int = Field(default=1, ge=1)
     """Compute threads on CPU."""
+    leaks: Leaks = "error"
+    """What becomes of digits and questions that two of policy training, PRM training and evaluation use."""
     stages: tuple[StageConfig, ...]
     """What is run, in order."""
 
@@ -368,6 +372,7 @@ class Recipe(Keys):
             threads=self.threads,
             skip_bad=skip_bad,
             mnist=Path(self.mnist),
+            leaks=self.leaks,
         )
 
 

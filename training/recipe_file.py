@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cos.search.errors import InputError
 from cos.training.recipe import Recipe
+from cos.training.splits import check_digits
 
 
 def shipped() -> dict[str, str]:
@@ -45,11 +46,13 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     if not isinstance(found, dict):
         raise InputError(f"{where}: a recipe is a mapping with name and stages", "config")
     try:
-        return Recipe.model_validate(found)
+        recipe = Recipe.model_validate(found)
     except ValidationError as error:
         raise InputError(
             f"{where}: {'; '.join(_complaints(error, cast('dict[str, Any]', found)))}", "config"
         ) from error
+    check_digits(recipe, where)
+    return recipe
 
 
 def _complaints(error: ValidationError, found: dict[str, Any]) -> list[str]:

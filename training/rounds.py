@@ -21,6 +21,7 @@ from cos.training.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.keys import ProblemSource
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
+from cos.training.splits import claim, ledger_digits
 
 PARTS = ("rollout", "pairs", "dpo")
 SEED_STRIDE = 1_000
@@ -43,11 +44,19 @@ def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | Non
     stages = stages or own_stages()
     with StageRun(context, "rounds") as run:
         policy = context.checkpoint(config.policy)
-        outcome: dict[str, Any] = {}
+        outcome = claimed(config, context)
         for number in range(1, config.rounds + 1):
             policy = run_round(config, context, number, policy, stages)
             outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
         run.finish(*load_checkpoint(policy), outcome)
+
+
+def claimed(config: RoundsConfig, context: StageContext) -> dict[str, Any]:
+    """Compares the questions of all rounds with what other stages use, before the first of them is drawn for; every
+    round's DPO does so again for its own. Returns and raises as `claim`."""
+    source = config.rollout.problems
+    asked = all_problems(source, context) if source.data else ()
+    return claim(context, "policy", asked, ledger_digits(source), (config.policy, config.prm))
 
 
 def own_stages() -> Stages:
@@ -88,12 +97,17 @@ def questions(config: RoundsConfig, context: StageContext, number: int, folder: 
         seed = context.seed if source.ledger.seed is None else source.ledger.seed
         drawn = source.ledger.model_copy(update={"seed": seed + SEED_STRIDE * number})
         return source.model_copy(update={"ledger": drawn})
-    from cos.training.problems import read_problems
-
-    rows = read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+    rows = all_problems(source, context)
     path = folder / "problems.jsonl"
     write_rows(path, deal(rows, number, config.rounds, context.seed))
     return source.model_copy(update={"data": (str(path),)})
+
+
+def all_problems(source: ProblemSource, context: StageContext) -> list[ProblemRow]:
+    """The problems of a source's files."""
+    from cos.training.problems import read_problems
+
+    return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
 
 
 def deal(rows: Sequence[ProblemRow], number: int, rounds: int, seed: int) -> list[ProblemRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -22,6 +22,8 @@ from cos.training.problems import chains_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
+from cos.training.rows import ChainRow
+from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
 
 CHECKED = 8
@@ -31,26 +33,31 @@ CHECKED = 8
 def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
+        chains = chains_of(config.data, context) if config.data else []
+        asked = (chain.problem for chain in chains)
+        leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
-        data = sft_data(config, context, encoder)
+        data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
         StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None).run()
         model = merge_lora(trained)
         outcome = exact_on_unseen(model, collate, encoder, config, context)
-        run.finish(model, processor, outcome)
+        run.finish(model, processor, {**outcome, **leaks})
 
 
-def sft_data(config: SftConfig, context: StageContext, encoder: TurnEncoder) -> Dataset[Sample]:
-    """Gold ledgers without end, or the rows of files."""
+def sft_data(
+    config: SftConfig, context: StageContext, encoder: TurnEncoder, chains: Sequence[ChainRow]
+) -> Dataset[Sample]:
+    """Gold ledgers without end, or the chains of files."""
     if config.ledger is not None:
         digits = load_digits(context.mnist, config.ledger.digits)
         samples = config.batch * config.accumulate * (config.steps or 1)
         return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
-    return imitated(chains_of(config.data, context), encoder)
+    return imitated(chains, encoder)
 
 
 def gold_ledgers(digits: Digits, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:

@@ -26,6 +26,7 @@ from cos.training.mnist import load as load_digits
 from cos.training.models import SIZES, build_model, build_processor, build_tokenizer
 from cos.training.recipe import SightConfig
 from cos.training.render import EMPTY, Pen, Renderer, random_cells
+from cos.training.splits import claim
 from cos.training.trainer import StageTrainer
 
 FEATURE_SPREAD = 0.5
@@ -104,6 +105,7 @@ class SightLoss:
 def run_sight(config: SightConfig, context: StageContext) -> None:
     """Builds a model of the size of ``role``, trains its eyes and writes ``model/``."""
     with StageRun(context, "sight") as run:
+        leaks = claim(context, config.role, digits=(config.role,), checkpoints=(config.towards,))
         tokenizer = build_tokenizer(context.seed)
         size = SIZES[config.role]
         model, processor = build_model(size, tokenizer, context.seed), build_processor(size, tokenizer)
@@ -122,7 +124,7 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
         outcome = {"digits_unseen": digit_accuracy(model, loss, collate, CellData(Renderer(other), 512, context.seed))}
         if aims is None:
             rescale(model, collate, data)
-        run.finish(model, processor, outcome)
+        run.finish(model, processor, {**outcome, **leaks})
 
 
 @torch.no_grad()

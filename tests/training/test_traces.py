@@ -106,10 +106,15 @@ async def test_a_prm_and_a_policy_train_on_them(tmp_path: Path) -> None:
     model = str(build(tmp_path / "model", "internvl"))
     keys: dict[str, Any] = {"steps": 1, "batch": 2, "log_every": 1, "precision": "fp32"}
     chains = (str(tmp_path / "out" / "chains.jsonl"),)
-    run_prm(PrmConfig(model=model, chains=chains, labels="serving", target="soft", **keys), context(tmp_path, "prm"))
+    run_prm(
+        PrmConfig(model=model, chains=chains, labels="serving", target="soft", **keys), context(tmp_path / "a", "prm")
+    )
     pairs = (str(tmp_path / "out" / "pairs.jsonl"),)
-    run_dpo(DpoConfig(policy=model, pairs=pairs, **keys), context(tmp_path, "dpo"))
-    assert all((tmp_path / stage / "done.json").is_file() for stage in ("prm", "dpo"))
+    policy = DpoConfig(policy=model, pairs=pairs, **keys)
+    run_dpo(policy, context(tmp_path / "b", "dpo"))
+    assert all((tmp_path / stage / "done.json").is_file() for stage in ("a/prm", "b/dpo"))
+    with pytest.raises(InputError, match="share 4 questions"):
+        run_dpo(policy, context(tmp_path / "a", "dpo"))
 
 
 def test_each_way_to_an_answer_is_a_chain_and_all_else_is_counted(tmp_path: Path) -> None:
