@@ -43,12 +43,20 @@ def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | Non
 
     stages = stages or own_stages()
     with StageRun(context, "rounds") as run:
-        policy = context.checkpoint(config.policy)
-        outcome = claimed(config, context)
+        check_made(config, context)
+        policy, outcome = config.policy, claimed(config, context)
         for number in range(1, config.rounds + 1):
             policy = run_round(config, context, number, policy, stages)
             outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
         run.finish(*load_checkpoint(policy), outcome)
+
+
+def check_made(config: RoundsConfig, context: StageContext) -> None:
+    """Errors: InputError for a policy or PRM that an earlier stage has yet to write: known before hours of sampling."""
+    for role, name in (("policy", config.policy), ("prm", config.prm)):
+        found = Path(context.checkpoint(name)) if name is not None else None
+        if found is not None and found.name == MODEL and not found.exists():
+            raise InputError(f"{role} {name}: there is no {found}; run the stage that writes it first", role)
 
 
 def claimed(config: RoundsConfig, context: StageContext) -> dict[str, Any]:
@@ -78,14 +86,12 @@ def run_round(config: RoundsConfig, context: StageContext, number: int, policy: 
         asked = questions(config, context, number, folder)
         stages.rollout(config.rollout.model_copy(update={"policy": policy, "problems": asked}), rollout)
     if not pairs.is_done:
-        prm = None if config.prm is None else context.checkpoint(config.prm)
         chains = (str(rollout.folder / "chains.jsonl"),)
-        stages.pairs(config.pairs.model_copy(update={"chains": chains, "prm": prm}), pairs)
+        stages.pairs(config.pairs.model_copy(update={"chains": chains, "prm": config.prm}), pairs)
     if not dpo.is_done:
-        first = context.checkpoint(config.policy)
-        trained = first if config.weights == "restart" else policy
+        trained = config.policy if config.weights == "restart" else policy
         found = (str(pairs.folder / "pairs.jsonl"),)
-        update = {"policy": trained, "reference": first, "pairs": found}
+        update = {"policy": trained, "reference": config.policy, "pairs": found}
         stages.dpo(config.dpo.model_copy(update=update), dpo)
     return str(dpo.folder / MODEL)
 

@@ -70,6 +70,13 @@ def config(sft: Path, **keys: Any) -> RoundsConfig:
     return RoundsConfig.model_validate({**given, **keys})
 
 
+def test_a_prm_that_is_still_to_be_trained_is_named_before_anything_is_drawn(sft: Path, tmp_path: Path) -> None:
+    fakes = Fakes(sft)
+    with pytest.raises(InputError, match=r"prm prm/model: there is no .*/prm/model; run the stage that writes it"):
+        run_rounds(config(sft, prm="prm/model"), context(tmp_path, "rounds"), fakes.stages())
+    assert not fakes.asked
+
+
 def test_every_round_writes_with_the_newest_policy_and_refers_to_the_sft_model(sft: Path, tmp_path: Path) -> None:
     fakes = Fakes(sft)
     run_rounds(config(sft), context(tmp_path, "rounds"), fakes.stages())
