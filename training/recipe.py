@@ -43,8 +43,6 @@ class TokensConfig(StageKeys):
     stage: Literal["tokens"] = "tokens"
     checkpoint: str
     """The checkpoint to add them to: a folder or a hub name."""
-    out: str | None = None
-    """Where to write it; ``<name>/model`` in the recipe's folder unless given."""
 
 
 class SightConfig(StageKeys, TrainingKeys):
@@ -304,6 +302,16 @@ class EvaluateConfig(StageKeys):
         return self
 
 
+class ExportConfig(StageKeys):
+    """Writes a checkpoint as it is to be shipped: in the number format it is served in."""
+
+    stage: Literal["export"] = "export"
+    model: str
+    """The checkpoint."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the weights."""
+
+
 StageConfig = Annotated[
     TokensConfig
     | SightConfig
@@ -314,7 +322,8 @@ StageConfig = Annotated[
     | PairsConfig
     | DpoConfig
     | RoundsConfig
-    | EvaluateConfig,
+    | EvaluateConfig
+    | ExportConfig,
     Field(discriminator="stage"),
 ]
 

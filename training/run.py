@@ -52,6 +52,7 @@ STAGES = {
     "dpo": "Teach a policy to prefer the better chain of pairs.",
     "rounds": "Iterative DPO: rollout, pairs and DPO, round by round.",
     "evaluate": "Measure a PRM and a policy on held-out problems.",
+    "export": "Write a checkpoint in the number format it is served in.",
 }
 for _kind, _summary in STAGES.items():
     app.command(_kind)(_command(_kind, _summary))

@@ -259,5 +259,5 @@ def _plan(stage: StageConfig) -> tuple[Role | None, tuple[Split, ...], tuple[str
             return None, ledger_digits(stage.problems), stage.problems.data
         case "label" | "pairs":
             return None, (), stage.chains
-        case "tokens":
+        case "tokens" | "export":
             return None, (), ()

@@ -19,7 +19,7 @@ from cos.training.dpo import run_dpo
 from cos.training.encode import load_checkpoint
 from cos.training.folder import StageContext
 from cos.training.prm import run_prm
-from cos.training.recipe import DpoConfig, PrmConfig, SftConfig, TokensConfig
+from cos.training.recipe import DpoConfig, ExportConfig, PrmConfig, SftConfig, TokensConfig
 from cos.training.sft import run_sft
 from cos.training.trainer import newest_checkpoint
 from tests.training.tiny_models import ARCHITECTURES, Architecture, build
@@ -122,6 +122,24 @@ def test_the_step_tokens_are_added_to_a_checkpoint_and_can_be_trained(
     run_tokens(TokensConfig(checkpoint=str(bare)), where)
     assert torch.isfinite(saved_logits(where.folder / "model")).all()
     run("prm", where.folder / "model", data, context(tmp_path, "prm"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_checkpoint_is_exported_in_the_format_it_is_served_in(
+    architecture: Architecture, checkpoints: Mapping[Architecture, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from cos.training.export import run_export
+
+    where = context(tmp_path, "export")
+    run_export(ExportConfig(model=str(checkpoints[architecture])), where)
+    kept, written = (
+        load_file(folder / "model.safetensors") for folder in (checkpoints[architecture], where.folder / "model")
+    )
+    assert {value.dtype for value in written.values()} == {torch.bfloat16}
+    assert all(torch.equal(value, kept[name].to(torch.bfloat16)) for name, value in written.items())
+    assert json.loads((where.folder / "model" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 class Stopped(Exception):
