@@ -1,4 +1,4 @@
-"""Stage `export`: a checkpoint as it is to be shipped. Training keeps weights in float32; they are served in bfloat16."""
+"""Stage `export`: a checkpoint as it ships. Training keeps weights in float32; they are served in bfloat16."""
 
 from __future__ import annotations
 
