@@ -16,5 +16,9 @@ def run_export(config: ExportConfig, context: StageContext) -> None:
     with StageRun(context, "export") as run:
         model, processor = load_checkpoint(context.checkpoint(config.model))
         parameters = sum(weights.numel() for weights in model.parameters())
+        for part in model.config.sub_configs:
+            getattr(model.config, part).dtype = FORMATS[config.precision]
+        if processor.tokenizer.is_fast:
+            processor.tokenizer.backend_tokenizer.no_padding()  # the trainer's batches were padded
         outcome = {"parameters": parameters, "precision": config.precision}
         run.finish(model.to(FORMATS[config.precision]), processor, outcome)  # pyright: ignore[reportArgumentType]

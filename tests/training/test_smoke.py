@@ -139,7 +139,8 @@ def test_a_checkpoint_is_exported_in_the_format_it_is_served_in(
     )
     assert {value.dtype for value in written.values()} == {torch.bfloat16}
     assert all(torch.equal(value, kept[name].to(torch.bfloat16)) for name, value in written.items())
-    assert json.loads((where.folder / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    told = json.loads((where.folder / "model" / "config.json").read_text())
+    assert {told["dtype"], told["text_config"]["dtype"], told["vision_config"]["dtype"]} == {"bfloat16"}
 
 
 class Stopped(Exception):
