@@ -43,8 +43,8 @@ def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | Non
 
     stages = stages or own_stages()
     with StageRun(context, "rounds") as run:
-        check_made(config, context)
         policy, outcome = config.policy, claimed(config, context)
+        check_made(config, context)
         for number in range(1, config.rounds + 1):
             policy = run_round(config, context, number, policy, stages)
             outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
