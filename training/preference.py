@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from cos.search.errors import InputError
 from cos.training.encode import IGNORED, Collator, Sample, TurnEncoder, model_inputs
-from cos.training.folder import replacing
+from cos.training.folder import is_first_process, replacing
 from cos.training.trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -235,7 +234,7 @@ def cached_reference(
         if kept["key"] == key:
             return [(chosen, rejected) for chosen, rejected in kept["logprobs"]]
     found = compute()
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         with replacing(path) as file:
             json.dump({"key": key, "logprobs": found}, file)
     return found
