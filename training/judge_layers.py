@@ -47,6 +47,8 @@ class JudgeLoss:
     comparing_weight: float = 1.0
     dense_weight: float = 1.0
     tag_weight: float = 0.5
+    stream_noise: float = 0.0
+    """Relative noise on the residual stream, see `residual_streams`."""
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
         """Needs a verdict at every token of the turn, as `cos.training.chains.judged_turn` writes it."""
@@ -54,7 +56,9 @@ class JudgeLoss:
         turn = {name: batch[name][:, first:] for name in ("input_ids", "should", "verdict", "is_tag")}
         layers = len(cast(Any, model).model.language_model.layers)
         depths = (layers - LAYERS, layers - LAYERS + 1, layers - LAYERS + 2, layers)
-        read, compared, told, last = (stream[:, first:] for stream in residual_streams(model, batch, depths))
+        read, compared, told, last = (
+            stream[:, first:] for stream in residual_streams(model, batch, depths, self.stream_noise)
+        )
         reading = next_token_loss(head_logits(model, read), turn["should"])
         comparing, skills = self._comparing(compared, told, turn)
         margins = label_margins(head_logits(model, last), self.label.labels)
@@ -94,8 +98,14 @@ def _evenly(losses: Tensor, kind: Tensor) -> Tensor:
     return losses[~kind].mean() + (losses[kind].mean() if bool(kind.any()) else losses.sum() * 0.0)
 
 
-def residual_streams(model: nn.Module, batch: Mapping[str, Any], depths: Sequence[int]) -> list[Tensor]:
-    """The residual stream (batch, length, width) after each number of layers in ``depths``, which ascend."""
+def residual_streams(
+    model: nn.Module, batch: Mapping[str, Any], depths: Sequence[int], noise: float = 0.0
+) -> list[Tensor]:
+    """The residual stream (batch, length, width) after each number of layers in ``depths``, which ascend.
+
+    ``noise``: each number in the stream is off by a random share of that standard deviation before every layer, so
+    that a verdict does not hang on digits that an engine's number format rounds away (bfloat16's rms error: 0.0011).
+    """
     inner: Any = cast(Any, model).model
     text = inner.language_model
     features = inner.get_image_features(pixel_values=batch["pixel_values"])
@@ -107,6 +117,8 @@ def residual_streams(model: nn.Module, batch: Mapping[str, Any], depths: Sequenc
     rotary = text.rotary_emb(stream, places)
     kept: list[Tensor] = []
     for number, layer in enumerate(text.layers, start=1):
+        if noise:
+            stream = stream * (1 + noise * torch.randn_like(stream))
         stream = layer(stream, position_embeddings=rotary, position_ids=places)
         if number in depths:
             kept.append(stream)

@@ -49,6 +49,8 @@ class LabelLoss:
     """Ids of good and bad."""
     answer_weight: float = 1.0
     """Weight of a chain's last tag; those of steps weigh 1."""
+    bad_weight: float = 1.0
+    """Weight of bad tags; good ones weigh 1."""
     lm_weight: float = 0.0
     """Weight of a next-token loss beside it, which keeps the model reading."""
 
@@ -70,6 +72,7 @@ class LabelLoss:
         found, wanted = margins[taught], turn["verdict"][taught]
         each = functional.binary_cross_entropy_with_logits(found, wanted, reduction="none")
         weight = torch.where(_is_last_tag(turn["is_tag"])[taught], self.answer_weight, 1.0)
+        weight = weight * (1 + (self.bad_weight - 1) * (1 - wanted))
         return (each * weight).sum() / weight.sum(), tag_numbers(found, wanted)
 
 

@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
+from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
-from cos.training.folder import StageContext, StageRun
+from cos.training.folder import StageContext, StageRun, is_first_process
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
@@ -32,6 +35,9 @@ from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
 
+HEADS = "heads.safetensors"
+"""The judging layers' throw-away heads, in the stage's folder: for a stage that trains those layers further."""
+
 
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
@@ -41,21 +47,36 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
-        label = LabelLoss(encoder.labels, config.answer_weight, config.lm_weight)
+        label = LabelLoss(encoder.labels, config.answer_weight, config.bad_weight, config.lm_weight)
         loss: Any = label
         heads = None
         torch.manual_seed(context.seed)
         if config.judging_layers:
-            model = deepen(model, LAYERS)
-            text = cast(Any, model).config.text_config
-            heads = JudgeHeads(text.hidden_size, text.vocab_size)
-            loss = JudgeLoss(heads, label)
+            model, heads = with_judging_layers(model, config, context)
+            loss = JudgeLoss(heads, label, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
         in_order = isinstance(data, Alternating)
         StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        if heads is not None and is_first_process():
+            save_file(heads.state_dict(), context.folder / HEADS)
         run.finish(merge_lora(trained), processor, leaks)
+
+
+def with_judging_layers(
+    model: PreTrainedModel, config: PrmConfig, context: StageContext
+) -> tuple[PreTrainedModel, JudgeHeads]:
+    """New judging layers with new heads, or those of an earlier stage. Errors: InputError (no such heads)."""
+    text = cast(Any, model).config.text_config
+    heads = JudgeHeads(text.hidden_size, text.vocab_size)
+    if config.judging_heads is None:
+        return deepen(model, LAYERS), heads
+    path = context.resolve(config.judging_heads)
+    if not path.is_file():
+        raise InputError(f"there are no heads at {path}; give the {HEADS} of a `prm` stage that is done", "judging_heads")
+    heads.load_state_dict(load_file(path))
+    return model, heads
 
 
 def prm_data(

@@ -151,10 +151,16 @@ class PrmConfig(StageKeys, TrainingKeys):
     """Teach P(good) or good-or-bad."""
     answer_weight: float = Field(default=1.0, ge=0)
     """Weight of the answer's tag in the label loss; those of steps weigh 1."""
+    bad_weight: float = Field(default=1.0, gt=0)
+    """Weight of bad tags in the label loss; good ones weigh 1. Above 1 makes for lower scores."""
     lm_weight: float = Field(default=0.0, ge=0)
     """Weight of a next-token loss beside the label loss, so that the model goes on reading."""
     judging_layers: bool = False
     """Give a small model layers of its own for judging."""
+    judging_heads: str | None = None
+    """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
+    stream_noise: float = Field(default=0.0, ge=0)
+    """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
 
     @model_validator(mode="after")
     def _has_data(self) -> PrmConfig:
@@ -162,6 +168,8 @@ class PrmConfig(StageKeys, TrainingKeys):
             raise ValueError("give chains or ledger")
         if self.judging_layers and self.ledger is None:
             raise ValueError("judging_layers learn from verdicts at every token, which only a ledger has: give ledger")
+        if not self.judging_layers and (self.judging_heads is not None or self.stream_noise):
+            raise ValueError("judging_heads and stream_noise are for judging layers: set judging_layers")
         if self.ledger is not None and (self.labels, self.target) != ("exact", "hard"):
             raise ValueError("with a ledger every chain is labelled by the exact checker: leave out labels and target")
         check_steps(self.ledger, self)
