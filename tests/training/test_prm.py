@@ -1,20 +1,26 @@
 """The judge in training: what its heads are asked, and that it begins as the reader it is built on."""
 
 import random
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
+from cos.search.errors import InputError
 from cos.training.encode import IGNORED, UNJUDGED, Collator, Sample, TurnEncoder
+from cos.training.folder import StageContext
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss, head_logits, residual_streams
 from cos.training.ledger import clumsy, derive, sample_problem
 from cos.training.losses import LabelLoss, turn_logits
 from cos.training.models import Size, build_model, build_processor, build_tokenizer, deepen
-from cos.training.prm import clumsy_turn
+from cos.training.prm import clumsy_turn, with_judging_layers
+from cos.training.recipe import PrmConfig
+from cos.training.trainer import text_layers
 
 SHALLOW = Size(image_side=56, vision_width=64, vision_layers=1, text_width=128, text_layers=2, text_mlp=64)
 
@@ -83,6 +89,42 @@ def test_the_answer_tag_may_weigh_more() -> None:
     both = LabelLoss((0, 1), answer_weight=3.0).over(margins, turn)[0].item()
     assert only_step == pytest.approx(functional.softplus(torch.tensor(0.0)).item())
     assert both == pytest.approx((only_step + 3 * functional.softplus(torch.tensor(5.0)).item()) / 4)
+
+
+def test_bad_tags_may_weigh_more() -> None:
+    turn = {"is_tag": torch.tensor([[True, True]]), "verdict": torch.tensor([[1.0, 0.0]])}
+    margins = torch.tensor([[1.0, 2.0]])
+    good, bad = (functional.softplus(torch.tensor(value)).item() for value in (-1.0, 2.0))
+    value = LabelLoss((0, 1), bad_weight=3.0).over(margins, turn)[0].item()
+    assert value == pytest.approx((good + 3 * bad) / 4)
+
+
+def test_noise_moves_the_stream_a_little_and_every_time_differently(
+    tokenizer: PreTrainedTokenizerFast, batch: dict[str, Tensor]
+) -> None:
+    model = build_model(SHALLOW, tokenizer, seed=1)
+    with torch.no_grad():
+        clean, first, second = (
+            residual_streams(model, batch, [SHALLOW.text_layers], noise)[0] for noise in (0.0, 0.004, 0.004)
+        )
+    assert not torch.equal(first, second)
+    assert 0 < (first - clean).norm() / clean.norm() < 0.02
+
+
+def test_judging_layers_can_be_trained_further(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    reader = build_model(SHALLOW, tokenizer, seed=1)
+    keys = {"model": "reader", "judging_layers": True, "ledger": {"digits": "prm"}, "steps": 1}
+    context = StageContext(folder=tmp_path / "prm", runs=tmp_path)
+    judge, heads = with_judging_layers(reader, PrmConfig.model_validate(keys), context)
+    assert len(text_layers(judge)) == SHALLOW.text_layers + LAYERS
+    further = PrmConfig.model_validate(keys | {"judging_heads": "prm-1/heads.safetensors"})
+    with pytest.raises(InputError, match=r"no heads at .*prm-1/heads.safetensors"):
+        with_judging_layers(judge, further, context)
+    (tmp_path / "prm-1").mkdir()
+    save_file(heads.state_dict(), tmp_path / "prm-1" / "heads.safetensors")
+    same, found = with_judging_layers(judge, further, context)
+    assert same is judge
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in heads.state_dict().items())
 
 
 def test_a_batch_without_labels_is_an_error_and_no_zero_loss() -> None:

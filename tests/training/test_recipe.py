@@ -70,6 +70,8 @@ def test_accelerate_takes_its_configurations(path: Path) -> None:
     ("keys", "what"),
     [
         ("chains: [a], judging_layers: true, steps: 1", "which only a ledger has"),
+        ("chains: [a], judging_heads: b, steps: 1", "are for judging layers"),
+        ("chains: [a], stream_noise: 0.1, steps: 1", "are for judging layers"),
         ("ledger: {digits: prm}, labels: monte_carlo, steps: 1", "leave out labels and target"),
     ],
 )
