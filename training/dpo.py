@@ -38,7 +38,14 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
         model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
-        data = PairData(rows, encoder, lambda row: read_picture(row.problem.image), config.batch, context.seed)
+        data = PairData(
+            rows,
+            encoder,
+            lambda row: read_picture(row.problem.image),
+            config.batch,
+            context.seed,
+            first_step=config.compared == "step",
+        )
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
         data.refer(reference_of(config, context, data, collate))
         fuse_head(model)

@@ -12,7 +12,8 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cos.search.errors import InputError
-from cos.training.encode import IGNORED, Collator, Sample, TurnEncoder, model_inputs
+from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
 from cos.training.folder import is_first_process, replacing
 from cos.training.trainer import StageTrainer
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from cos.training.folder import StageContext
     from cos.training.recipe import DpoConfig
-    from cos.training.rows import PairRow
+    from cos.training.rows import PairRow, Written
 
 GROUP = 8
 """Batches drawn together and sorted by length, to waste little on padding."""
@@ -53,16 +54,22 @@ class PairData(Dataset[Preference]):
     """Pairs in an order that follows from the seed: shuffled, and sorted by length within a few batches."""
 
     def __init__(
-        self, rows: Sequence[PairRow], encoder: TurnEncoder, picture: Callable[[PairRow], Any], batch: int, seed: int
+        self,
+        rows: Sequence[PairRow],
+        encoder: TurnEncoder,
+        picture: Callable[[PairRow], Any],
+        batch: int,
+        seed: int,
+        *,
+        first_step: bool = False,
     ) -> None:
-        """``picture``: opens a pair's image. Errors: InputError without a single pair."""
+        """``picture``: opens a pair's image. ``first_step``: nothing is taught behind the first step in which two
+        chains differ. Errors: InputError without a single pair."""
         if not rows:
             raise InputError(
                 "there is no pair to train on; lower the stage `pairs`' gap, or sample more chains", "data"
             )
-        turns = [
-            tuple(encoder.chain(chain.steps, chain.answer) for chain in (row.chosen, row.rejected)) for row in rows
-        ]
+        turns = [turns_of(row, encoder, first_step=first_step) for row in rows]
         order = list(range(len(rows)))
         random.Random(f"pairs/{seed}").shuffle(order)
         size = batch * GROUP
@@ -82,11 +89,11 @@ class PairData(Dataset[Preference]):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of every question, picture and token."""
+        """Digest of every question, picture and token, and of what is taught."""
         digest = hashlib.sha256()
         for row, pair in zip(self._rows, self._turns, strict=True):
-            ids = [turn.ids for turn in pair]
-            digest.update(json.dumps([row.problem.question, row.problem.image, ids]).encode())
+            tokens = [(turn.ids, turn.should) for turn in pair]
+            digest.update(json.dumps([row.problem.question, row.problem.image, tokens]).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -96,6 +103,21 @@ class PairData(Dataset[Preference]):
         row, picture = self._rows[index], self._picture(self._rows[index])
         chosen, rejected = (Sample(picture, row.problem.question, turn) for turn in self._turns[index])
         return Preference(chosen, rejected, self._reference[index])
+
+
+def turns_of(row: PairRow, encoder: TurnEncoder, *, first_step: bool) -> tuple[Turn, Turn]:
+    """The better chain's turn and the worse one's."""
+    chosen, rejected = ((*chain.steps, chain.answer) for chain in (row.chosen, row.rejected))
+    alike = sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], zip(chosen, rejected, strict=False)))
+
+    def turn(chain: Written) -> Turn:
+        whole = encoder.chain(chain.steps, chain.answer)
+        if not first_step or alike >= len(chain.steps):
+            return whole
+        taught = sum(map(len, encoder.segments(chain.steps, chain.answer)[: alike + 1]))
+        return replace(whole, should=[*whole.should[:taught], *[IGNORED] * (len(whole.ids) - taught)])
+
+    return turn(row.chosen), turn(row.rejected)
 
 
 class PairCollator:

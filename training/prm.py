@@ -74,7 +74,9 @@ def with_judging_layers(
         return deepen(model, LAYERS), heads
     path = context.resolve(config.judging_heads)
     if not path.is_file():
-        raise InputError(f"there are no heads at {path}; give the {HEADS} of a `prm` stage that is done", "judging_heads")
+        raise InputError(
+            f"there are no heads at {path}; give the {HEADS} of a `prm` stage that is done", "judging_heads"
+        )
     heads.load_state_dict(load_file(path))
     return model, heads
 

@@ -217,6 +217,9 @@ class DpoConfig(StageKeys, TrainingKeys):
     """JSONL files of pairs."""
     beta: float = Field(default=0.1, gt=0)
     """How closely the policy is held to the reference."""
+    compared: Literal["chain", "step"] = "chain"
+    """What is compared: whole chains, or both up to the end of the first step in which they differ, so that what
+    rightly follows from a slip is not taught to be wrong (as in Step-DPO, arXiv 2406.18629)."""
     nll_weight: float = Field(default=1.0, ge=0)
     """Weight of the next-token loss of the chosen chain."""
 

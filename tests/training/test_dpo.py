@@ -1,5 +1,6 @@
 """DPO: TRL's loss over our tokens is the published one, and the reference stays where it was."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,20 @@ import torch
 from torch.nn import functional
 
 from cos.search.errors import InputError
+from cos.search.types import Step
 from cos.training.dpo import run_dpo
-from cos.training.encode import Collator, TurnEncoder, load_checkpoint, model_inputs
-from cos.training.preference import PairCollator, PairData, PreferenceTrainer, fuse_head, reference_logprobs
+from cos.training.encode import IGNORED, Collator, TurnEncoder, load_checkpoint, model_inputs
+from cos.training.preference import (
+    PairCollator,
+    PairData,
+    PreferenceTrainer,
+    fuse_head,
+    reference_logprobs,
+    turns_of,
+)
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
-from cos.training.rows import PairRow, read_rows
+from cos.training.rows import PairRow, Written, read_rows
 from tests.training.tiny_models import build
 from tests.training.training_support import context, write_pairs
 
@@ -80,6 +89,25 @@ def test_only_the_turn_is_taught_and_its_control_tokens_are_ids(policy: Path, pa
     batch = collate([pair])
     for row, sample in enumerate((pair.chosen, pair.rejected)):
         assert batch["input_ids"][row][batch["completion_mask"][row].bool()].tolist() == sample.turn.ids
+
+
+def test_nothing_is_taught_behind_the_first_step_that_differs_when_steps_are_compared(
+    policy: Path, pairs: Path
+) -> None:
+    encoder = TurnEncoder(load_checkpoint(policy)[1].tokenizer)
+    steps = [
+        Step(name=f"Read row {row}", thought=f"Row {row} shows {digit}.", reflection="It has 1 digit.")
+        for row, digit in enumerate("374")
+    ]
+    slip = replace(steps[1], thought="Row 1 shows 9.")
+    better, worse = Written(id="b", steps=(*steps,), answer="14"), Written(id="w", steps=(steps[0], slip), answer="12")
+    row = replace(next(iter(read_rows(pairs, PairRow))), chosen=better, rejected=worse)
+    for turn, written in zip(turns_of(row, encoder, first_step=True), (better, worse), strict=True):
+        kept = sum(map(len, encoder.segments(written.steps, written.answer)[:2]))
+        assert turn.should == [*turn.ids[:kept], *[IGNORED] * (len(turn.ids) - kept)]
+    miscopied = replace(row, rejected=replace(better, id="w", answer="15"))
+    for turn in (*turns_of(miscopied, encoder, first_step=True), *turns_of(row, encoder, first_step=False)):
+        assert turn.should == turn.ids
 
 
 def test_the_reference_is_what_the_policy_says_before_it_is_trained(policy: Path, pairs: Path, tmp_path: Path) -> None:
