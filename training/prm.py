@@ -53,7 +53,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         if config.judging_layers:
             model, heads = with_judging_layers(model, config, context)
-            loss = JudgeLoss(heads, label, stream_noise=config.stream_noise)
+            loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
@@ -91,16 +91,22 @@ def prm_data(
     samples = config.batch * config.accumulate * (config.steps or 1)
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
-    return Alternating(writers, rows, encoder, config.batch, seed)
+    return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)
 
 
 class Alternating(Dataset[Sample]):
-    """By turns a batch of clumsy writers' chains and one of rows; rows of a batch are alike in length."""
+    """By turns a batch of clumsy writers' chains and ``row_batches`` of rows; rows of a batch are alike in length."""
 
     def __init__(
-        self, writers: LedgerData, rows: Sequence[ChainRow], encoder: TurnEncoder, batch: int, seed: int
+        self,
+        writers: LedgerData,
+        rows: Sequence[ChainRow],
+        encoder: TurnEncoder,
+        batch: int,
+        seed: int,
+        row_batches: int = 1,
     ) -> None:
-        self._writers, self._batch, self._seed = writers, batch, seed
+        self._writers, self._batch, self._seed, self._turns = writers, batch, seed, row_batches + 1
         self._rows = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), checked_by(encoder))
 
     def __len__(self) -> int:
@@ -112,7 +118,7 @@ class Alternating(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch at once."""
         number = indices[0] // self._batch
-        if not len(self._rows) or number % 2 == 0:
+        if not len(self._rows) or number % self._turns == 0:
             return self._writers.__getitems__(indices)
         start = random.Random(f"{self._seed}/{number}").randrange(max(1, len(self._rows) - len(indices) + 1))
         return [self._rows[place] for place in range(start, min(start + len(indices), len(self._rows)))]
