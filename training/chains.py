@@ -27,8 +27,8 @@ def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> 
     A step is good as long as it and all before it equal the gold derivation's (what a Monte-Carlo label tends to: from
     a false step on, few continuations end right); the answer is good when it is right. Beside the tags every token
     carries a verdict: good up to the first one of the chain that departs from gold. ``should`` says what should stand
-    at a place: known in every reading of a row, which depends on the picture alone, up to and with the first departure
-    of the chain, and where later segments still begin as gold does.
+    at a place: known in every reading of a row and in the answer, which depend on picture and question alone, up to and
+    with the first departure of the chain, and where later segments still begin as gold does.
     """
     tag = encoder.tag
     golden = encoder.segments(gold.steps, gold.answer)
@@ -44,7 +44,8 @@ def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> 
         while good < min(len(tokens), len(target)) and tokens[good] == target[good]:
             good += 1
         same = good == len(tokens) == len(target)
-        if index < len(gold.steps) and is_reading(gold.steps[index]) and len(tokens) == len(target):
+        reading = index < len(gold.steps) and is_reading(gold.steps[index])
+        if (reading or last) and len(tokens) == len(target):
             known = target
         else:
             # A later segment departs because it carries a mistake on: what should stand there is another question.
