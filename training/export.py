@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from cos.search.errors import InputError
 from cos.training.encode import load_checkpoint
 from cos.training.folder import StageContext, StageRun
 from cos.training.recipe import ExportConfig
@@ -15,6 +20,9 @@ def run_export(config: ExportConfig, context: StageContext) -> None:
     """Writes ``model/``. Errors: InputError for a checkpoint that cannot be used."""
     with StageRun(context, "export") as run:
         model, processor = load_checkpoint(context.checkpoint(config.model))
+        for name in config.averaged_with:
+            add_weights(model, load_checkpoint(context.checkpoint(name))[0], name)
+        divide_weights(model, 1 + len(config.averaged_with))
         parameters = sum(weights.numel() for weights in model.parameters())
         for part in model.config.sub_configs:
             getattr(model.config, part).dtype = FORMATS[config.precision]
@@ -22,3 +30,30 @@ def run_export(config: ExportConfig, context: StageContext) -> None:
             processor.tokenizer.backend_tokenizer.no_padding()  # the trainer's batches were padded
         outcome = {"parameters": parameters, "precision": config.precision}
         run.finish(model.to(FORMATS[config.precision]), processor, outcome)  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def add_weights(model: PreTrainedModel, other: PreTrainedModel, name: str) -> None:
+    """Adds another model's weights in place. Errors: InputError, naming the other, when the two are not alike."""
+    mine, theirs = dict(model.named_parameters()), dict(other.named_parameters())
+    unlike = sorted(key for key in mine.keys() | theirs.keys() if _shape(mine, key) != _shape(theirs, key))
+    if unlike:
+        raise InputError(
+            f"averaged_with {name!r}: {unlike[0]} is {_shape(theirs, unlike[0])} there and {_shape(mine, unlike[0])} in "
+            "the model; average checkpoints of one training",
+            "averaged_with",
+        )
+    for key, weights in mine.items():
+        weights += theirs[key]
+
+
+@torch.no_grad()
+def divide_weights(model: PreTrainedModel, count: int) -> None:
+    """Makes a sum of weights their mean, in place."""
+    if count > 1:
+        for weights in model.parameters():
+            weights /= count
+
+
+def _shape(weights: Mapping[str, nn.Parameter], key: str) -> tuple[int, ...] | None:
+    return tuple(weights[key].shape) if key in weights else None

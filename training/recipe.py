@@ -323,6 +323,9 @@ class ExportConfig(StageKeys):
     stage: Literal["export"] = "export"
     model: str
     """The checkpoint."""
+    averaged_with: tuple[str, ...] = ()
+    """Checkpoints of the same training: what is written is the mean of all their weights and its own (a model soup,
+    arXiv 2203.05482), which is often better, better calibrated and less sensitive to rounding than the last alone."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Number format of the weights."""
 
