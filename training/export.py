@@ -38,9 +38,10 @@ def add_weights(model: PreTrainedModel, other: PreTrainedModel, name: str) -> No
     mine, theirs = dict(model.named_parameters()), dict(other.named_parameters())
     unlike = sorted(key for key in mine.keys() | theirs.keys() if _shape(mine, key) != _shape(theirs, key))
     if unlike:
+        key = unlike[0]
         raise InputError(
-            f"averaged_with {name!r}: {unlike[0]} is {_shape(theirs, unlike[0])} there and {_shape(mine, unlike[0])} in "
-            "the model; average checkpoints of one training",
+            f"averaged_with {name!r}: {key} has the shape {_shape(theirs, key)} there and {_shape(mine, key)} in the "
+            "model; average checkpoints of one training",
             "averaged_with",
         )
     for key, weights in mine.items():

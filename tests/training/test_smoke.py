@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cos.search.errors import InputError
 from cos.training.dpo import run_dpo
 from cos.training.encode import load_checkpoint
 from cos.training.folder import StageContext
@@ -141,6 +142,23 @@ def test_a_checkpoint_is_exported_in_the_format_it_is_served_in(
     assert all(torch.equal(value, kept[name].to(torch.bfloat16)) for name, value in written.items())
     told = json.loads((where.folder / "model" / "config.json").read_text())
     assert {told["dtype"], told["text_config"]["dtype"], told["vision_config"]["dtype"]} == {"bfloat16"}
+
+
+def test_several_checkpoints_are_exported_as_their_mean(
+    checkpoints: Mapping[Architecture, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from cos.training.export import run_export
+
+    mine, other = checkpoints["internvl"], build(tmp_path / "other", "internvl", seed=5)
+    where = context(tmp_path, "export")
+    run_export(ExportConfig(model=str(mine), averaged_with=(str(other),), precision="fp32"), where)
+    first, second, mean = (load_file(path / "model.safetensors") for path in (mine, other, where.folder / "model"))
+    assert all(torch.allclose(value, (first[name] + second[name]) / 2) for name, value in mean.items())
+    unlike = str(checkpoints["llava_next"])
+    with pytest.raises(InputError, match=r"averaged_with .* has the shape .* average checkpoints of one training"):
+        run_export(ExportConfig(model=str(mine), averaged_with=(unlike,)), context(tmp_path, "unlike"))
 
 
 class Stopped(Exception):
