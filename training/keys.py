@@ -140,6 +140,21 @@ class TrainingKeys(Keys):
         return self
 
 
+class JudgingKeys(Keys):
+    """Layers of its own for a small model to judge with, above those that read (`cos.training.judge_layers`)."""
+
+    judging_layers: bool = False
+    """Give a small model layers of its own for judging."""
+    judging_heads: str | None = None
+    """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
+    tag_weight: float = Field(default=0.5, ge=0)
+    """With judging layers: weight of the label loss beside theirs."""
+    row_batches: int = Field(default=1, ge=1)
+    """With chains and a ledger: batches of the chains to one of clumsy writers."""
+    stream_noise: float = Field(default=0.0, ge=0)
+    """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
+
+
 def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
     """Errors: ValueError for ledgers without end and no number of steps."""
     if ledger is not None and keys.steps is None:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
-from cos.training.keys import JudgeKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
+from cos.training.keys import JudgeKeys, JudgingKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
 from cos.training.keys import LoraKeys as LoraKeys
 
 LabelSource = Literal["exact", "monte_carlo", "judge"]
@@ -134,7 +134,7 @@ class LabelConfig(StageKeys):
         return self
 
 
-class PrmConfig(StageKeys, TrainingKeys):
+class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
@@ -155,16 +155,6 @@ class PrmConfig(StageKeys, TrainingKeys):
     """Weight of bad tags in the label loss; good ones weigh 1. Above 1 makes for lower scores."""
     lm_weight: float = Field(default=0.0, ge=0)
     """Weight of a next-token loss beside the label loss, so that the model goes on reading."""
-    judging_layers: bool = False
-    """Give a small model layers of its own for judging."""
-    judging_heads: str | None = None
-    """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
-    tag_weight: float = Field(default=0.5, ge=0)
-    """With judging layers: weight of the label loss beside theirs."""
-    row_batches: int = Field(default=1, ge=1)
-    """With chains and a ledger: batches of the chains to one of clumsy writers."""
-    stream_noise: float = Field(default=0.0, ge=0)
-    """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
 
     @model_validator(mode="after")
     def _has_data(self) -> PrmConfig:
