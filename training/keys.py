@@ -149,8 +149,6 @@ class JudgingKeys(Keys):
     """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
     tag_weight: float = Field(default=0.5, ge=0)
     """With judging layers: weight of the label loss beside theirs."""
-    row_batches: int = Field(default=1, ge=1)
-    """With chains and a ledger: batches of the chains to one of clumsy writers."""
     stream_noise: float = Field(default=0.0, ge=0)
     """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
 

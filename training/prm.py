@@ -104,7 +104,7 @@ class Alternating(Dataset[Sample]):
         encoder: TurnEncoder,
         batch: int,
         seed: int,
-        row_batches: int = 1,
+        row_batches: int,
     ) -> None:
         self._writers, self._batch, self._seed, self._turns = writers, batch, seed, row_batches + 1
         self._rows = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), checked_by(encoder))

@@ -145,6 +145,8 @@ class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
     ledger: LedgerSource | None = None
     """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``, which then are ledgers,
     too; the exact checker labels all of them."""
+    row_batches: int = Field(default=1, ge=1)
+    """With chains and a ledger: batches of the chains to one of clumsy writers."""
     labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
     """Whose labels are taught."""
     target: Literal["soft", "hard"] = "hard"
