@@ -15,7 +15,7 @@ from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Scorer
-from cos.search.search import solve
+from cos.search.run import solve
 from cos.search.select import Ruler, rank, rank_key, vote
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.training.accuracy import ask, is_right, root_seed

@@ -10,7 +10,7 @@ from typing import Any
 
 from cos.clients import models
 from cos.search import events
-from cos.search.search import run
+from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.types import Candidate, Question, Result
 from cos.training.engines import Running, picture_of

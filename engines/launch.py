@@ -50,7 +50,8 @@ async def launch(policy: EngineSettings, prm: EngineSettings | None) -> Engines:
 async def _start(wanted: list[EngineSettings]) -> list[Engine]:
     if not wanted:
         return []
-    from cos.engines.vllm import check_model, start_engines
+    from cos.engines.checkpoint import check_model
+    from cos.engines.vllm import start_engines
 
     for settings in wanted:
         check_model(settings)

@@ -9,6 +9,7 @@ import hashlib
 import math
 import random
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,8 @@ class Script:
     delay: Delay | None = None
     seconds_per_token: float = 0.0
     seconds_per_read: float = 0.0
+    sequences: int | None = None
+    """How many requests at once it has room for before it counts as saturated; None is any number."""
 
 
 class ScriptedEngine:
@@ -134,6 +137,10 @@ class ScriptedEngine:
     @property
     def context_tokens(self) -> int:
         return self._context_tokens
+
+    @property
+    def is_saturated(self) -> bool:
+        return self.script.sequences is not None and self.in_flight >= self.script.sequences
 
     @property
     def is_alive(self) -> bool:
@@ -185,11 +192,16 @@ class ScriptedSession:
         self._engine = engine
         self._question = question
         self._prompt_tokens = prompt_tokens
+        self._tokens_aborted = 0
         self._seen: dict[int, set[tuple[int, ...]]] = {}
 
     @property
     def prompt_tokens(self) -> int:
         return self._prompt_tokens
+
+    @property
+    def tokens_aborted(self) -> int:
+        return self._tokens_aborted
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         self._check_length(continuation)
@@ -200,7 +212,14 @@ class ScriptedSession:
         stops = {*draw.stop_ids, ids[-1]}
         whole = 1 + next(index for index, token in enumerate(ids) if token in stops)
         ids = ids[: min(whole, draw.max_tokens)]
-        await self._engine.serve("draw", self._engine.script.seconds_per_token * len(ids))
+        seconds = self._engine.script.seconds_per_token * len(ids)
+        started = time.perf_counter()
+        try:
+            await self._engine.serve("draw", seconds)
+        except asyncio.CancelledError:
+            written = len(ids) if not seconds else int(len(ids) * (time.perf_counter() - started) / seconds)
+            self._tokens_aborted += min(written, len(ids))
+            raise
         return Drawn(
             token_ids=ids,
             finish="stop" if len(ids) == whole else "length",

@@ -13,16 +13,17 @@ import asyncio
 import gc
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cos.engines.checkpoint import check_model, templater
 from cos.engines.environment import is_cpu_build, is_eager, set_environment
+from cos.engines.load import Load
 from cos.engines.processes import EngineContext, preload, without_interrupts
 from cos.engines.seeds import NumbersAhead
 from cos.engines.settings import EngineSettings
@@ -38,6 +39,8 @@ CPU_BLOCK_TOKENS = 32
 CPU_KV_CACHE_MIB = 256
 PRELOADED = ("vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "transformers.models.auto")
 """What an engine process on CPU imports for most of its start."""
+SATURATED_SHARE = 8
+"""An engine that runs one in so many of the sequences it has room for has enough to do."""
 STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
@@ -53,9 +56,11 @@ class VllmEngine:
         prompt: ChatPrompt,
         vocabulary: HfVocabulary,
         registry: CollectorRegistry,
+        load: Load,
     ) -> None:
         self.settings = settings
         self.registry = registry
+        self._load = load
         self._llm = llm
         self._prompt = prompt
         self._vocabulary = vocabulary
@@ -68,6 +73,11 @@ class VllmEngine:
     @property
     def context_tokens(self) -> int:
         return int(self._llm.model_config.max_model_len)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether requests wait for a place, or so many run that each one more slows the others down."""
+        return self._load.waiting > 0 or self._load.running >= self.settings.max_num_seqs // SATURATED_SHARE
 
     @property
     def is_alive(self) -> bool:
@@ -110,9 +120,16 @@ class VllmEngine:
                 "question",
             ) from error
 
-    async def generate(self, base: dict[str, Any], continuation: Sequence[int], params: Any, priority: int) -> Any:
-        """One request after ``base`` + ``continuation``; cancelling the task aborts it. None when the engine ended it
-        without a result. Errors: EngineError, EngineDead."""
+    async def generate(
+        self,
+        base: dict[str, Any],
+        continuation: Sequence[int],
+        params: Any,
+        priority: int,
+        aborted: Callable[[int], None],
+    ) -> Any:
+        """One request after ``base`` + ``continuation``; cancelling the task aborts it, and ``aborted`` is told how
+        many tokens it had written. None when the engine ended it without a result. Errors: EngineError, EngineDead."""
         from vllm.inputs import mm_input, tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -121,17 +138,30 @@ class VllmEngine:
             request = mm_input(ids, base["mm_kwargs"], base["mm_hashes"], base["mm_placeholders"])
         else:
             request = tokens_input(ids)
-        output: Any = None
         try:
-            async for newest in self._llm.generate(request, params, str(next(self._numbers)), priority=priority):
-                output = newest
+            output = await self._finished(
+                await self._llm.add_request(str(next(self._numbers)), request, params, priority=priority), aborted
+            )
         except EngineDeadError as error:
             raise EngineDead(f"the {self.settings.role} engine has died") from error
         except Exception as error:
             self._raise_if_dead(error)
             raise EngineError(f"the {self.settings.role} engine refused a request: {error}") from error
-        if output is None or not output.outputs or output.outputs[0].finish_reason in ("error", "abort"):
+        if not output.outputs or output.outputs[0].finish_reason in ("error", "abort"):
             return None
+        return output
+
+    async def _finished(self, queue: Any, aborted: Callable[[int], None]) -> Any:
+        """The last output of a request's queue, as in ``AsyncLLM.generate``, which does not tell what an aborted
+        request had written."""
+        try:
+            while not (output := queue.get_nowait() or await queue.get()).finished:
+                pass
+        except asyncio.CancelledError:
+            await self._llm.abort(queue.request_id, internal=True)
+            ended = queue.output
+            aborted(len(ended.outputs[0].token_ids) if hasattr(ended, "outputs") else 0)
+            raise
         return output
 
     def _raise_if_dead(self, cause: Exception) -> None:
@@ -162,10 +192,15 @@ class VllmSession:
         self._engine = engine
         self._question = question
         self._base = base
+        self._tokens_aborted = 0
 
     @property
     def prompt_tokens(self) -> int:
         return len(self._base["prompt_token_ids"])
+
+    @property
+    def tokens_aborted(self) -> int:
+        return self._tokens_aborted
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         """One sample; see `cos.search.ports.PolicySession`."""
@@ -217,15 +252,18 @@ class VllmSession:
                 f"a chain of {len(continuation)} tokens is longer than the {self._engine.settings.role}'s context of "
                 f"{self._engine.context_tokens} has room for"
             )
-        output = await self._engine.generate(self._take_base(), continuation, params, priority)
+        output = await self._engine.generate(self._take_base(), continuation, params, priority, self._count_aborted)
         if output is None and self._question.picture is not None:
             # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
             # be there, it ends the request and has the front forget it, so that rendering again sends the pixels.
             self._base = await self._engine.render(self._question)
-            output = await self._engine.generate(self._take_base(), continuation, params, priority)
+            output = await self._engine.generate(self._take_base(), continuation, params, priority, self._count_aborted)
         if output is None:
             raise EngineError(f"the {self._engine.settings.role} engine ended a request without a result")
         return output
+
+    def _count_aborted(self, tokens: int) -> None:
+        self._tokens_aborted += tokens
 
     def _take_base(self) -> dict[str, Any]:
         """What the next request is to begin with: only the first brings the pixels, the engine keeps them."""
@@ -301,7 +339,7 @@ def _start(settings: EngineSettings, *, on_cpu: bool) -> VllmEngine:
         "block_size": CPU_BLOCK_TOKENS if on_cpu else None,
         "kv_cache_memory_bytes": kv_mib * 2**20 if kv_mib else None,
     }
-    registry = CollectorRegistry()
+    registry, load = CollectorRegistry(), Load()
     try:
         args = AsyncEngineArgs(
             model=settings.model,
@@ -328,43 +366,25 @@ def _start(settings: EngineSettings, *, on_cpu: bool) -> VllmEngine:
             # without it a start imports vLLM once less per engine, and a step makes one hop less.
             config.parallel_config.distributed_executor_backend = "uni"
         with without_interrupts():
-            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[_stat_logger(registry)])
+            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[_stat_logger(registry, load)])
     except (ValueError, OSError, RuntimeError) as error:
         raise InputError(
             f"the {settings.role} {settings.model!r} could not be started: {error}", settings.role
         ) from error
     vocabulary = HfVocabulary(cast("Any", llm.renderer.get_tokenizer()))
-    prompt = ChatPrompt(vocabulary, _templater(settings, llm), settings.question_suffix)
-    return VllmEngine(settings, llm, prompt, vocabulary, registry)
+    prompt = ChatPrompt(vocabulary, templater(settings, llm.renderer.get_tokenizer()), settings.question_suffix)
+    return VllmEngine(settings, llm, prompt, vocabulary, registry, load)
 
 
-def check_model(settings: EngineSettings) -> None:
-    """Errors: InputError for what looks like a folder but is none, or has no config.json."""
-    looks_local = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
-    folder = Path(settings.model).expanduser()
-    if looks_local and not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "does not exist"
-        raise InputError(
-            f"--{settings.role} {settings.model}: the folder {what}; give a checkpoint folder or a hub name",
-            settings.role,
-        )
-
-
-def _templater(settings: EngineSettings, llm: Any) -> Any:
-    """The processor when it has a chat template, else the tokenizer."""
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
-    except (ValueError, OSError):
-        return llm.renderer.get_tokenizer()
-    return processor if getattr(processor, "chat_template", None) else llm.renderer.get_tokenizer()
-
-
-def _stat_logger(registry: CollectorRegistry) -> Any:
+def _stat_logger(registry: CollectorRegistry, load: Load) -> Any:
     """vLLM's Prometheus logger bound to a registry of its own: a second engine would unregister the first one's metrics
-    from the global registry (vllm/v1/metrics/loggers.py)."""
+    from the global registry (vllm/v1/metrics/loggers.py). It keeps ``load`` up to date, too."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    def record(self: Any, scheduler_stats: Any, *rest: Any, **named: Any) -> None:
+        if scheduler_stats is not None:
+            load.running, load.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
+        PrometheusStatLogger.record(self, scheduler_stats, *rest, **named)
 
     return type(
         "RegistryStatLogger",
@@ -373,5 +393,6 @@ def _stat_logger(registry: CollectorRegistry) -> Any:
             "_gauge_cls": staticmethod(partial(Gauge, registry=registry)),
             "_counter_cls": staticmethod(partial(Counter, registry=registry)),
             "_histogram_cls": staticmethod(partial(Histogram, registry=registry)),
+            "record": record,
         },
     )

@@ -10,7 +10,7 @@ from cos.search.ports import Policy, Scorer
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """All that `cos.search.search.run` needs beside a question and a spec."""
+    """All that `cos.search.run.run` needs beside a question and a spec."""
 
     policy: Policy
     scorer: Scorer | None

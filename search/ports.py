@@ -67,6 +67,11 @@ class PolicySession(Protocol):
     @property
     def prompt_tokens(self) -> int: ...
 
+    @property
+    def tokens_aborted(self) -> int:
+        """Tokens that cancelled draws had written by then, as far as the engine knows."""
+        ...
+
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         """One sample after prompt + ``continuation``. Cancelling the task aborts the request.
 
@@ -84,6 +89,11 @@ class Policy(Protocol):
     @property
     def context_tokens(self) -> int:
         """Longest prompt + continuation."""
+        ...
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether more requests than it has now would slow down those it has."""
         ...
 
     async def open(self, question: Question) -> PolicySession:

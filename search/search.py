@@ -1,99 +1,126 @@
-"""The Search handle, which strategies are written against, and `run`, which drives one search and tells what happens.
+"""The Search handle, which strategies are written against.
 
 A strategy never touches an engine, a clock or a budget. It expands chains, looks at scored candidates, keeps some, and
-returns the winner. At any limit the best chain so far is the answer, and the result says which limit it was.
+returns the winner. Candidates are scored the moment they end; a strategy waits only for what it asks for.
 """
 
 import asyncio
-import hashlib
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+import random
+from collections.abc import Callable, Iterable, Sequence
 
-from cos.search.budget import Budget
-from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
-from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
-from cos.search.grammar import CosGrammar
-from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
-from cos.search.select import finite, likelihood_score, rank, rank_level
+from cos.search.errors import BudgetExhausted, EngineError, InputError
+from cos.search.events import Event, Selected
+from cos.search.ports import Policy
+from cos.search.requests import Place, Requests, seed_of
+from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import dismiss, together
-from cos.search.types import Candidate, Chain, FinishReason, Path, Question, Result, Timings, Usage
+from cos.search.tasks import together
+from cos.search.types import Chain, Path, Question
 
-ATTEMPTS = 2
-"""Tries for one request: an engine error before any token was delivered is retried once."""
-
-
-def seed_of(root: int, path: Path) -> int:
-    """The sampling seed of a place in the tree: siblings differ, and no order of events can change it."""
-    text = f"{root}:{','.join(map(str, path))}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+Wanted = Sequence[tuple[Chain, int]]
+"""Chains to continue, each with the number of its new children."""
+Plan = Callable[[Sequence[Chain]], Wanted]
+"""What a strategy will expand next, given a level's chains: a pure function of them, whatever their order."""
 
 
 class Search:
     """One search under way."""
 
     def __init__(
-        self,
-        spec: SearchSpec,
-        grammar: CosGrammar,
-        policy: Policy,
-        session: PolicySession,
-        scorer: ScorerSession | None,
-        emit: Callable[[Event], None],
+        self, question: Question, spec: SearchSpec, policy: Policy, requests: Requests, emit: Callable[[Event], None]
     ) -> None:
         self.root = Chain()
-        self.tree: dict[Path, Candidate] = {}
-        self.usage = Usage()
         self.warnings: list[str] = []
-        self.first_candidate_at: float | None = None
-        self.starved: set[Path] = set()
-        """Candidates that were cut because the token budget had no more for them."""
+        self._question = question
         self._spec = spec
-        self._grammar = grammar
         self._policy = policy
-        self._session = session
-        self._scorer = scorer
+        self._requests = requests
         self._emit = emit
-        self._budget = Budget(spec.limits)
-        self._live = asyncio.Semaphore(spec.limits.live_sequences)
         self._children: dict[Path, int] = {}
-        self._judged: set[Path] = set()
 
-    async def expand(self, wanted: Sequence[tuple[Chain, int]]) -> list[Chain]:
-        """Draws and scores new children: ``n`` of each chain. All at once; each is scored the moment it ends.
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        return self._question.text
 
-        Errors: EngineError when no child could be had; BudgetExhausted, which a strategy lets pass.
+    @property
+    def values_are_probabilities(self) -> bool:
+        """Whether a chain's value says how likely it is right: a PRM's does, a likelihood does not."""
+        return self._spec.ruler.kind == "prm" and self._requests.has_scorer
+
+    async def expand(
+        self, wanted: Wanted, *, then: Plan | None = None, temperature: float | None = None
+    ) -> list[Chain]:
+        """Draws and scores new children: ``n`` of each chain, all at once, in path order; each is scored the moment it
+        ends. Children that say the same are all there (`distinct` merges them).
+
+        ``then``: what will be asked for next. With it, children of likely survivors are begun while stragglers still
+        run, at low priority; the result is the same as without. Errors: EngineError when no child could be had;
+        BudgetExhausted, which a strategy lets pass.
         """
-        places = [(chain, self._place(chain)) for chain, n in wanted for _ in range(n)]
-        grants = [self._reserve(chain, len(places) - index) for index, (chain, _) in enumerate(places)]
+        heat = self._spec.sampling.temperature if temperature is None else temperature
+        places = [self._place(chain, heat) for chain, n in wanted for _ in range(n)]
+        grants = [self._requests.reserve(place.chain, len(places) - index) for index, place in enumerate(places)]
+        level: list[Chain] = []
+        begun: set[Path] = set()
 
-        async def child(chain: Chain, path: Path, grant: int) -> Chain | None:
-            longer = await self._write(chain, path, grant, self._spec.sampling.temperature)
-            return None if longer is None else await self._judge(longer)
+        async def child(place: Place, grant: int) -> Chain | None:
+            longer = await self._requests.write(place, grant)
+            if longer is None:
+                return None
+            judged = await self._requests.judge(longer)
+            if then is not None:
+                level.append(judged)
+                if len(level) < len(places):
+                    await self._look_ahead(then(level), begun, heat)
+            return judged
 
-        found = await together(child(chain, path, grant) for (chain, path), grant in zip(places, grants, strict=True))
-        return _alive(found)
+        found = _alive(await together(child(place, grant) for place, grant in zip(places, grants, strict=True)))
+        if then is not None and begun:
+            await self._requests.abandon(frozenset(begun - {place.path for place in self._next(then(found), heat)}))
+        return found
+
+    async def write(self, wanted: Wanted) -> list[Chain]:
+        """As `expand`, without scores."""
+        heat = self._spec.sampling.temperature
+        places = [self._place(chain, heat) for chain, n in wanted for _ in range(n)]
+        grants = [self._requests.reserve(place.chain, len(places) - index) for index, place in enumerate(places)]
+        return _alive(
+            await together(self._requests.write(place, grant) for place, grant in zip(places, grants, strict=True))
+        )
 
     async def sample(self, n: int, *, scored: bool, temperature: float | None = None) -> list[Chain]:
         """Draws n whole chains from the root, side by side, in path order. With ``scored`` each step is read while
         the chain grows on: growing never waits for a score. Errors: as `expand`."""
+        return await self.finish([self.root] * n, scored=scored, temperature=temperature)
+
+    async def finish(
+        self, chains: Sequence[Chain], *, scored: bool, temperature: float | None = None, steps: int | None = None
+    ) -> list[Chain]:
+        """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
         heat = self._spec.sampling.temperature if temperature is None else temperature
 
-        async def grow(path: Path) -> Chain | None:
-            chain: Chain | None = self.root
+        async def grow(chain: Chain | None, place: Place) -> Chain | None:
             readings: list[asyncio.Task[Chain]] = []
             async with asyncio.TaskGroup() as group:
-                while chain is not None and not chain.is_last:
-                    chain = await self._write(chain, path, self._reserve(chain, n), heat)
+                grown = 0
+                while chain is not None and not chain.is_last and (steps is None or grown < steps):
+                    chain = await self._requests.write(place, self._requests.reserve(chain, len(chains)))
+                    grown += 1
                     if chain is not None:
-                        path = (*chain.path, 0)
+                        place = Place(chain, (*chain.path, 0), heat)
                         if scored:
-                            readings.append(group.create_task(self._judge(chain)))
-            return chain and chain.with_scores({c.path: self.tree[c.path].score for c in chain.candidates})
+                            readings.append(group.create_task(self._requests.judge(chain)))
+            return chain and self._with_scores(chain)
 
-        return _alive(await together([grow(self._place(self.root)) for _ in range(n)]))
+        return _alive(await together([grow(chain, self._place(chain, heat)) for chain in chains]))
+
+    def distinct(self, chains: Iterable[Chain]) -> list[Chain]:
+        """The chains without those that say what one with an earlier path says; in path order."""
+        first: dict[tuple[int, ...], Chain] = {}
+        for chain in sorted(chains, key=lambda chain: chain.path):
+            first.setdefault(chain.token_ids, chain)
+        return list(first.values())
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by chain value; answered chains before others."""
@@ -107,151 +134,80 @@ class Search:
         """Best first, by the newest candidate's score alone, steps and answers alike."""
         return rank_level(chains, self._spec.ruler.newest)
 
+    def confidence(self, chain: Chain) -> float | None:
+        """A chain's value on a scale from 0 to 1; None is unscored."""
+        return self._spec.ruler.confidence(chain)
+
+    def random(self, label: str) -> random.Random:
+        """Chance that follows from the search's seed and a label."""
+        return random.Random(f"{self._spec.sampling.seed}/{label}")
+
     def select(self, kept: Sequence[Chain], considered: Sequence[Chain]) -> None:
         """Tells which of the considered chains go on; changes nothing."""
         going_on = {chain.path for chain in kept}
         pruned = tuple(chain.path for chain in considered if chain.path not in going_on)
         self._emit(Selected(tuple(chain.path for chain in kept), pruned))
 
+    async def ask(self, prompt: str, path: Path, max_tokens: int) -> str:
+        """What the policy says to a prompt beside the picture, about the candidate at ``path``; empty when its engine
+        failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
+        try:
+            session = await self._policy.open(Question(prompt, self._question.picture))
+        except InputError:
+            return ""
+        seed = seed_of(self._spec.sampling.seed, (*path, len(prompt)))
+        return await self._requests.ask(session, seed, max_tokens)
+
     async def explain(self, chain: Chain) -> Chain:
         """The chain with scores for candidates that were never read, as far as the budget allows."""
-        if self._scorer is None or self._spec.ruler.kind != "prm":
+        if self._spec.ruler.kind != "prm":
             return chain
         prefixes = [
             Chain(chain.candidates[: i + 1])
-            for i, c in enumerate(chain.candidates)
-            if c.path not in self._judged and c.end != "broken"
+            for i, candidate in enumerate(chain.candidates)
+            if candidate.path not in self._requests.judged
         ]
         try:
-            await together(self._judge(prefix) for prefix in prefixes)
+            await together(self._requests.judge(prefix) for prefix in prefixes)
         except (BudgetExhausted, EngineError) as error:
             self.warnings.append(f"the winning chain could not be scored: {error}")
-        return chain.with_scores({path: candidate.score for path, candidate in self.tree.items()})
+        return self._with_scores(chain)
 
     def best_so_far(self) -> Chain | None:
         """The best of all chains in the tree; None before the first candidate."""
-        parents = {path[:-1] for path in self.tree}
-        leaves = [path for path in self.tree if path not in parents]
-        chains = [Chain(tuple(self.tree[leaf[: i + 1]] for i in range(len(leaf)))) for leaf in leaves]
+        tree = self._requests.tree
+        parents = {path[:-1] for path in tree}
+        leaves = [path for path in tree if path not in parents]
+        chains = [Chain(tuple(tree[leaf[: i + 1]] for i in range(len(leaf)))) for leaf in leaves]
         return self.rank(chains)[0] if chains else None
 
-    def _place(self, chain: Chain) -> Path:
+    def _with_scores(self, chain: Chain) -> Chain:
+        return chain.with_scores({c.path: self._requests.tree[c.path].score for c in chain.candidates})
+
+    def _place(self, chain: Chain, temperature: float) -> Place:
         index = self._children.get(chain.path, 0)
         self._children[chain.path] = index + 1
-        return (*chain.path, index)
+        return Place(chain, (*chain.path, index), temperature)
 
-    def _room(self, chain: Chain) -> int:
-        return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
+    def _next(self, wanted: Wanted, temperature: float) -> list[Place]:
+        """The places that `expand` would give these children, without giving them."""
+        return [
+            Place(chain, (*chain.path, self._children.get(chain.path, 0) + number), temperature)
+            for chain, n in wanted
+            for number in range(n)
+        ]
 
-    def _longest(self, chain: Chain) -> int:
-        return min(self._spec.sampling.step_tokens, self._room(chain))
-
-    def _reserve(self, chain: Chain, sharers: int) -> int:
-        return self._budget.reserve_tokens(self._longest(chain), sharers)
-
-    async def _write(self, chain: Chain, path: Path, grant: int, temperature: float) -> Chain | None:
-        """The chain with one candidate more; None when the engine failed twice."""
-        sampling = self._spec.sampling
-        draw = Draw(
-            max_tokens=grant,
-            stop_ids=self._grammar.stop_ids,
-            seed=seed_of(sampling.seed, path),
-            temperature=temperature,
-            top_p=sampling.top_p,
-            logprobs=self._spec.ruler.kind == "likelihood",
-            priority=-len(path),
-        )
-        drawn = await self._draw(chain, draw)
-        self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
-        if drawn is None:
-            return None
-        if drawn.finish == "length" and grant < self._longest(chain):
-            self.starved.add(path)
-        candidate = self._candidate(chain, path, drawn)
-        self.tree[path] = candidate
-        self.first_candidate_at = self.first_candidate_at or time.perf_counter()
-        self._emit(Written(candidate))
-        return chain.then(candidate)
-
-    async def _draw(self, chain: Chain, draw: Draw) -> Drawn | None:
-        continuation = chain.token_ids
-        for _ in range(ATTEMPTS):
-            async with self._live:
-                try:
-                    drawn = await self._session.draw(continuation, draw)
-                except EngineDead:
-                    raise
-                except EngineError:
-                    self.usage = replace(self.usage, requests_failed=self.usage.requests_failed + 1)
-                    continue
-                except asyncio.CancelledError:
-                    self.usage = replace(self.usage, requests_aborted=self.usage.requests_aborted + 1)
-                    raise
-            self.usage = replace(
-                self.usage,
-                candidates=self.usage.candidates + 1,
-                tokens_generated=self.usage.tokens_generated + len(drawn.token_ids),
-                policy_prompt_tokens=self.usage.policy_prompt_tokens + drawn.prompt_tokens,
-                policy_cached_tokens=self.usage.policy_cached_tokens + drawn.cached_tokens,
-            )
-            return drawn
-        return None
-
-    def _candidate(self, chain: Chain, path: Path, drawn: Drawn) -> Candidate:
-        text = self._policy.vocabulary.decode(drawn.token_ids)
-        segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
-        end = segment.end
-        too_deep = len(path) > self._spec.sampling.max_steps
-        if end == "step" and (too_deep or self._room(chain) - len(drawn.token_ids) < 1):
-            end = "max_steps"
-        candidate = Candidate(
-            path=path,
-            token_ids=drawn.token_ids,
-            text=text,
-            end=end,
-            step=segment.step,
-            answer=segment.answer,
-            logprob=drawn.logprob,
-        )
-        return (
-            replace(candidate, score=likelihood_score(candidate))
-            if self._spec.ruler.kind == "likelihood"
-            else candidate
-        )
-
-    async def _judge(self, chain: Chain) -> Chain:
-        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM."""
-        newest = chain.candidates[-1]
-        if self._spec.ruler.kind == "prm":
-            if self._scorer is None or newest.end in ("broken", "truncated"):
-                return chain
-            reading = await self._read(chain, self._scorer)
-            self._judged.add(newest.path)
-            newest = replace(newest, score=finite(reading.score) if reading else None)
-            self.tree[newest.path] = newest
-        if newest.score is None:
-            self.usage = replace(self.usage, unscored=self.usage.unscored + 1)
-        self._emit(Scored(newest.path, newest.score))
-        return Chain((*chain.candidates[:-1], newest))
-
-    async def _read(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
-        for _ in range(ATTEMPTS):
-            self._budget.reserve_read()
-            try:
-                reading = await scorer.score(chain)
-            except EngineDead:
-                raise
-            except EngineError:
-                self.usage = replace(self.usage, requests_failed=self.usage.requests_failed + 1)
-            else:
-                self.usage = replace(
-                    self.usage,
-                    prm_reads=self.usage.prm_reads + 1,
-                    prm_prompt_tokens=self.usage.prm_prompt_tokens + reading.prompt_tokens,
-                    prm_cached_tokens=self.usage.prm_cached_tokens + reading.cached_tokens,
-                )
-                return reading
-        return None
+    async def _look_ahead(self, wanted: Wanted, begun: set[Path], temperature: float) -> None:
+        """Begins what is likely wanted next, and aborts what no longer is."""
+        likely = self._next(wanted, temperature)
+        stale = frozenset(begun - {place.path for place in likely})
+        begun -= stale
+        for place in likely:
+            if not self._requests.may_begin:
+                break
+            self._requests.begin(place)
+            begun.add(place.path)
+        await self._requests.abandon(stale)
 
 
 def _alive(found: Sequence[Chain | None]) -> list[Chain]:
@@ -259,108 +215,3 @@ def _alive(found: Sequence[Chain | None]) -> list[Chain]:
     if not chains:
         raise EngineError("every candidate of a level failed in the policy engine")
     return chains
-
-
-async def run(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
-) -> AsyncGenerator[Event, None]:
-    """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
-
-    Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
-    """
-    events: asyncio.Queue[Event | None] = asyncio.Queue()
-
-    async def work() -> None:
-        try:
-            events.put_nowait(Answered(await _search(question, spec, policy, scorer, grammar, events.put_nowait)))
-        finally:
-            events.put_nowait(None)
-
-    task = asyncio.create_task(work())
-    try:
-        while (event := await events.get()) is not None:
-            yield event
-        await task
-    finally:
-        await dismiss(task)
-
-
-async def solve(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
-) -> Result:
-    """The result of a search. Errors: as `run`."""
-    async with aclosing(run(question, spec, policy, scorer, grammar)) as events:
-        async for event in events:
-            if isinstance(event, Answered):
-                return event.result
-    raise AssertionError("a search ends with Answered or an error")
-
-
-async def _search(
-    question: Question,
-    spec: SearchSpec,
-    policy: Policy,
-    scorer: Scorer | None,
-    grammar: CosGrammar,
-    emit: Callable[[Event], None],
-) -> Result:
-    started = opened = time.perf_counter()
-    search: Search | None = None
-    limit: FinishReason | None = None
-    chain: Chain | None = None
-    deadline = asyncio.timeout(spec.limits.seconds)
-    try:
-        async with deadline:
-            session, judge = await _open(question, spec, policy, scorer)
-            opened = time.perf_counter()
-            emit(Opened(spec.strategy.name, session.prompt_tokens))
-            search = Search(spec, grammar, policy, session, judge, emit)
-            # Type checkers that follow the links under src/ see this module, and its Search, twice.
-            chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
-            if spec.explain:
-                chain = await search.explain(chain)
-    except BudgetExhausted as spent:
-        limit = spent.kind
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        limit = "seconds"
-    winner = chain or (search.best_so_far() if search else None)
-    if search is None or winner is None:
-        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
-    first = search.first_candidate_at
-    return Result(
-        chain=winner,
-        value=spec.ruler.value(winner),
-        finish_reason=limit if limit and chain is None else _reason(search, winner.candidates[-1]),
-        usage=replace(search.usage, tokens_kept=len(winner.token_ids)),
-        timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
-        tree=tuple(search.tree[path] for path in sorted(search.tree)),
-        warnings=tuple(search.warnings),
-    )
-
-
-def _reason(search: Search, last: Candidate) -> FinishReason:
-    if last.path in search.starved:
-        return "tokens"
-    return "max_steps" if last.end == "step" else last.end
-
-
-async def _open(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None
-) -> tuple[PolicySession, ScorerSession | None]:
-    name = spec.strategy.name
-    if scorer is None and spec.ruler.kind == "prm" and spec.strategy.needs_scores:
-        message = f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'"
-        raise InputError(message, "score")
-    if scorer is None or spec.ruler.kind != "prm":
-        return await policy.open(question), None
-    judge = asyncio.create_task(_open_scorer(scorer, question))
-    try:
-        return await policy.open(question), await judge
-    finally:
-        await dismiss(judge)
-
-
-async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:
-    return await scorer.open(question)

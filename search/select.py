@@ -99,13 +99,18 @@ def normalised(answer: str) -> str:
     return _THOUSANDS.sub("", answer.strip().lstrip("(").rstrip("().").strip()).casefold()
 
 
-def vote(chains: Sequence[Chain]) -> list[Chain]:
-    """The answered chains of the most frequent answer, in path order; ties go to the answer with the earliest path."""
+def answer_groups(chains: Iterable[Chain]) -> list[list[Chain]]:
+    """Answered chains by their answer, in path order; groups in order of their first paths."""
     groups: dict[str, list[Chain]] = {}
     for chain in sorted(chains, key=lambda chain: chain.path):
         if chain.answer is not None:
             groups.setdefault(normalised(chain.answer), []).append(chain)
-    return max(groups.values(), key=len) if groups else []
+    return list(groups.values())
+
+
+def vote(chains: Sequence[Chain]) -> list[Chain]:
+    """The answered chains of the most frequent answer, in path order; ties go to the answer with the earliest path."""
+    return max(answer_groups(chains), key=len, default=[])
 
 
 def likelihood_score(candidate: Candidate) -> float | None:

@@ -40,8 +40,10 @@ class SearchSpec:
         step_weight: float = 0.2,
         limits: Limits | None = None,
         explain: bool = True,
+        speculate: bool = True,
     ) -> None:
-        """``explain``: score the winning chain's steps even where the strategy did not need them.
+        """``explain``: score the winning chain's steps even where the strategy did not need them. ``speculate``: begin
+        what is likely wanted next while stragglers still run; it changes the time a search takes, never its tree.
 
         Errors: InputError for an unknown strategy or parameter, naming it and what there is.
         """
@@ -51,3 +53,4 @@ class SearchSpec:
         self.ruler = Ruler(score, aggregation, step_weight)
         self.limits = limits or Limits()
         self.explain = explain
+        self.speculate = speculate

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 Path = tuple[int, ...]
 """Where a candidate stands in the tree: the child index at each level. The root is ``()``."""
 
-End = Literal["step", "answer", "max_steps", "truncated", "broken"]
+End = Literal["step", "answer", "max_steps", "truncated", "broken", "empty", "repeated"]
 """How a candidate ended: a whole step, a whole answer, a step where only an answer was allowed any more (or which fills
-the context), cut by a token limit, or text the grammar cannot read."""
+the context), cut by a token limit, text the grammar cannot read, a step that says nothing, or one that its chain has
+taken before."""
 
-FinishReason = Literal["answer", "max_steps", "truncated", "broken", "tokens", "prm_reads", "seconds"]
+UNREADABLE: frozenset[End] = frozenset({"truncated", "broken", "empty", "repeated"})
+"""Ends that nothing can follow and no PRM is shown."""
+
+FinishReason = Literal[
+    "answer", "max_steps", "truncated", "broken", "empty", "repeated", "tokens", "prm_reads", "seconds"
+]
 """Why a search returned what it did: an answer, or the limit it met first."""
 
 
@@ -126,10 +132,17 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a search cost. Every generated token is kept (in the answer's chain) or discarded."""
+    """What a search cost. Every generated token is kept (in the answer's chain), a duplicate, asked for, aborted, or
+    discarded."""
 
     tokens_generated: int = 0
     tokens_kept: int = 0
+    tokens_duplicate: int = 0
+    """Of candidates whose chains say what a chain with an earlier path says."""
+    tokens_asked: int = 0
+    """Of what the policy was asked about its own candidates, beside the tree."""
+    tokens_aborted: int = 0
+    """Of requests that were aborted before they ended, or begun ahead in vain."""
     policy_prompt_tokens: int = 0
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int = 0
@@ -144,7 +157,9 @@ class Usage:
 
     @property
     def tokens_discarded(self) -> int:
-        return self.tokens_generated - self.tokens_kept
+        """Of candidates that the answer's chain does without."""
+        other = self.tokens_kept + self.tokens_duplicate + self.tokens_asked + self.tokens_aborted
+        return self.tokens_generated - other
 
 
 @dataclass(frozen=True, slots=True)

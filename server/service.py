@@ -11,7 +11,7 @@ from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
-from cos.search.search import run
+from cos.search.run import run
 from cos.search.types import Picture, Question, Result
 from cos.server.admission import Admission
 from cos.server.errors import Draining, Overloaded, SearchTimeout

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
-from cos.search.search import solve
+from cos.search.run import solve
 from cos.search.select import normalised
 from cos.search.spec import SearchSpec
 from cos.search.types import Question

@@ -8,16 +8,38 @@ from typing import Any
 from pydantic import ValidationError
 
 from cos.search.errors import InputError
+from cos.search.strategies.auto import Auto
 from cos.search.strategies.base import Params, Strategy
 from cos.search.strategies.beam import Beam
 from cos.search.strategies.best_of_n import BestOfN
+from cos.search.strategies.dvts import Dvts
 from cos.search.strategies.greedy import Greedy
 from cos.search.strategies.greedy_prm import GreedyPrm
+from cos.search.strategies.lookahead import Lookahead
+from cos.search.strategies.mcts import Mcts
+from cos.search.strategies.particle import Particle
+from cos.search.strategies.rebase import Rebase
 from cos.search.strategies.self_consistency import SelfConsistency
+from cos.search.strategies.self_critique import SelfCritique
+from cos.search.strategies.weighted_vote import WeightedVote
 
 __all__ = ["Params", "Strategy", "menu", "parse_params", "resolve"]
 
-BUILT_IN: tuple[Strategy, ...] = (Greedy(), SelfConsistency(), BestOfN(), Beam(), GreedyPrm())
+BUILT_IN: tuple[Strategy, ...] = (
+    Auto(),
+    Greedy(),
+    SelfConsistency(),
+    BestOfN(),
+    WeightedVote(),
+    Beam(),
+    GreedyPrm(),
+    Dvts(),
+    Rebase(),
+    Particle(),
+    Lookahead(),
+    Mcts(),
+    SelfCritique(),
+)
 
 
 @cache

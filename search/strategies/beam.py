@@ -1,10 +1,13 @@
 """Step beam search: n candidates a level, drawn from the beam_width best chains of the level before.
 
 Source: Snell et al., arXiv 2408.03314, as step-level search over the paper's PRM (section 4.3.2). Chains are ranked by
-their value so far (the steps' mean under the "cos" aggregation). A chain that answers while it ranks among the
-survivors leaves the beam with its place, so that later levels are narrower; the best answered chain wins.
+their value so far (the steps' mean under the "cos" aggregation); chains that say the same are one. A chain that answers
+while it ranks among the survivors leaves the beam with its place, so that later levels are narrower; the best answered
+chain wins.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
@@ -44,18 +47,31 @@ class Beam(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: BeamParams) -> Chain:
-        beam, done, width = [search.root], list[Chain](), params.width
-        while beam and width:
-            level = search.rank_level(await search.expand(spread(beam, params.n * width // params.width)))
-            survivors = level[:width]
+        done, places, wanted = list[Chain](), params.width, [(search.root, params.n)]
+        while wanted:
+            plan = partial(children, search, params, places)
+            level = await search.expand(wanted, then=plan)
+            survivors = best(search, level, places)
             search.select(survivors, level)
+            wanted = plan(level)
             done += [chain for chain in survivors if chain.is_last]
-            beam = [chain for chain in survivors if not chain.is_last]
-            width = len(beam)
+            places -= sum(chain.is_last for chain in survivors)
         return search.rank(done)[0]
 
 
-def spread(beam: list[Chain], n: int) -> list[tuple[Chain, int]]:
+def best(search: "Search", level: Sequence[Chain], places: int) -> list[Chain]:
+    """The chains of a level that survive."""
+    return search.rank_level(search.distinct(level))[:places]
+
+
+def children(search: "Search", params: BeamParams, places: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+    """How many children each survivor of a level is to have: the width of n narrows with the places that are left."""
+    survivors = best(search, level, places)
+    beam = [chain for chain in survivors if not chain.is_last]
+    return spread(beam, params.n * (places - len(survivors) + len(beam)) // params.width) if beam else []
+
+
+def spread(beam: Sequence[Chain], n: int) -> list[tuple[Chain, int]]:
     """n candidates over the chains of a beam, as evenly as can be, the better chains first served."""
     each, more = divmod(n, len(beam))
     return [(chain, each + (index < more)) for index, chain in enumerate(beam) if each + (index < more)]

@@ -5,6 +5,7 @@ that the policy decides to go on or to answer as the next candidate is drawn; an
 at its own tag; the search ends when an answer wins its level.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -32,9 +33,13 @@ class GreedyPrm(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: GreedyPrmParams) -> Chain:
+        def follow(level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+            first = search.rank_newest(level)[0]
+            return [] if first.is_last else [(first, params.n)]
+
         trunk = search.root
         while not trunk.is_last:
-            level = search.rank_newest(await search.expand([(trunk, params.n)]))
-            search.select(level[:1], level)
-            trunk = level[0]
+            level = await search.expand([(trunk, params.n)], then=follow)
+            trunk = search.rank_newest(level)[0]
+            search.select([trunk], level)
         return trunk

@@ -17,7 +17,7 @@ from cos.prm.pair import pair
 from cos.search.errors import EngineError, InputError
 from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG, CosGrammar
 from cos.search.ports import Draw, Drawn
-from cos.search.search import solve
+from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Picture, Question
 

@@ -24,7 +24,7 @@ from cos.search.grammar import (
     step_pieces,
 )
 from cos.search.ports import LabelRead
-from cos.search.search import solve
+from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Candidate, Chain, Question, Step
 

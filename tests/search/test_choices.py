@@ -9,7 +9,8 @@ import pytest
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.grammar import STEP_END, CosGrammar, answer_pieces, step_pieces
 from cos.search.ports import Reading
-from cos.search.search import seed_of, solve
+from cos.search.requests import seed_of
+from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Chain, Path, Question, Result, Step
 

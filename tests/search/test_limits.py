@@ -11,7 +11,7 @@ from cos.prm.pair import pair
 from cos.search.budget import Limits
 from cos.search.errors import InputError, SearchFailed
 from cos.search.grammar import step_pieces
-from cos.search.search import solve
+from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
 from cos.search.types import Question, Result, Step
@@ -20,6 +20,7 @@ Find = Callable[..., Awaitable[Result]]
 
 EVERY = sorted(menu())
 SCORED = sorted(name for name, strategy in menu().items() if strategy.needs_scores)
+UNREAD = ("greedy", "self_consistency", "self_critique")
 
 
 def endless(question: Question, written: str, rng: random.Random) -> str:
@@ -33,10 +34,9 @@ def endless(question: Question, written: str, rng: random.Random) -> str:
 async def test_the_token_budget_is_never_exceeded(find: Find, strategy: str, tokens: int) -> None:
     result = await find(strategy, limits=Limits(tokens=tokens))
     assert 0 < result.usage.tokens_generated <= tokens
-    assert result.is_complete == (result.finish_reason == "answer")
-    if not result.is_complete:
-        assert result.finish_reason == "tokens"
-        assert result.chain.answer is None
+    assert result.finish_reason in ("answer", "tokens")
+    assert result.is_complete == (result.chain.answer is not None)
+    assert result.is_complete or result.finish_reason == "tokens"
 
 
 @pytest.mark.parametrize("strategy", EVERY)
@@ -62,7 +62,7 @@ async def test_the_best_chain_so_far_is_the_one_with_the_best_steps(find: Find) 
 
 
 @pytest.mark.parametrize("strategy", SCORED)
-@pytest.mark.parametrize("reads", [0, 1, 5, 15])
+@pytest.mark.parametrize("reads", [0, 1, 5, 12])
 async def test_the_read_budget_is_never_exceeded(find: Find, strategy: str, reads: int) -> None:
     result = await find(strategy, limits=Limits(prm_reads=reads))
     assert result.usage.prm_reads <= reads
@@ -70,7 +70,7 @@ async def test_the_read_budget_is_never_exceeded(find: Find, strategy: str, read
     assert result.chain.candidates
 
 
-@pytest.mark.parametrize("strategy", [name for name in EVERY if name not in SCORED])
+@pytest.mark.parametrize("strategy", UNREAD)
 async def test_an_answer_that_cannot_be_scored_any_more_stands_with_a_warning(find: Find, strategy: str) -> None:
     result = await find(strategy, limits=Limits(prm_reads=2))
     assert result.finish_reason == "answer"

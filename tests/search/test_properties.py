@@ -16,7 +16,7 @@ from cos.search.grammar import LABEL_GOOD, STEP_TAG, answer_pieces, step_pieces
 from cos.search.select import rank
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Candidate, Chain, Path, Question, Result, Step
+from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Result, Step
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -147,10 +147,10 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     usage, tree = result.usage, {candidate.path: candidate for candidate in result.tree}
     assert list(tree) == sorted(tree)
     assert usage.candidates == len(tree) == len(result.tree)
-    assert usage.tokens_generated == sum(len(candidate.token_ids) for candidate in result.tree)
+    written = sum(len(candidate.token_ids) for candidate in result.tree)
+    assert usage.tokens_generated == written + usage.tokens_aborted + usage.tokens_asked
     assert usage.tokens_kept == len(result.chain.token_ids)
     assert usage.tokens_discarded >= 0
-    assert usage.unscored <= usage.candidates
     for depth, candidate in enumerate(result.chain.candidates, start=1):
         assert candidate.path == result.chain.path[:depth]
         assert candidate == tree[candidate.path]
@@ -160,7 +160,7 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     assert result.value is None or 0 <= result.value <= 1
     for candidate in result.tree:
         assert candidate.score is None or 0 <= candidate.score <= 1
-        assert candidate.end not in ("broken", "truncated") or candidate.score is None
+        assert candidate.end not in UNREADABLE or candidate.score is None
     if result.finish_reason in ("tokens", "prm_reads") and result.chain.candidates[-1].end != "truncated":
         assert rank(whole_chains(tree), spec.ruler)[0] == result.chain
 

@@ -1,0 +1,30 @@
+"""What is asked of a checkpoint before an engine has it."""
+
+from pathlib import Path
+from typing import Any
+
+from cos.engines.settings import EngineSettings
+from cos.search.errors import InputError
+
+
+def check_model(settings: EngineSettings) -> None:
+    """Errors: InputError for what looks like a folder but is none, or has no config.json."""
+    looks_local = settings.model.startswith((".", "/", "~")) or settings.model.count("/") > 1
+    folder = Path(settings.model).expanduser()
+    if looks_local and not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise InputError(
+            f"--{settings.role} {settings.model}: the folder {what}; give a checkpoint folder or a hub name",
+            settings.role,
+        )
+
+
+def templater(settings: EngineSettings, tokenizer: Any) -> Any:
+    """The checkpoint's processor when that has a chat template, else its tokenizer."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
+    except (ValueError, OSError):
+        return tokenizer
+    return processor if getattr(processor, "chat_template", None) else tokenizer

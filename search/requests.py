@@ -1,0 +1,259 @@
+"""What a search asks of its engines. Every draw and every read is paid for, tried twice, and counted here.
+
+A chain that says what another said already is not read again: both have the score of one read. What is likely to be
+wanted next may be begun ahead (`Requests.begin`): it is the very request that would be made later, as a candidate's
+seed follows from its place, so that a search comes to the same tree with it and without.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cos.search.account import account
+from cos.search.budget import Budget
+from cos.search.errors import EngineDead, EngineError
+from cos.search.events import Event, Scored, Written
+from cos.search.grammar import CosGrammar
+from cos.search.hygiene import end_of
+from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
+from cos.search.select import finite, likelihood_score
+from cos.search.spec import SearchSpec
+from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
+
+ATTEMPTS = 2
+"""Tries for one request: an engine error before any token was delivered is retried once."""
+AHEAD_PRIORITY = 1_000
+"""What is begun ahead runs behind everything that is wanted now."""
+
+
+def seed_of(root: int, path: Path) -> int:
+    """The sampling seed of a place in the tree: siblings differ, and no order of events can change it."""
+    text = f"{root}:{','.join(map(str, path))}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a candidate is to stand, and how it is to be drawn."""
+
+    chain: Chain
+    """What it continues."""
+    path: Path
+    temperature: float
+
+
+class Requests:
+    """The engines of one search, its tree, and what it has spent."""
+
+    def __init__(
+        self,
+        spec: SearchSpec,
+        grammar: CosGrammar,
+        policy: Policy,
+        session: PolicySession,
+        scorer: ScorerSession | None,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.tree: dict[Path, Candidate] = {}
+        self.spent: Counter[str] = Counter()
+        """By the names of `cos.search.types.Usage`."""
+        self.first_candidate_at: float | None = None
+        self.starved: set[Path] = set()
+        """Candidates that were cut because the token budget had no more for them."""
+        self.judged: set[Path] = set()
+        """Candidates that were shown to the PRM."""
+        self._spec = spec
+        self._grammar = grammar
+        self._policy = policy
+        self._session = session
+        self._sessions = [session]
+        self._scorer = scorer
+        self._emit = emit
+        self._budget = Budget(spec.limits)
+        self._live = asyncio.Semaphore(spec.limits.live_sequences)
+        self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
+        self._readings: dict[tuple[int, ...], asyncio.Future[Reading | None]] = {}
+
+    @property
+    def has_scorer(self) -> bool:
+        """Whether there is a PRM to read for it."""
+        return self._scorer is not None
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether anything may be begun ahead now: not where a limit would have to pay for it, and not where it would
+        take the place of what is wanted."""
+        limits = self._spec.limits
+        unlimited = limits.tokens is None and limits.prm_reads is None
+        return self._spec.speculate and unlimited and not self._live.locked() and not self._policy.is_saturated
+
+    @property
+    def begun(self) -> frozenset[Path]:
+        """The places begun ahead and not yet taken up."""
+        return frozenset(self._ahead)
+
+    def begin(self, place: Place) -> None:
+        """Begins a candidate that will probably be wanted."""
+        if place.path not in self._ahead and place.path not in self.tree:
+            self._ahead[place.path] = asyncio.create_task(self._draw(place, self._longest(place.chain), ahead=True))
+
+    async def abandon(self, paths: frozenset[Path]) -> None:
+        """Aborts what was begun ahead at these places; what it wrote counts as aborted."""
+        dropped = [task for path in paths if (task := self._ahead.pop(path, None)) is not None]
+        for task in dropped:
+            task.cancel()
+        for drawn in await asyncio.gather(*dropped, return_exceptions=True):
+            if isinstance(drawn, Drawn):
+                self.spent["tokens_aborted"] += len(drawn.token_ids)
+
+    def reserve(self, chain: Chain, sharers: int) -> int:
+        """Tokens for one candidate more, of which ``sharers`` are about to be drawn. Errors: BudgetExhausted."""
+        return self._budget.reserve_tokens(self._longest(chain), sharers)
+
+    async def write(self, place: Place, grant: int) -> Chain | None:
+        """The chain with one candidate more; None when the engine failed twice."""
+        begun = self._ahead.pop(place.path, None)
+        drawn = await (begun or self._draw(place, grant))
+        self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
+        if drawn is None:
+            return None
+        self.spent["candidates"] += 1
+        self.spent["tokens_generated"] += len(drawn.token_ids)
+        if drawn.finish == "length" and grant < self._longest(place.chain):
+            self.starved.add(place.path)
+        candidate = self._candidate(place, drawn)
+        self.tree[place.path] = candidate
+        self.first_candidate_at = self.first_candidate_at or time.perf_counter()
+        self._emit(Written(candidate))
+        return place.chain.then(candidate)
+
+    async def judge(self, chain: Chain) -> Chain:
+        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM."""
+        newest = chain.candidates[-1]
+        if self._spec.ruler.kind == "prm":
+            if self._scorer is None or newest.end in UNREADABLE:
+                return chain
+            reading = await self._reading(chain, self._scorer)
+            self.judged.add(newest.path)
+            newest = replace(newest, score=finite(reading.score) if reading else None)
+            self.tree[newest.path] = newest
+        if newest.score is None:
+            self.spent["unscored"] += 1
+        self._emit(Scored(newest.path, newest.score))
+        return Chain((*chain.candidates[:-1], newest))
+
+    def usage(self, winner: Chain) -> Usage:
+        """What was spent by now, if ``winner`` is the answer's chain."""
+        aborted = self.spent["tokens_aborted"] + sum(session.tokens_aborted for session in self._sessions)
+        written = {"tokens_aborted": aborted, "tokens_generated": self.spent["tokens_generated"] + aborted}
+        return account({**self.spent, **written}, self.tree, winner)
+
+    async def ask(self, session: PolicySession, seed: int, max_tokens: int) -> str:
+        """What the policy says to a question of its own, as plain text; empty when the engine failed twice.
+
+        Errors: BudgetExhausted, EngineDead.
+        """
+        self._sessions.append(session)
+        room = self._policy.context_tokens - session.prompt_tokens
+        grant = self._budget.reserve_tokens(min(max_tokens, room), 1)
+        draw = Draw(max_tokens=grant, stop_ids=(), seed=seed, temperature=self._spec.sampling.temperature)
+        drawn = await self._request(session, (), draw)
+        self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
+        if drawn is None:
+            return ""
+        self.spent["tokens_generated"] += len(drawn.token_ids)
+        self.spent["tokens_asked"] += len(drawn.token_ids)
+        return self._policy.vocabulary.decode(drawn.token_ids)
+
+    def _room(self, chain: Chain) -> int:
+        return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
+
+    def _longest(self, chain: Chain) -> int:
+        return min(self._spec.sampling.step_tokens, self._room(chain))
+
+    async def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Drawn | None:
+        sampling = self._spec.sampling
+        draw = Draw(
+            max_tokens=grant,
+            stop_ids=self._grammar.stop_ids,
+            seed=seed_of(sampling.seed, place.path),
+            temperature=place.temperature,
+            top_p=sampling.top_p,
+            logprobs=self._spec.ruler.kind == "likelihood",
+            priority=AHEAD_PRIORITY if ahead else -len(place.path),
+        )
+        return await self._request(self._session, place.chain.token_ids, draw)
+
+    async def _request(self, session: PolicySession, continuation: tuple[int, ...], draw: Draw) -> Drawn | None:
+        for _ in range(ATTEMPTS):
+            async with self._live:
+                try:
+                    drawn = await session.draw(continuation, draw)
+                except EngineDead:
+                    raise
+                except EngineError:
+                    self.spent["requests_failed"] += 1
+                    continue
+                except asyncio.CancelledError:
+                    self.spent["requests_aborted"] += 1
+                    raise
+            self.spent["policy_prompt_tokens"] += drawn.prompt_tokens
+            self.spent["policy_cached_tokens"] += drawn.cached_tokens
+            return drawn
+        return None
+
+    def _candidate(self, place: Place, drawn: Drawn) -> Candidate:
+        text = self._policy.vocabulary.decode(drawn.token_ids)
+        segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
+        end = end_of(segment, place.chain)
+        too_deep = len(place.path) > self._spec.sampling.max_steps
+        if end == "step" and (too_deep or self._room(place.chain) - len(drawn.token_ids) < 1):
+            end = "max_steps"
+        candidate = Candidate(
+            path=place.path,
+            token_ids=drawn.token_ids,
+            text=text,
+            end=end,
+            step=segment.step,
+            answer=segment.answer,
+            logprob=drawn.logprob,
+        )
+        if self._spec.ruler.kind == "likelihood":
+            return replace(candidate, score=likelihood_score(candidate))
+        return candidate
+
+    async def _reading(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
+        """What the PRM says of a chain's newest candidate; chains of the same tokens share one read."""
+        said = chain.token_ids
+        while (known := self._readings.get(said)) is not None:
+            await asyncio.wait([known])
+            if not known.cancelled():
+                return known.result()
+        shared = self._readings[said] = asyncio.get_running_loop().create_future()
+        try:
+            shared.set_result(await self._read(chain, scorer))
+        finally:
+            if not shared.done():
+                # Whoever waits for a read that failed makes it for itself.
+                del self._readings[said]
+                shared.cancel()
+        return shared.result()
+
+    async def _read(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
+        for _ in range(ATTEMPTS):
+            self._budget.reserve_read()
+            try:
+                reading = await scorer.score(chain)
+            except EngineDead:
+                raise
+            except EngineError:
+                self.spent["requests_failed"] += 1
+            else:
+                self.spent["prm_reads"] += 1
+                self.spent["prm_prompt_tokens"] += reading.prompt_tokens
+                self.spent["prm_cached_tokens"] += reading.cached_tokens
+                return reading
+        return None

@@ -1,0 +1,130 @@
+"""One search from question to result: `run` tells what happens, `solve` waits for the end.
+
+At any limit the best chain so far is the answer, and the result says which limit it was.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from cos.search.errors import BudgetExhausted, InputError, SearchFailed
+from cos.search.events import Answered, Event, Opened
+from cos.search.grammar import CosGrammar
+from cos.search.ports import Policy, PolicySession, Scorer, ScorerSession
+from cos.search.requests import Requests
+from cos.search.search import Search
+from cos.search.spec import SearchSpec
+from cos.search.tasks import dismiss
+from cos.search.types import Chain, FinishReason, Question, Result, Timings
+
+
+async def run(
+    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
+) -> AsyncGenerator[Event, None]:
+    """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
+
+    Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
+    """
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    async def work() -> None:
+        try:
+            events.put_nowait(Answered(await _search(question, spec, policy, scorer, grammar, events.put_nowait)))
+        finally:
+            events.put_nowait(None)
+
+    task = asyncio.create_task(work())
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        await task
+    finally:
+        await dismiss(task)
+
+
+async def solve(
+    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
+) -> Result:
+    """The result of a search. Errors: as `run`."""
+    async with aclosing(run(question, spec, policy, scorer, grammar)) as events:
+        async for event in events:
+            if isinstance(event, Answered):
+                return event.result
+    raise AssertionError("a search ends with Answered or an error")
+
+
+async def _search(
+    question: Question,
+    spec: SearchSpec,
+    policy: Policy,
+    scorer: Scorer | None,
+    grammar: CosGrammar,
+    emit: Callable[[Event], None],
+) -> Result:
+    started = opened = time.perf_counter()
+    requests: Requests | None = None
+    search: Search | None = None
+    limit: FinishReason | None = None
+    chain: Chain | None = None
+    deadline = asyncio.timeout(spec.limits.seconds)
+    try:
+        async with deadline:
+            session, judge = await _open(question, spec, policy, scorer)
+            opened = time.perf_counter()
+            emit(Opened(spec.strategy.name, session.prompt_tokens))
+            requests = Requests(spec, grammar, policy, session, judge, emit)
+            search = Search(question, spec, policy, requests, emit)
+            # Type checkers that follow the links under src/ see this module, and its Search, twice.
+            chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
+            if spec.explain:
+                chain = await search.explain(chain)
+    except BudgetExhausted as spent:
+        limit = spent.kind
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        limit = "seconds"
+    finally:
+        if requests is not None:
+            await requests.abandon(requests.begun)
+    winner = chain or (search.best_so_far() if search else None)
+    if requests is None or search is None or winner is None:
+        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
+    first = requests.first_candidate_at
+    return Result(
+        chain=winner,
+        value=spec.ruler.value(winner),
+        finish_reason=limit if limit and chain is None else _reason(requests, winner),
+        usage=requests.usage(winner),
+        timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
+        tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
+        warnings=tuple(search.warnings),
+    )
+
+
+def _reason(requests: Requests, winner: Chain) -> FinishReason:
+    last = winner.candidates[-1]
+    if last.path in requests.starved:
+        return "tokens"
+    return "max_steps" if last.end == "step" else last.end
+
+
+async def _open(
+    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None
+) -> tuple[PolicySession, ScorerSession | None]:
+    name = spec.strategy.name
+    if scorer is None and spec.ruler.kind == "prm" and spec.strategy.needs_scores:
+        message = f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'"
+        raise InputError(message, "score")
+    if scorer is None or spec.ruler.kind != "prm":
+        return await policy.open(question), None
+    judge = asyncio.create_task(_open_scorer(scorer, question))
+    try:
+        return await policy.open(question), await judge
+    finally:
+        await dismiss(judge)
+
+
+async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:
+    return await scorer.open(question)

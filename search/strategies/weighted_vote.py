@@ -1,0 +1,46 @@
+"""Weighted vote: n independent chains, the answer whose chains are worth most together.
+
+Source: Li et al., arXiv 2206.02336, section 3.1 (voting verifier), with the paper's chain score as the weight. Equal
+answers pool the values of their chains (in likelihood mode their probabilities); the answer's best chain wins. Without
+a single score it is self-consistency.
+"""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from cos.search.select import answer_groups
+from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
+from cos.search.types import Chain
+
+if TYPE_CHECKING:
+    from cos.search.search import Search
+
+
+class WeightedVoteParams(Params):
+    """Parameters of the weighted vote."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
+    """Chains to sample."""
+
+
+class WeightedVote(Strategy):
+    """The answer whose chains are worth most together."""
+
+    name = "weighted_vote"
+    aliases = ("weighted_majority",)
+    params = WeightedVoteParams
+    needs_scores = True
+
+    async def run(self, search: "Search", params: WeightedVoteParams) -> Chain:
+        chains = await search.sample(params.n, scored=True)
+        groups = answer_groups(chains)
+        winner = search.rank(max(groups, key=lambda group: weight(search, group)) if groups else chains)[0]
+        search.select([winner], chains)
+        return winner
+
+
+def weight(search: "Search", group: list[Chain]) -> tuple[float, int]:
+    """What an answer's chains are worth together; where that is the same, their number decides."""
+    return math.fsum(search.confidence(chain) or 0.0 for chain in group), len(group)
