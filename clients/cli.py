@@ -38,6 +38,7 @@ def solve(
     seed: Annotated[int, typer.Option(min=0, help="Root of all sampling.")] = 0,
     score: Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")] = None,
     aggregation: Annotated[Aggregation | None, typer.Option(help="How step scores make a chain's score.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="An option of a multiple-choice question.")] = None,
     json_only: Annotated[bool, typer.Option("--json", help="Print the reply's JSON only.")] = False,
     tree: Annotated[bool, typer.Option(help="Show the search tree.")] = True,
     picture: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw tree and answer there too.")] = None,
@@ -54,6 +55,7 @@ def solve(
         "seed": seed,
         "score": score,
         "aggregation": aggregation,
+        "choices": choice or None,
     }
     ask = Ask(
         image_path=str(image),

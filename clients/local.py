@@ -10,6 +10,7 @@ from typing import Any
 
 from cos.clients import models
 from cos.search import events
+from cos.search.answers import meant
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.types import Candidate, Question, Result
@@ -19,14 +20,14 @@ EXCERPT_CHARS = 400
 
 
 async def stream(
-    running: Running, model: str, image: bytes, question: str, spec: SearchSpec
+    running: Running, model: str, image: bytes, question: str, spec: SearchSpec, choices: tuple[str, ...] = ()
 ) -> AsyncGenerator[models.Event]:
     """What happens in the search, as it happens; the last event holds the solution.
 
     Errors: InputError, EngineError, SearchFailed.
     """
-    asked = Question(question, await asyncio.to_thread(picture_of, image))
-    teller = _Teller(f"local-{uuid.uuid4().hex}", Path(model).name, question, spec)
+    asked = Question(question, await asyncio.to_thread(picture_of, image), choices)
+    teller = _Teller(f"local-{uuid.uuid4().hex}", Path(model).name, asked, spec)
     pair = running.pair
     async with aclosing(run(asked, spec, pair.policy, pair.scorer, pair.grammar)) as happening:
         async for event in happening:
@@ -36,7 +37,7 @@ async def stream(
 class _Teller:
     """Turns the events of one search into the client's."""
 
-    def __init__(self, search_id: str, model: str, question: str, spec: SearchSpec) -> None:
+    def __init__(self, search_id: str, model: str, question: Question, spec: SearchSpec) -> None:
         self._id = search_id
         self._model = model
         self._question = question
@@ -70,8 +71,9 @@ class _Teller:
         return models.Solution(
             id=self._id,
             model=self._model,
-            question=self._question,
+            question=self._question.text,
             answer=chain.answer,
+            choice=meant(chain.answer, self._question.choices),
             confidence=self._spec.ruler.confidence(chain),
             steps=tuple(
                 models.Step(index=index, score=step.score, end=step.end, **_text(step))

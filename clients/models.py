@@ -1,6 +1,6 @@
 """What goes to a server and what comes back. Fields that a newer server adds are kept as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     score: Literal["prm", "likelihood"]
     aggregation: Literal["cos", "mean", "min", "prod", "last"]
     step_weight: float
+    choices: Sequence[str]
+    """The options of a multiple-choice question, A first."""
     budget: Budget
     return_tree: bool
     strategy_params: Mapping[str, Any]
@@ -85,10 +87,14 @@ class Node(Model):
 
 
 class Usage(Model):
-    """What a search cost. Every generated token is kept (in the winning chain) or discarded."""
+    """What a search cost. Every generated token is kept (in the winning chain), a duplicate, asked for, aborted, or
+    discarded."""
 
     tokens_generated: int
     tokens_kept: int
+    tokens_duplicate: int
+    tokens_asked: int
+    tokens_aborted: int
     tokens_discarded: int
     policy_prompt_tokens: int
     policy_cached_tokens: int
@@ -118,6 +124,8 @@ class Solution(Model):
     question: str
     answer: str | None
     """None where a limit came before any whole answer."""
+    choice: str | None = None
+    """The one of the choices that the answer means."""
     confidence: float | None
     """The chain's score on a scale from 0 to 1."""
     steps: tuple[Step, ...]

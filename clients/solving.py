@@ -84,10 +84,11 @@ async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -
     prm = prm_for(policy, ask.prm)
     options: dict[str, Any] = {**ask.options, "score": score_kind(ask.options.get("score"), prm)}
     seed: int = options.pop("seed", wire.DEFAULT_SEED)
+    choices: tuple[str, ...] = tuple(options.pop("choices", ()))
     spec = Setting(**options).spec(seed, explain=True)
     with notes.status(f"starting engines ({policy}, {prm})"):
         engines = await stack.enter_async_context(running(policy, prm))
-    return stream(engines, policy, image, ask.question, spec)
+    return stream(engines, policy, image, ask.question, spec, choices)
 
 
 async def _follow(happening: AsyncIterator[Event], notes: Console) -> Solution:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cos.clients.models import Answered, Event, Node, Opened, Path, Scored, Selected, Solution, Written
+from cos.clients.models import Answered, Event, Node, Opened, Path, Scored, Selected, Solution, Usage, Written
 
 GOOD, FAIR = 0.8, 0.5
 """From these scores on green, and yellow."""
@@ -137,6 +137,13 @@ def chain_table(solution: Solution) -> Table:
     return table
 
 
+def fates(usage: Usage) -> str:
+    """What became of the generated tokens; what became of none goes unsaid, except kept and discarded."""
+    seldom = (("duplicate", usage.tokens_duplicate), ("asked", usage.tokens_asked), ("aborted", usage.tokens_aborted))
+    told = (("kept", usage.tokens_kept), ("discarded", usage.tokens_discarded), *(pair for pair in seldom if pair[1]))
+    return ", ".join(f"{tokens} {fate}" for fate, tokens in told)
+
+
 def summary(solution: Solution) -> Text:
     """The answer, how sure it is, what it cost and why the search ended."""
     usage, likelihood = solution.usage, is_likelihood(solution.parameters)
@@ -149,7 +156,7 @@ def summary(solution: Solution) -> Text:
     if likelihood and solution.confidence is not None:
         text.append(f" (log-probability; probability {solution.confidence:.3g})")
     text.append(
-        f"\nCost: {usage.tokens_generated} tokens ({usage.tokens_kept} kept, {usage.tokens_discarded} discarded), "
+        f"\nCost: {usage.tokens_generated} tokens ({fates(usage)}), "
         f"{usage.candidates} candidates, {usage.prm_reads} PRM reads"
     )
     text.append(f"\nFinished: {solution.finish_reason}, after {solution.timings.total_s:.2f} s of {solution.strategy}")

@@ -135,3 +135,11 @@ class Scorer(Protocol):
     async def open(self, question: Question) -> ScorerSession:
         """Renders a question. Errors: as Policy.open."""
         ...
+
+
+class Comparer(Protocol):
+    """Tells whether two answers say the same."""
+
+    async def equal(self, one: str, other: str) -> bool:
+        """Never raises; what cannot be decided is not equal."""
+        ...

@@ -8,21 +8,30 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
 from cos.search.grammar import CosGrammar
-from cos.search.ports import Policy, PolicySession, Scorer, ScorerSession
+from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSession
 from cos.search.requests import Requests
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.tasks import dismiss
 from cos.search.types import Chain, FinishReason, Question, Result, Timings
 
+PLAIN = PlainComparer()
+
 
 async def run(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
+    question: Question,
+    spec: SearchSpec,
+    policy: Policy,
+    scorer: Scorer | None,
+    grammar: CosGrammar,
+    comparer: Comparer = PLAIN,
 ) -> AsyncGenerator[Event, None]:
     """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
+    ``comparer`` tells which answers are the same, where a strategy votes.
 
     Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
     """
@@ -30,7 +39,8 @@ async def run(
 
     async def work() -> None:
         try:
-            events.put_nowait(Answered(await _search(question, spec, policy, scorer, grammar, events.put_nowait)))
+            found = await _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
+            events.put_nowait(Answered(found))
         finally:
             events.put_nowait(None)
 
@@ -44,10 +54,15 @@ async def run(
 
 
 async def solve(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None, grammar: CosGrammar
+    question: Question,
+    spec: SearchSpec,
+    policy: Policy,
+    scorer: Scorer | None,
+    grammar: CosGrammar,
+    comparer: Comparer = PLAIN,
 ) -> Result:
     """The result of a search. Errors: as `run`."""
-    async with aclosing(run(question, spec, policy, scorer, grammar)) as events:
+    async with aclosing(run(question, spec, policy, scorer, grammar, comparer)) as events:
         async for event in events:
             if isinstance(event, Answered):
                 return event.result
@@ -60,6 +75,7 @@ async def _search(
     policy: Policy,
     scorer: Scorer | None,
     grammar: CosGrammar,
+    comparer: Comparer,
     emit: Callable[[Event], None],
 ) -> Result:
     started = opened = time.perf_counter()
@@ -74,7 +90,7 @@ async def _search(
             opened = time.perf_counter()
             emit(Opened(spec.strategy.name, session.prompt_tokens))
             requests = Requests(spec, grammar, policy, session, judge, emit)
-            search = Search(question, spec, policy, requests, emit)
+            search = Search(question, spec, policy, requests, comparer, emit)
             # Type checkers that follow the links under src/ see this module, and its Search, twice.
             chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
             if spec.explain:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cos.search.errors import BudgetExhausted, EngineError, InputError
 from cos.search.events import Event, Selected
-from cos.search.ports import Policy
+from cos.search.ports import Comparer, Policy
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
 from cos.search.tasks import together
 from cos.search.types import Chain, Path, Question
+from cos.search.vote import Group, groups_of
 
 Wanted = Sequence[tuple[Chain, int]]
 """Chains to continue, each with the number of its new children."""
@@ -27,7 +28,13 @@ class Search:
     """One search under way."""
 
     def __init__(
-        self, question: Question, spec: SearchSpec, policy: Policy, requests: Requests, emit: Callable[[Event], None]
+        self,
+        question: Question,
+        spec: SearchSpec,
+        policy: Policy,
+        requests: Requests,
+        comparer: Comparer,
+        emit: Callable[[Event], None],
     ) -> None:
         self.root = Chain()
         self.warnings: list[str] = []
@@ -35,6 +42,7 @@ class Search:
         self._spec = spec
         self._policy = policy
         self._requests = requests
+        self._comparer = comparer
         self._emit = emit
         self._children: dict[Path, int] = {}
 
@@ -121,6 +129,10 @@ class Search:
         for chain in sorted(chains, key=lambda chain: chain.path):
             first.setdefault(chain.token_ids, chain)
         return list(first.values())
+
+    async def groups(self, chains: Iterable[Chain]) -> list[Group]:
+        """Answered chains by what they answer, in path order; groups in order of their first chains."""
+        return await groups_of(chains, self._comparer, self._question.choices)
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by chain value; answered chains before others."""

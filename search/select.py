@@ -1,7 +1,6 @@
 """Ranking, voting and aggregation: how scores of steps become the order of chains."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +9,6 @@ from cos.search.types import Candidate, Chain
 
 Aggregation = Literal["cos", "mean", "min", "prod", "last"]
 ScoreKind = Literal["prm", "likelihood"]
-
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def finite(score: float | None) -> float | None:
@@ -92,25 +89,6 @@ def rank_level(chains: Iterable[Chain], measure: Callable[[Chain], float | None]
         return (dead_end, score is None, -(score or 0.0), len(chain.token_ids), chain.path)
 
     return sorted(chains, key=key)
-
-
-def normalised(answer: str) -> str:
-    """An answer for comparing: case, outer brackets, thousands separators and a final full stop do not count."""
-    return _THOUSANDS.sub("", answer.strip().lstrip("(").rstrip("().").strip()).casefold()
-
-
-def answer_groups(chains: Iterable[Chain]) -> list[list[Chain]]:
-    """Answered chains by their answer, in path order; groups in order of their first paths."""
-    groups: dict[str, list[Chain]] = {}
-    for chain in sorted(chains, key=lambda chain: chain.path):
-        if chain.answer is not None:
-            groups.setdefault(normalised(chain.answer), []).append(chain)
-    return list(groups.values())
-
-
-def vote(chains: Sequence[Chain]) -> list[Chain]:
-    """The answered chains of the most frequent answer, in path order; ties go to the answer with the earliest path."""
-    return max(answer_groups(chains), key=len, default=[])
 
 
 def likelihood_score(candidate: Candidate) -> float | None:

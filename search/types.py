@@ -41,6 +41,8 @@ class Question:
 
     text: str
     picture: Picture | None = None
+    choices: tuple[str, ...] = ()
+    """The options of a multiple-choice question, A first. They guide how answers are compared, never the prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cos.search.events import Answered, Event, Scored, Written
+from cos.search.types import Usage
 from cos.server.admission import Admission
 
 Outcome = Literal["ok", "partial", "rejected", "failed", "cancelled"]
@@ -29,6 +30,10 @@ class Account:
     endpoint: str
     strategy: str = ""
     outcome: Outcome | None = None
+
+
+FATES = ("kept", "duplicate", "asked", "aborted", "discarded")
+"""What becomes of a generated token, as `cos.search.types.Usage` has it."""
 
 
 class Metrics:
@@ -64,7 +69,7 @@ class Metrics:
         self.candidates = Counter("cos_candidates_total", "Candidate steps written.", ["strategy"], registry=registry)
         self.tokens = Counter(
             "cos_policy_tokens_total",
-            "Generated tokens: kept in the answer's chain, or discarded.",
+            "Generated tokens: kept in the answer's chain, or one of the ways to end without it.",
             ["strategy", "kind"],
             registry=registry,
         )
@@ -113,8 +118,9 @@ class SearchMeter:
         self._with_prm = with_prm
         self._arrived = time.perf_counter()
         self._written = 0
-        self._kept = 0
         self._candidates = 0
+        self._reads = 0
+        self._usage: Usage | None = None
 
     def see(self, event: Event) -> None:
         """Counts one event."""
@@ -128,7 +134,7 @@ class SearchMeter:
             case Scored(_, score):
                 self._score(score)
             case Answered(result):
-                self._written, self._kept = result.usage.tokens_generated, result.usage.tokens_kept
+                self._usage = result.usage
             case _:
                 pass
 
@@ -136,14 +142,17 @@ class SearchMeter:
         if score is None:
             self._metrics.unscored.labels(self._strategy).inc()
         elif self._with_prm:
-            self._metrics.reads.labels(self._strategy).inc()
+            self._reads += 1
             self._metrics.scores.labels(self._strategy).observe(score)
 
     def close(self) -> None:
         """Adds up what is known at the end only."""
         self._metrics.candidates.labels(self._strategy).inc(self._candidates)
-        self._metrics.tokens.labels(self._strategy, "kept").inc(self._kept)
-        self._metrics.tokens.labels(self._strategy, "discarded").inc(self._written - self._kept)
+        # A search that was broken off kept nothing.
+        usage = self._usage or Usage(tokens_generated=self._written, prm_reads=self._reads)
+        self._metrics.reads.labels(self._strategy).inc(usage.prm_reads)
+        for fate in FATES:
+            self._metrics.tokens.labels(self._strategy, fate).inc(getattr(usage, f"tokens_{fate}"))
 
 
 class _Families(Collector):

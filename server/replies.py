@@ -1,5 +1,6 @@
 """Results and events of a search as its clients see them."""
 
+from cos.search.answers import meant
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.types import Candidate, Result, Usage
 from cos.server.jobs import Job
@@ -17,6 +18,7 @@ def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
         model=job.model,
         question=job.question.text,
         answer=chain.answer,
+        choice=meant(chain.answer, job.question.choices),
         confidence=job.spec.ruler.confidence(chain),
         steps=tuple(step_reply(index, step) for index, step in enumerate(chain.steps, 1)),
         answer_score=chain.answer_score,
@@ -42,6 +44,9 @@ def usage_reply(usage: Usage) -> UsageReply:
     return UsageReply(
         tokens_generated=usage.tokens_generated,
         tokens_kept=usage.tokens_kept,
+        tokens_duplicate=usage.tokens_duplicate,
+        tokens_asked=usage.tokens_asked,
+        tokens_aborted=usage.tokens_aborted,
         tokens_discarded=usage.tokens_discarded,
         policy_prompt_tokens=usage.policy_prompt_tokens,
         policy_cached_tokens=usage.policy_cached_tokens,

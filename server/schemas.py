@@ -23,6 +23,25 @@ def usable_question(text: str) -> str:
     return text
 
 
+MAX_CHOICES = 26
+"""As many as there are letters for them."""
+MAX_CHOICE_CHARS = 500
+
+
+def usable_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The options as they are. Errors: ValueError naming the one that cannot be used."""
+    if not 1 < len(choices) <= MAX_CHOICES:
+        raise ValueError(f"{len(choices)} choices; give 2 to {MAX_CHOICES}")
+    for index, choice in enumerate(choices):
+        if not choice.strip():
+            raise ValueError(f"choice {index + 1} is empty; give its text")
+        if len(choice) > MAX_CHOICE_CHARS:
+            raise ValueError(f"choice {index + 1} has {len(choice)} characters, the limit is {MAX_CHOICE_CHARS}")
+        if choice in choices[:index]:
+            raise ValueError(f"choice {index + 1}, {choice!r}, is there twice; give distinct choices")
+    return choices
+
+
 QuestionText = Annotated[str, AfterValidator(usable_question)]
 
 
@@ -97,6 +116,9 @@ class SolveRequest(SearchOptions):
     question: QuestionText
     image: str | None = None
     """A data URI (``data:image/png;base64,...``) or bare base64 of a PNG, JPEG, WEBP, GIF or BMP file."""
+    choices: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(usable_choices)] | None = None
+    """The options of a multiple-choice question, A first: answers are compared by the option they mean, and the reply
+    says which it is. The prompt stays as it is; name the options in the question, too."""
     stream: bool = False
     """Whether to send what happens as server-sent events."""
 
@@ -137,11 +159,19 @@ class NodeReply(ReplyModel):
 
 
 class UsageReply(ReplyModel):
-    """What the search cost. Every generated token is kept (in the winning chain) or discarded."""
+    """What the search cost. Every generated token is kept (in the winning chain), a duplicate, asked for, aborted, or
+    discarded."""
 
     tokens_generated: int
     tokens_kept: int
+    tokens_duplicate: int
+    """Of candidates whose chains say what another chain says."""
+    tokens_asked: int
+    """Of what the policy was asked about its own candidates (self_critique)."""
+    tokens_aborted: int
+    """Of requests that were aborted before they ended, or begun ahead in vain."""
     tokens_discarded: int
+    """Of all other candidates outside the winning chain."""
     policy_prompt_tokens: int
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int
@@ -175,6 +205,8 @@ class SolveReply(ReplyModel):
     question: str
     answer: str | None
     """Null where a limit came before any whole answer."""
+    choice: str | None = None
+    """The one of the request's choices that the answer means."""
     confidence: float | None
     """The chain's score on a scale from 0 to 1."""
     steps: tuple[StepReply, ...]

@@ -11,6 +11,8 @@ from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
+from cos.search.math_answers import MathComparer
+from cos.search.ports import Comparer
 from cos.search.run import run
 from cos.search.types import Picture, Question, Result
 from cos.server.admission import Admission
@@ -51,6 +53,8 @@ class Service:
     metrics: Metrics
     started_at: int
     """Unix time, seconds."""
+    comparer: Comparer
+    """Tells which answers are the same."""
     traces: TraceStore | None = None
     """Where finished searches are stored; None stores none."""
     halt: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,7 +65,7 @@ class Service:
         """Whether a search would be let in."""
         return self.engines.are_alive and not self.admission.is_draining
 
-    def question(self, text: str, picture: Picture | None) -> Question:
+    def question(self, text: str, picture: Picture | None, choices: tuple[str, ...] = ()) -> Question:
         """Errors: InputError when there is no picture and this server needs one."""
         if picture is None and self.settings.image_required:
             raise InputError(
@@ -69,7 +73,7 @@ class Service:
                 "(--no-image-required lets questions without one in)",
                 "image",
             )
-        return Question(text, picture)
+        return Question(text, picture, choices)
 
     def search(self, job: Job, account: Account, *, stored: bool = True) -> "Run":
         """A search that has not begun yet. ``stored``: whether it leaves a trace, where traces are wanted."""
@@ -93,17 +97,19 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
     try:
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
         metrics.watch(admission)
-        yield Service(
-            settings=settings,
-            engines=engines,
-            pair=pair(engines.policy, engines.prm),
-            planner=Planner(settings, has_prm=engines.prm is not None),
-            images=ImageReader(settings.max_image_megapixels),
-            admission=admission,
-            metrics=metrics,
-            started_at=int(time.time()),
-            traces=traces,
-        )
+        async with MathComparer() as comparer:
+            yield Service(
+                settings=settings,
+                engines=engines,
+                pair=pair(engines.policy, engines.prm),
+                planner=Planner(settings, has_prm=engines.prm is not None),
+                images=ImageReader(settings.max_image_megapixels),
+                admission=admission,
+                metrics=metrics,
+                started_at=int(time.time()),
+                comparer=comparer,
+                traces=traces,
+            )
     finally:
         await engines.close()
         if traces is not None:
@@ -165,8 +171,9 @@ class Run:
 
     async def _search(self, meter: SearchMeter, tell: Tell | None) -> Result:
         job, pair, started = self.job, self._service.pair, time.perf_counter()
+        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, self._service.comparer)
         try:
-            async with aclosing(run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar)) as events:
+            async with aclosing(searching) as events:
                 async for event in events:
                     meter.see(event)
                     if isinstance(event, Opened):

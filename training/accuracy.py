@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from cos.prm.pair import Pair
+from cos.search.answers import equal
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.run import solve
-from cos.search.select import normalised
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
 from cos.training.engines import picture_of
@@ -108,8 +108,8 @@ def ask(problem: Asked) -> Question:
 
 
 def is_right(answer: str | None, problem: Asked) -> bool:
-    """Whether an answer is the problem's, compared normalised."""
-    return answer is not None and normalised(answer) == normalised(problem.answer)
+    """Whether an answer says what the problem's does."""
+    return answer is not None and equal(answer, problem.answer)
 
 
 async def evaluate(

@@ -4,8 +4,8 @@ A step is good as long as it and all before it equal the gold derivation's (what
 false step on, few continuations end right); the answer is good when it is right.
 """
 
+from cos.search.answers import equal
 from cos.search.errors import InputError
-from cos.search.select import normalised
 from cos.training.ledger import derive
 from cos.training.rows import ChainRow, TagLabel, ledger_problem
 
@@ -20,7 +20,7 @@ def exact_labels(chain: ChainRow) -> tuple[TagLabel, ...]:
     """
     problem = chain.problem
     gold = derive(ledger_problem(problem))
-    if normalised(gold.answer) != normalised(problem.answer):
+    if not equal(gold.answer, problem.answer):
         raise InputError(
             f"problem {problem.id!r}: the gold answer is {problem.answer!r} and its rows give {gold.answer!r}; "
             "draw the problems anew",
@@ -30,4 +30,4 @@ def exact_labels(chain: ChainRow) -> tuple[TagLabel, ...]:
     while good < min(len(chain.steps), len(gold.steps)) and chain.steps[good] == gold.steps[good]:
         good += 1
     steps = [GOOD if index < good else BAD for index in range(len(chain.steps))]
-    return (*steps, GOOD if normalised(chain.answer) == normalised(gold.answer) else BAD)
+    return (*steps, GOOD if equal(chain.answer, gold.answer) else BAD)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from cos.search.answers import equal
 from cos.search.errors import InputError
-from cos.search.select import normalised
 from cos.search.types import Picture, Question, Step
 from cos.training.engines import NO_PRM, picture_of, running
 from cos.training.folder import StageContext, StageRun
@@ -114,7 +114,7 @@ def _summary(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any
 
 def is_right(answer: str | None, problem: ProblemRow) -> bool:
     """Whether an answer equals gold, compared as votes are."""
-    return answer is not None and normalised(answer) == normalised(problem.answer)
+    return answer is not None and equal(answer, problem.answer)
 
 
 async def question_of(problem: ProblemRow) -> Question:

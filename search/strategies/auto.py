@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from cos.search.select import answer_groups
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.strategies.beam import Beam, BeamParams
 from cos.search.types import Chain
@@ -51,11 +50,11 @@ class Auto(Strategy):
     async def run(self, search: "Search", params: AutoParams) -> Chain:
         chains, has_prm = list[Chain](), search.values_are_probabilities
         most = max(1, params.n // 2) if has_prm else params.n
-        while len(chains) < most and not sure(search, chains, params):
+        while len(chains) < most and not await sure(search, chains, params):
             chains += await search.sample(min(max(FIRST, len(chains)), most - len(chains)), scored=True)
-        if has_prm and params.n > most and not sure(search, chains, params):
+        if has_prm and params.n > most and not await sure(search, chains, params):
             chains.append(await Beam().run(search, BeamParams(n=params.n - most)))
-        winner = leader(search, chains)
+        winner = await leader(search, chains)
         search.select([winner], chains)
         return winner
 
@@ -67,17 +66,17 @@ def probabilities(search: "Search", group: Sequence[Chain]) -> list[float]:
     return [value for chain in group if (value := search.confidence(chain)) is not None]
 
 
-def leader(search: "Search", chains: Sequence[Chain]) -> Chain:
+async def leader(search: "Search", chains: Sequence[Chain]) -> Chain:
     """The best chain by value; without values, the best of the most frequent answer."""
-    groups = answer_groups(chains)
+    groups = await search.groups(chains)
     if probabilities(search, chains) or not groups:
         return search.rank(chains)[0]
     return search.rank(max(groups, key=len))[0]
 
 
-def sure(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
+async def sure(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
     """Whether more chains would hardly change the answer."""
-    groups = answer_groups(chains)
+    groups = await search.groups(chains)
     if not groups:
         return False
     if not probabilities(search, chains):

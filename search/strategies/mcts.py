@@ -2,8 +2,8 @@
 
 Source: PUCT as in Silver et al., "Mastering the game of Go without human knowledge" (2017), methods; steps as actions
 and a process reward as the value as in Zhang et al., ReST-MCTS* (arXiv 2406.03816). An iteration goes down from the
-root to a chain without children by Q + c P sqrt(N) / (1 + n), where all children of a chain have the same prior P; gives it
-n children, which are scored side by side; and carries the best of their values up.
+root to a chain without children by Q + c P sqrt(N) / (1 + n), where all children of a chain have the same prior P;
+gives it n children, which are scored side by side; and carries the best of their values up.
 
 Deviations: values are chain values so far and not playouts; Q is the mean of what was carried up through a chain, or
 its own value before that; what has ended is never visited again. Where no chain has answered when the iterations are

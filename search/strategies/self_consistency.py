@@ -1,14 +1,13 @@
 """Self-consistency: n independent chains, the most frequent answer.
 
-Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compared normalised; a tie goes to the answer
-that stands first in path order, so that the outcome never depends on which chain ended first.
+Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compared by what they say; a tie goes to the
+one that stands first in path order, so that the outcome never depends on which chain ended first.
 """
 
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from cos.search.select import vote
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
 
@@ -33,6 +32,6 @@ class SelfConsistency(Strategy):
 
     async def run(self, search: "Search", params: SelfConsistencyParams) -> Chain:
         chains = await search.sample(params.n, scored=False)
-        winners = vote(chains) or chains
-        search.select(winners[:1], chains)
-        return winners[0]
+        winner = max(await search.groups(chains), key=len, default=chains)[0]
+        search.select([winner], chains)
+        return winner

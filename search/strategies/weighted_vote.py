@@ -6,11 +6,11 @@ a single score it is self-consistency.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from cos.search.select import answer_groups
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
 
@@ -35,12 +35,12 @@ class WeightedVote(Strategy):
 
     async def run(self, search: "Search", params: WeightedVoteParams) -> Chain:
         chains = await search.sample(params.n, scored=True)
-        groups = answer_groups(chains)
+        groups = await search.groups(chains)
         winner = search.rank(max(groups, key=lambda group: weight(search, group)) if groups else chains)[0]
         search.select([winner], chains)
         return winner
 
 
-def weight(search: "Search", group: list[Chain]) -> tuple[float, int]:
+def weight(search: "Search", group: Sequence[Chain]) -> tuple[float, int]:
     """What an answer's chains are worth together; where that is the same, their number decides."""
     return math.fsum(search.confidence(chain) or 0.0 for chain in group), len(group)

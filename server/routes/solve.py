@@ -34,7 +34,7 @@ async def solve(request: Request, service: TheService, account: TheAccount) -> R
     error.
     """
     asked, picture = await _read(request, service)
-    job = service.planner.plan(service.question(asked.question, picture), asked)
+    job = service.planner.plan(service.question(asked.question, picture, asked.choices or ()), asked)
     run = service.search(job, account)
     if asked.stream:
         return await open_stream(_events(run), request.receive, error_event="error")

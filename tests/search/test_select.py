@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos.search.select import Aggregation, Ruler, finite, likelihood_score, normalised, rank, rank_level, vote
+from cos.search.select import Aggregation, Ruler, finite, likelihood_score, rank, rank_level
 from cos.search.types import Candidate, Chain, End, Path
 
 SCORES = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -138,35 +138,3 @@ def test_what_cannot_be_used_stands_last_on_its_level(end: End) -> None:
 def test_a_level_ranks_answers_and_steps_by_score_alone() -> None:
     step, answer = chain_of([0.9], answer=None, root=1), chain_of([0.5])
     assert rank_level([answer, step], Ruler("prm").newest) == [step, answer]
-
-
-def answers(*texts: str) -> list[Chain]:
-    return [chain_of([None], answer=text, root=index) for index, text in enumerate(texts)]
-
-
-def test_the_most_frequent_answer_wins_the_vote() -> None:
-    assert [chain.answer for chain in vote(answers("3", "15", "7", "15"))] == ["15", "15"]
-
-
-def test_a_tied_vote_goes_to_the_answer_with_the_earliest_path() -> None:
-    tied = answers("7", "15", "15", "7")
-    assert vote(tied)[0].path == (0,)
-    assert vote(tied[::-1]) == vote(tied)
-
-
-def test_unanswered_chains_have_no_vote() -> None:
-    assert vote([chain_of([0.9], answer=None), chain_of([0.9], answer=None, end="broken", root=1)]) == []
-    assert vote([chain_of([0.9], answer=None), *answers("15")])[0].answer == "15"
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("15", " 15. "), ("A", "(a)"), ("A", "(A)."), ("1,000", "1000"), ("1,234,567.5", "1234567.5"), ("Yes", "yes")],
-)
-def test_answers_that_differ_in_form_only_are_one(one: str, other: str) -> None:
-    assert normalised(one) == normalised(other)
-
-
-@pytest.mark.parametrize(("one", "other"), [(".5", "5"), ("1,2", "12"), ("-5", "5"), ("1,0000", "10000"), ("", "0")])
-def test_answers_that_differ_in_substance_stay_apart(one: str, other: str) -> None:
-    assert normalised(one) != normalised(other)

@@ -77,7 +77,7 @@ def test_the_model_is_called_by_the_last_part_of_its_policy(policy: str, name: s
         (("--n", "0"), "--n 0: Input should be greater than or equal to 1"),
         (("--n", "65"), "--n 65 is above --max-n 64"),
         (("--port", "70000"), "--port 70000"),
-        (("--strategy", "bem"), "unknown strategy 'bem'; available: beam"),
+        (("--strategy", "bem"), "unknown strategy 'bem'; available: auto"),
         (("--dtype", "int3"), "'auto', 'bfloat16'"),
         (("--maxn", "3"), "unknown argument --maxn; did you mean --max-n?"),
         (("a-model",), "unknown argument a-model"),
