@@ -42,6 +42,7 @@ class ScriptedVocabulary:
 
     def __init__(self, controls: Sequence[str] = COS_TOKENS) -> None:
         self._tokens = [*controls, TURN_END]
+        self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
         self._controls = {token: index for index, token in enumerate(self._tokens)}
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
 
@@ -50,7 +51,7 @@ class ScriptedVocabulary:
         return f"scripted: {' '.join(self._tokens)}"
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(len(self._tokens) + byte for byte in text.encode())
+        return tuple(map(len(self._tokens).__add__, text.encode()))
 
     def encode_markup(self, text: str) -> tuple[int, ...]:
         """Text whose control tokens are meant."""
@@ -63,11 +64,7 @@ class ScriptedVocabulary:
         return (*ids, *self.encode(text[end:]))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        base = len(self._tokens)
-        parts: list[bytes] = [
-            self._tokens[token].encode() if token < base else bytes([token - base]) for token in token_ids
-        ]
-        return b"".join(parts).decode(errors="replace")
+        return b"".join(map(self._pieces.__getitem__, token_ids)).decode(errors="replace")
 
     def control_id(self, token: str) -> int | None:
         return self._controls.get(token)
@@ -193,6 +190,7 @@ class ScriptedSession:
         self._question = question
         self._prompt_tokens = prompt_tokens
         self._tokens_aborted = 0
+        self._last: tuple[tuple[int, ...], str] = ((), "")
         self._seen: dict[int, set[tuple[int, ...]]] = {}
 
     @property
@@ -206,11 +204,10 @@ class ScriptedSession:
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         self._check_length(continuation)
         vocabulary = self._engine.vocabulary
-        written = vocabulary.decode(continuation)
+        written = self._text(continuation)
         rng = random.Random(draw.seed if draw.temperature > 0 else f"greedy:{written}")
         ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng) + TURN_END)
-        stops = {*draw.stop_ids, ids[-1]}
-        whole = 1 + next(index for index, token in enumerate(ids) if token in stops)
+        whole = 1 + min(ids.index(stop) for stop in (*draw.stop_ids, ids[-1]) if stop in ids)
         ids = ids[: min(whole, draw.max_tokens)]
         seconds = self._engine.script.seconds_per_token * len(ids)
         started = time.perf_counter()
@@ -232,10 +229,17 @@ class ScriptedSession:
         del labels, priority
         self._check_length(continuation)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
-        p = self._engine.script.judge(self._question, self._engine.vocabulary.decode(continuation))
+        p = self._engine.script.judge(self._question, self._text(continuation))
         tokens = self._prompt_tokens + len(continuation)
         good, bad = (_log(p), _log(1 - p))
         return LabelRead(good, bad, tokens, self._cached(continuation, ()))
+
+    def _text(self, continuation: Sequence[int]) -> str:
+        """The text of a continuation; what was asked for last is likely to be asked for again."""
+        ids = tuple(continuation)
+        if ids != self._last[0]:
+            self._last = ids, self._engine.vocabulary.decode(ids)
+        return self._last[1]
 
     def _check_length(self, continuation: Sequence[int]) -> None:
         if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:

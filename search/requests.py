@@ -75,7 +75,10 @@ class Requests:
         self._budget = Budget(spec.limits)
         self._live = asyncio.Semaphore(spec.limits.live_sequences)
         self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
-        self._readings: dict[tuple[int, ...], asyncio.Future[Reading | None]] = {}
+        self._numbers: dict[Path, int] = {(): 0}
+        """The same for candidates whose chains say the same."""
+        self._said: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._readings: dict[int, asyncio.Future[Reading | None]] = {}
 
     @property
     def has_scorer(self) -> bool:
@@ -102,6 +105,8 @@ class Requests:
 
     async def abandon(self, paths: frozenset[Path]) -> None:
         """Aborts what was begun ahead at these places; what it wrote counts as aborted."""
+        if not paths:
+            return
         dropped = [task for path in paths if (task := self._ahead.pop(path, None)) is not None]
         for task in dropped:
             task.cancel()
@@ -126,6 +131,8 @@ class Requests:
             self.starved.add(place.path)
         candidate = self._candidate(place, drawn)
         self.tree[place.path] = candidate
+        said = (self._numbers[place.path[:-1]], drawn.token_ids)
+        self._numbers[place.path] = self._said.setdefault(said, len(self._said) + 1)
         self.first_candidate_at = self.first_candidate_at or time.perf_counter()
         self._emit(Written(candidate))
         return place.chain.then(candidate)
@@ -149,7 +156,7 @@ class Requests:
         """What was spent by now, if ``winner`` is the answer's chain."""
         aborted = self.spent["tokens_aborted"] + sum(session.tokens_aborted for session in self._sessions)
         written = {"tokens_aborted": aborted, "tokens_generated": self.spent["tokens_generated"] + aborted}
-        return account({**self.spent, **written}, self.tree, winner)
+        return account({**self.spent, **written}, self.tree, self._numbers, winner)
 
     async def ask(self, session: PolicySession, seed: int, max_tokens: int) -> str:
         """What the policy says to a question of its own, as plain text; empty when the engine failed twice.
@@ -227,7 +234,7 @@ class Requests:
 
     async def _reading(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
         """What the PRM says of a chain's newest candidate; chains of the same tokens share one read."""
-        said = chain.token_ids
+        said = self._numbers[chain.path]
         while (known := self._readings.get(said)) is not None:
             await asyncio.wait([known])
             if not known.cancelled():

@@ -6,7 +6,6 @@ At any limit the best chain so far is the answer, and the result says which limi
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, InputError, SearchFailed
@@ -61,12 +60,8 @@ async def solve(
     grammar: CosGrammar,
     comparer: Comparer = PLAIN,
 ) -> Result:
-    """The result of a search. Errors: as `run`."""
-    async with aclosing(run(question, spec, policy, scorer, grammar, comparer)) as events:
-        async for event in events:
-            if isinstance(event, Answered):
-                return event.result
-    raise AssertionError("a search ends with Answered or an error")
+    """The result of a search. Cancel it to cancel the search. Errors: as `run`."""
+    return await _search(question, spec, policy, scorer, grammar, comparer, lambda _: None)
 
 
 async def _search(

@@ -79,7 +79,7 @@ class Search:
             judged = await self._requests.judge(longer)
             if then is not None:
                 level.append(judged)
-                if len(level) < len(places):
+                if len(level) < len(places) and self._requests.may_begin:
                     await self._look_ahead(then(level), begun, heat)
             return judged
 

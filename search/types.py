@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -85,14 +86,16 @@ class Chain:
     """A path from the root: candidates in order, each the child of the one before. The empty chain is the root."""
 
     candidates: tuple[Candidate, ...] = ()
+    token_ids: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """What all of them wrote. Kept, as every request and every comparison asks for it."""
+
+    def __post_init__(self) -> None:
+        ids = itertools.chain.from_iterable([candidate.token_ids for candidate in self.candidates])
+        object.__setattr__(self, "token_ids", tuple(ids))
 
     @property
     def path(self) -> Path:
         return self.candidates[-1].path if self.candidates else ()
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        return tuple(token for candidate in self.candidates for token in candidate.token_ids)
 
     @property
     def is_answered(self) -> bool:
