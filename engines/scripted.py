@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry
 
@@ -44,6 +45,7 @@ class ScriptedVocabulary:
         self._tokens = [*controls, TURN_END]
         self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
         self._controls = {token: index for index, token in enumerate(self._tokens)}
+        self._encoded = lru_cache(maxsize=1024)(self._encode_markup)
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
 
     @property
@@ -55,6 +57,9 @@ class ScriptedVocabulary:
 
     def encode_markup(self, text: str) -> tuple[int, ...]:
         """Text whose control tokens are meant."""
+        return self._encoded(text)
+
+    def _encode_markup(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []
         end = 0
         for match in self._pattern.finditer(text):

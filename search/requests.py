@@ -21,6 +21,7 @@ from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
+from cos.search.tasks import Gate
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
 ATTEMPTS = 2
@@ -73,7 +74,7 @@ class Requests:
         self._scorer = scorer
         self._emit = emit
         self._budget = Budget(spec.limits)
-        self._live = asyncio.Semaphore(spec.limits.live_sequences)
+        self._live = Gate(spec.limits.live_sequences)
         self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
         self._numbers: dict[Path, int] = {(): 0}
         """The same for candidates whose chains say the same."""
@@ -91,7 +92,7 @@ class Requests:
         take the place of what is wanted."""
         limits = self._spec.limits
         unlimited = limits.tokens is None and limits.prm_reads is None
-        return self._spec.speculate and unlimited and not self._live.locked() and not self._policy.is_saturated
+        return self._spec.speculate and unlimited and not self._live.is_full and not self._policy.is_saturated
 
     @property
     def begun(self) -> frozenset[Path]:
@@ -196,17 +197,19 @@ class Requests:
 
     async def _request(self, session: PolicySession, continuation: tuple[int, ...], draw: Draw) -> Drawn | None:
         for _ in range(ATTEMPTS):
-            async with self._live:
-                try:
-                    drawn = await session.draw(continuation, draw)
-                except EngineDead:
-                    raise
-                except EngineError:
-                    self.spent["requests_failed"] += 1
-                    continue
-                except asyncio.CancelledError:
-                    self.spent["requests_aborted"] += 1
-                    raise
+            await self._live.enter()
+            try:
+                drawn = await session.draw(continuation, draw)
+            except EngineDead:
+                raise
+            except EngineError:
+                self.spent["requests_failed"] += 1
+                continue
+            except asyncio.CancelledError:
+                self.spent["requests_aborted"] += 1
+                raise
+            finally:
+                self._live.leave()
             self.spent["policy_prompt_tokens"] += drawn.prompt_tokens
             self.spent["policy_cached_tokens"] += drawn.cached_tokens
             return drawn

@@ -1,6 +1,7 @@
 """Structured concurrency: run coroutines together, and tell one error when they fail."""
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,43 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except BaseExceptionGroup as errors:
         raise _most_telling(errors) from errors
     return [task.result() for task in tasks]
+
+
+class Gate:
+    """Lets so many through at once, the others in the order they came. As `asyncio.Semaphore`, whose entry costs a
+    search of a few microseconds a request several per cent of its own time."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever comes now has to wait."""
+        return self._free <= 0
+
+    async def enter(self) -> None:
+        """Takes a place."""
+        if self._free > 0:
+            self._free -= 1
+            return
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Gives a place back, to whoever has waited longest."""
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():
+                first.set_result(None)
+                return
+        self._free += 1
 
 
 async def dismiss(task: asyncio.Task[Any]) -> None:

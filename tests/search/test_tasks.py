@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError
-from cos.search.tasks import dismiss, together
+from cos.search.tasks import Gate, dismiss, together
 
 
 async def value(result: int, seconds: float = 0.0) -> int:
@@ -59,3 +59,39 @@ async def test_a_dismissed_task_is_over_whatever_it_ended_with() -> None:
         assert task.done()
     assert running.cancelled()
     assert ended.result() == 2
+
+
+async def test_a_gate_lets_through_so_many_at_once_in_the_order_they_came() -> None:
+    gate, order, inside, most = Gate(2), list[int](), 0, 0
+
+    async def pass_through(number: int) -> None:
+        nonlocal inside, most
+        await gate.enter()
+        order.append(number)
+        inside, most = inside + 1, max(most, inside + 1)
+        await asyncio.sleep(0.001)
+        inside -= 1
+        gate.leave()
+
+    await asyncio.gather(*map(pass_through, range(7)))
+    assert order == list(range(7))
+    assert most == 2
+    assert not gate.is_full
+
+
+async def test_who_is_cancelled_at_a_gate_takes_no_place_with_them() -> None:
+    gate = Gate(1)
+    await gate.enter()
+    first, second = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    gate.leave()
+    await asyncio.wait_for(second, 1)
+    # One that is let through and cancelled at the same moment gives its place back.
+    third = asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    gate.leave()
+    third.cancel()
+    await asyncio.gather(third, return_exceptions=True)
+    assert not gate.is_full

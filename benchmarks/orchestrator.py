@@ -1,0 +1,152 @@
+"""What a search costs beside its engines: candidate steps a second, and memory, over engines that answer at once.
+
+The engines are scripted, with no latency and few texts, so that what is measured is the search: places and seeds,
+budgets, requests, parsing, scores, ranking, events. One process, one thread; the speed is by processor time.
+"""
+
+import asyncio
+import random
+import time
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.prm.pair import Pair, pair
+from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.run import solve
+from cos.search.spec import Sampling, SearchSpec
+from cos.search.types import Question, Result, Step
+from cos.training.provenance import Facts
+
+CHAIN_STEPS = 4
+WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")
+SEARCHES_A_LEVEL = 2_000
+"""Searches that every level of concurrency runs, so that all do the same work."""
+
+
+def brief(question: Question, written: str, rng: random.Random) -> str:
+    """A short step in one of a few words; after some of them an answer."""
+    del question
+    done = written.count(STEP_END)
+    if done >= CHAIN_STEPS:
+        return "".join(answer_pieces(str(rng.randrange(4)), first=False))
+    return "".join(step_pieces(Step(rng.choice(WORDS), rng.choice(WORDS), "ok"), first=not done))
+
+
+def verdict(question: Question, written: str) -> float:
+    """A score that follows from the text."""
+    del question
+    return (len(written) * 37 % 101) / 101
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What was measured at one number of searches at once."""
+
+    concurrency: int
+    steps: int
+    seconds: float
+    bytes_per_search: float | None = None
+
+    def facts(self) -> Facts:
+        """As numbers."""
+        return {
+            "concurrency": self.concurrency,
+            "candidates": self.steps,
+            "processor_seconds": self.seconds,
+            "steps_per_s": self.steps / self.seconds,
+        }
+
+
+def engines() -> Pair:
+    """A policy and a PRM that answer at once, and are busy enough that nothing is begun ahead."""
+    return pair(ScriptedEngine(Script(writer=brief, sequences=0)), ScriptedEngine(Script(judge=verdict)))
+
+
+async def search(pairing: Pair, number: int, strategy: str, n: int) -> Result:
+    """One search."""
+    spec = SearchSpec(strategy, {"n": n}, sampling=Sampling(seed=number), explain=False)
+    return await solve(Question(f"Question {number}?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
+
+
+async def measure_level(concurrency: int, searches: int, strategy: str, n: int, bar: "tqdm[None]") -> Level:
+    """Runs so many searches, so many at a time."""
+    pairing, numbers, steps = engines(), iter(range(searches)), 0
+
+    async def worker() -> None:
+        nonlocal steps
+        for number in numbers:
+            found = await search(pairing, number, strategy, n)
+            steps += found.usage.candidates
+            bar.update()
+
+    started = time.process_time()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(worker())
+    return Level(concurrency, steps, time.process_time() - started)
+
+
+async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
+    """Memory of one live search, where many wait for their last request: traced, and without what was there before.
+
+    Its text is counted in: token ids and strings of every candidate.
+    """
+    last = asyncio.Event()
+    waiting = 0
+
+    async def hold(number: int) -> None:
+        """A search whose last level is never read."""
+        nonlocal waiting
+        reads = 0
+
+        def judge(question: Question, written: str) -> float:
+            nonlocal reads
+            reads += 1
+            return verdict(question, written)
+
+        pairing = pair(
+            ScriptedEngine(Script(writer=brief, sequences=0)),
+            ScriptedEngine(Script(judge=judge, delay=lambda _, __: 3600.0 if reads >= n * CHAIN_STEPS else 0.0)),
+        )
+        waiting += 1
+        await search(pairing, number, strategy, n)
+
+    del last
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    tasks = [asyncio.create_task(hold(number)) for number in range(searches)]
+    while waiting < searches:
+        await asyncio.sleep(0)
+    await asyncio.sleep(1.0)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return (after - before) / searches
+
+
+async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> Facts:
+    """All levels, in turns."""
+    found: dict[int, Level] = {}
+    with tqdm(total=rounds * len(levels) * SEARCHES_A_LEVEL, desc="searches", unit="search") as bar:
+        for _ in range(rounds):
+            for concurrency in levels:
+                level = await measure_level(concurrency, SEARCHES_A_LEVEL, strategy, n, bar)
+                known = found.get(concurrency)
+                found[concurrency] = level if known is None or level.seconds < known.seconds else known
+    results = [found[concurrency].facts() for concurrency in levels]
+    first, last = results[0], results[-1]
+    return {
+        "results": results,
+        "steps_per_s": last["steps_per_s"],
+        "cost_ratio": first["steps_per_s"] / last["steps_per_s"],
+        "bytes_per_search": await bytes_per_search(200, strategy, n),
+        "strategy": strategy,
+        "n": n,
+        "rounds": rounds,
+    }
