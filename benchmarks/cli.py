@@ -146,6 +146,69 @@ def serving(
 
 
 @benches.command()
+def limit(
+    strategy: Strategy = "beam",
+    n: Width = 8,
+    beam_width: BeamWidth = None,
+    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts, levels taking turns.")] = 5,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    policy: Policy = "cos-tiny",
+    prm: Prm = None,
+    json_only: JsonOnly = False,
+) -> None:
+    """How near searches come to what their engines can do with the same requests."""
+    from cos.benchmarks.commands import Job, run_limit
+    from cos.benchmarks.serving import parse_levels
+    from cos.benchmarks.setting import Setting, prm_for
+
+    judge, levels = prm_for(policy, prm), parse_levels(concurrency)
+    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+    setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
+    asyncio.run(run_limit(job, setting, levels, rounds))
+
+
+@benches.command()
+def speculation(
+    strategy: Strategy = "beam",
+    n: Width = 8,
+    beam_width: BeamWidth = None,
+    problems: Problems = 100,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    policy: Policy = "cos-tiny",
+    prm: Prm = None,
+    json_only: JsonOnly = False,
+) -> None:
+    """Latency with and without beginning ahead, and whether both come to the same tree."""
+    from cos.benchmarks.commands import Job, run_speculation
+    from cos.benchmarks.setting import Setting, prm_for
+
+    judge = prm_for(policy, prm)
+    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=1, json_only=json_only)
+    setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
+    asyncio.run(run_speculation(job, setting))
+
+
+@benches.command()
+def orchestrator(
+    strategy: Strategy = "beam",
+    n: Width = 8,
+    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,100,2000",
+    rounds: Annotated[int, typer.Option(min=1, help="Times each level is measured; the best counts.")] = 3,
+    json_only: JsonOnly = False,
+) -> None:
+    """Candidate steps a second over engines that answer at once, and memory of a live search."""
+    from cos.benchmarks.commands import run_orchestrator
+    from cos.benchmarks.serving import parse_levels
+
+    run_orchestrator(parse_levels(concurrency), strategy, n, rounds, json_only=json_only)
+
+
+@benches.command()
 def training(
     repetitions: Annotated[int, typer.Option(min=2, help="Counted rounds of four batches.")] = 10,
     batch: Annotated[int, typer.Option(min=1, help="Chains a batch.")] = 32,

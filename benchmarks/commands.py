@@ -6,14 +6,24 @@ from dataclasses import dataclass, replace
 
 import httpx
 import typer
+import uvloop
 
-from cos.benchmarks import pool, prm_cost, serving
+from cos.benchmarks import limit, orchestrator, pool, prm_cost, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.tables import show_comparison, show_prm_cost, show_serving, show_training
+from cos.benchmarks.tables import (
+    show_comparison,
+    show_limit,
+    show_orchestrator,
+    show_prm_cost,
+    show_serving,
+    show_speculation,
+    show_training,
+)
 from cos.checkpoints import LedgerProblem, heldout
+from cos.engines.collector import spare_the_collector
 from cos.prm.pair import Pair
 from cos.training.accuracy import choose
 from cos.training.engines import running
@@ -87,6 +97,36 @@ async def run_prm_cost(job: Job, setting: Setting) -> None:
     if not job.json_only:
         show_prm_cost(facts)
     _print({**facts, **job.provenance()})
+
+
+async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
+    """How near searches come to their engines' floor."""
+    every = heldout()
+    problems = choose(every, len(every), job.seed)
+    async with running(job.policy, job.prm) as engines:
+        facts = await limit.measure(engines, problems, setting, levels, rounds, job.seed)
+    if not job.json_only:
+        show_limit(facts)
+    _print({**facts, **job.provenance()})
+
+
+async def run_speculation(job: Job, setting: Setting) -> None:
+    """What beginning ahead is worth."""
+    problems = choose(heldout(), job.problems + speculation.WARM_UP, job.seed)
+    async with running(job.policy, job.prm) as engines:
+        facts = await speculation.measure(engines, problems, setting, job.seed)
+    if not job.json_only:
+        show_speculation(facts)
+    _print({**facts, **job.provenance()})
+
+
+def run_orchestrator(levels: Sequence[int], strategy: str, n: int, rounds: int, *, json_only: bool) -> None:
+    """What a search costs beside its engines."""
+    spare_the_collector()
+    facts = uvloop.run(orchestrator.measure(levels, strategy, n, rounds))
+    if not json_only:
+        show_orchestrator(facts)
+    _print({**facts, **machine()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

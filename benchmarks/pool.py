@@ -16,8 +16,9 @@ from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Scorer
 from cos.search.run import solve
-from cos.search.select import Ruler, rank, rank_key, vote
+from cos.search.select import Ruler, rank, rank_key
 from cos.search.types import Candidate, Chain, Path, Question
+from cos.search.vote import plain_groups
 from cos.training.accuracy import ask, is_right, root_seed
 from cos.training.progress import side_by_side
 from cos.training.provenance import Facts
@@ -60,8 +61,8 @@ def rules() -> dict[str, Rule]:
         return lambda chains: rank(chains, ruler)[0].answer if chains else None
 
     def most_frequent(chains: Sequence[Chain]) -> str | None:
-        voted = vote(chains)
-        return voted[0].answer if voted else None
+        voted = max(plain_groups(chains), key=len, default=None)
+        return None if voted is None else voted[0].answer
 
     def both(chains: Sequence[Chain]) -> str | None:
         ranked = sorted(chains, key=lambda chain: rank_key(chain, _product(chain)))

@@ -26,7 +26,7 @@ class Setting:
     score: ScoreKind = "prm"
     aggregation: Aggregation = "cos"
 
-    def spec(self, seed: int, *, explain: bool = False) -> SearchSpec:
+    def spec(self, seed: int, *, explain: bool = False, speculate: bool = True) -> SearchSpec:
         """The search under a root seed. Errors: InputError naming the value that cannot be used."""
         given = {"n": self.n, "beam_width": self.beam_width}
         return SearchSpec(
@@ -36,6 +36,7 @@ class Setting:
             score=self.score,
             aggregation=self.aggregation,
             explain=explain,
+            speculate=speculate,
         )
 
     def fitted(self) -> "Setting":

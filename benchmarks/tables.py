@@ -59,6 +59,38 @@ def show_prm_cost(facts: Facts) -> None:
     Console(stderr=True).print(table)
 
 
+def show_limit(facts: Facts) -> None:
+    """Efficiency at each level."""
+    table = _table("Searches and their engines' floor", ("concurrency", "efficiency", "95 % CI", "search s", "floor s"))
+    for row in facts["results"]:
+        spread = f"{row['ci_low']:.2f} - {row['ci_high']:.2f}"
+        efficiency, searched, floor = (f"{row[name]:.2f}" for name in ("efficiency", "search_s", "floor_s"))
+        table.add_row(str(row["concurrency"]), efficiency, spread, searched, floor)
+    Console(stderr=True).print(table)
+
+
+def show_speculation(facts: Facts) -> None:
+    """Latency both ways."""
+    table = _table(f"{facts['strategy']}, one search at a time", ("begins ahead", "p50 ms"))
+    table.add_row("yes", f"{1000 * facts['p50_s']:.0f}")
+    table.add_row("no", f"{1000 * facts['p50_without_s']:.0f}")
+    console = Console(stderr=True)
+    console.print(table)
+    spread = f"95 % CI {facts['ci_low']:.2f} - {facts['ci_high']:.2f}"
+    same = f"{facts['identical_searches']} of {facts['searches']} searches came to the same tree"
+    console.print(f"Ratio {facts['p50_ratio']:.2f}, {spread}; {same}; {percent(facts['aborted_share'])} tokens in vain")
+
+
+def show_orchestrator(facts: Facts) -> None:
+    """Steps a second at each level, and memory."""
+    table = _table("Candidate steps over engines that answer at once", ("searches at once", "steps/s"))
+    for row in facts["results"]:
+        table.add_row(str(row["concurrency"]), f"{row['steps_per_s']:,.0f}")
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"A live search takes {facts['bytes_per_search'] / 1024:.1f} KiB, its text included")
+
+
 def show_training(facts: Facts) -> None:
     """Throughput of the pipeline and of the hand loop."""
     table = _table("SFT", ("loop", "tokens/s"))

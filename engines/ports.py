@@ -15,6 +15,11 @@ class Session(Protocol):
     @property
     def prompt_tokens(self) -> int: ...
 
+    @property
+    def tokens_aborted(self) -> int:
+        """See `cos.search.ports.PolicySession`."""
+        ...
+
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         """See `cos.search.ports.PolicySession`."""
         ...
@@ -34,6 +39,11 @@ class Engine(Protocol):
     def context_tokens(self) -> int: ...
 
     @property
+    def is_saturated(self) -> bool:
+        """See `cos.search.ports.Policy`."""
+        ...
+
+    @property
     def is_alive(self) -> bool:
         """False once no request can succeed any more."""
         ...
@@ -45,6 +55,10 @@ class Engine(Protocol):
 
     async def open(self, question: Question) -> Session:
         """Renders a question. Errors: InputError, EngineDead."""
+        ...
+
+    async def forget(self) -> None:
+        """Empties its caches, so that the same work costs the same again. Errors: EngineError while requests run."""
         ...
 
     async def close(self) -> None:

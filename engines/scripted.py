@@ -164,6 +164,10 @@ class ScriptedEngine:
             raise InputError(f"question and image take {prompt_tokens} tokens of {self._context_tokens}", "question")
         return ScriptedSession(self, question, prompt_tokens)
 
+    async def forget(self) -> None:
+        if self.in_flight:
+            raise EngineError(f"{self.in_flight} requests are under way; wait for them")
+
     async def close(self) -> None:
         self.kill()
 

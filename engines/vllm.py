@@ -10,7 +10,6 @@ stays on.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cos.engines.checkpoint import check_model, templater
+from cos.engines.collector import spare_the_collector
 from cos.engines.environment import is_cpu_build, is_eager, set_environment
 from cos.engines.load import Load
 from cos.engines.processes import EngineContext, preload, without_interrupts
@@ -39,8 +39,6 @@ CPU_BLOCK_TOKENS = 32
 CPU_KV_CACHE_MIB = 256
 PRELOADED = ("vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "transformers.models.auto")
 """What an engine process on CPU imports for most of its start."""
-SATURATED_SHARE = 8
-"""An engine that runs one in so many of the sequences it has room for has enough to do."""
 STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
@@ -76,8 +74,7 @@ class VllmEngine:
 
     @property
     def is_saturated(self) -> bool:
-        """Whether requests wait for a place, or so many run that each one more slows the others down."""
-        return self._load.waiting > 0 or self._load.running >= self.settings.max_num_seqs // SATURATED_SHARE
+        return self._load.is_high(self.settings.max_num_seqs)
 
     @property
     def is_alive(self) -> bool:
@@ -167,6 +164,13 @@ class VllmEngine:
     def _raise_if_dead(self, cause: Exception) -> None:
         if not self.is_alive:
             raise EngineDead(f"the {self.settings.role} engine has died") from cause
+
+    async def forget(self) -> None:
+        """Empties the prefix, image and encoder caches. Errors: EngineError while requests run."""
+        if not await self._llm.reset_prefix_cache():
+            raise EngineError(f"the {self.settings.role} engine keeps its caches while requests run; wait for them")
+        await self._llm.reset_mm_cache()
+        await self._llm.reset_encoder_cache()
 
     async def close(self) -> None:
         """Stops the engine process. Requests under way find the engine dead."""
@@ -322,8 +326,7 @@ def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
             if future.exception() is None:
                 future.result().stop()
         raise errors[0]
-    # What is imported lives as long as the process: neither its collections nor its end need to look through it.
-    gc.freeze()
+    spare_the_collector()
     return [future.result() for future in starting]
 
 

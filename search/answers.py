@@ -81,10 +81,10 @@ def plain(answer: str) -> str:
     text = text.casefold()
     while (found := _WRAPPER.match(text)) is not None:
         text = next(part for part in found.groups() if part is not None).strip()
-    text = text.rstrip(".,;:!? ").lstrip(",;:!? ")
+    text = _THOUSANDS.sub("", text.rstrip(".,;:!? ").lstrip(",;:!? "))
     if _holds_all(text):
         text = text[1:-1].strip()
-    text = _FRACTION.sub(r"\1/\2", _THOUSANDS.sub("", text)).replace("\\%", "%")
+    text = _FRACTION.sub(r"\1/\2", text).replace("\\%", "%")
     return _ARTICLES.sub("", text)
 
 

@@ -46,6 +46,31 @@ def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
+def bootstrap_median_ratio(over: Sequence[float], under: Sequence[float], seed: int) -> tuple[float, Interval]:
+    """The median of ``over`` by that of ``under``, which are pairs; percentile bootstrap, pairs resampled together."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def ratio(one: Sums, other: Sums, axis: int = -1) -> Sums:
+        return np.median(one, axis=axis) / np.median(other, axis=axis)
+
+    pair = np.asarray(over, dtype=float), np.asarray(under, dtype=float)
+    value = float(ratio(*pair))
+    if len(over) < 2:
+        return value, Interval(value, value)
+    interval = bootstrap(
+        pair,
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return value, Interval(float(interval.low), float(interval.high))
+
+
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """Unbiased chance that one of k samples is right, from ``right`` of ``samples``.
 

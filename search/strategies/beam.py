@@ -49,14 +49,18 @@ class Beam(Strategy):
     async def run(self, search: "Search", params: BeamParams) -> Chain:
         done, places, wanted = list[Chain](), params.width, [(search.root, params.n)]
         while wanted:
-            plan = partial(children, search, params, places)
-            level = await search.expand(wanted, then=plan)
+            level = await search.expand(wanted, then=partial(plan, search, params, places))
             survivors = best(search, level, places)
             search.select(survivors, level)
-            wanted = plan(level)
+            wanted = children(params, places, survivors)
             done += [chain for chain in survivors if chain.is_last]
             places -= sum(chain.is_last for chain in survivors)
         return search.rank(done)[0]
+
+
+def plan(search: "Search", params: BeamParams, places: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+    """What is expanded after a level."""
+    return children(params, places, best(search, level, places))
 
 
 def best(search: "Search", level: Sequence[Chain], places: int) -> list[Chain]:
@@ -64,9 +68,8 @@ def best(search: "Search", level: Sequence[Chain], places: int) -> list[Chain]:
     return search.rank_level(search.distinct(level))[:places]
 
 
-def children(search: "Search", params: BeamParams, places: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
-    """How many children each survivor of a level is to have: the width of n narrows with the places that are left."""
-    survivors = best(search, level, places)
+def children(params: BeamParams, places: int, survivors: Sequence[Chain]) -> list[tuple[Chain, int]]:
+    """How many children each survivor is to have: the width of n narrows with the places that are left."""
     beam = [chain for chain in survivors if not chain.is_last]
     return spread(beam, params.n * (places - len(survivors) + len(beam)) // params.width) if beam else []
 
