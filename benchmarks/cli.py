@@ -114,6 +114,9 @@ def serving(
     concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
     requests: Annotated[int, typer.Option(min=1, help="Searches a level; six a worker and round at least.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Parts they are sent in, levels taking turns.")] = 2,
+    against: Annotated[
+        str | None, typer.Option(help="barrier: search level by level, one at a time, beside it.")
+    ] = None,
     url: Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
     seed: Seed = 0,
@@ -125,10 +128,11 @@ def serving(
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """Searches a second over HTTP, and their latency."""
-    from cos.benchmarks.commands import Target, run_serving
+    """Searches a second over HTTP, and their latency; with --against barrier in process, beside what peers do."""
+    from cos.benchmarks.commands import Job, Target, run_barrier, run_serving
     from cos.benchmarks.serving import Load, parse_levels
     from cos.benchmarks.setting import Setting, prm_for, score_kind
+    from cos.search.errors import InputError
 
     judge = prm_for(policy, prm)
     load = Load(levels=parse_levels(concurrency), requests=requests, rounds=rounds)
@@ -141,6 +145,12 @@ def serving(
         score=score_kind(score, judge),
         aggregation=aggregation,
     ).fitted()
+    if against is not None:
+        if against != "barrier":
+            raise InputError(f"--against {against}: there is only barrier", "against")
+        job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+        asyncio.run(run_barrier(job, setting, load.levels, rounds))
+        return
     target = Target(url=url, api_key=api_key, policy=policy, prm=judge)
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))
 

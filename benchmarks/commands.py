@@ -8,12 +8,13 @@ import httpx
 import typer
 import uvloop
 
-from cos.benchmarks import limit, orchestrator, pool, prm_cost, serving, speculation
+from cos.benchmarks import barrier, limit, orchestrator, pool, prm_cost, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.tables import (
+    show_barrier,
     show_comparison,
     show_limit,
     show_orchestrator,
@@ -108,6 +109,17 @@ async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: i
     if not job.json_only:
         show_limit(facts)
     _print({**facts, **job.provenance()})
+
+
+async def run_barrier(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
+    """Ours beside one search at a time, level by level."""
+    every = heldout()
+    problems = choose(every, len(every), job.seed)
+    async with running(job.policy, job.prm) as engines:
+        facts = await barrier.measure(engines, problems, setting, levels, rounds, job.seed)
+    if not job.json_only:
+        show_barrier(facts)
+    _print({**facts, "seed": job.seed, **job.provenance()})
 
 
 async def run_speculation(job: Job, setting: Setting) -> None:

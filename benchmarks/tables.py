@@ -59,6 +59,22 @@ def show_prm_cost(facts: Facts) -> None:
     Console(stderr=True).print(table)
 
 
+def show_barrier(facts: Facts) -> None:
+    """Both ways at each level."""
+    columns = ("concurrency", "way", "searches/s", "p50 s", "p95 s", "accuracy")
+    table = _table("Beside one search at a time, level by level", columns)
+    for row in facts["results"]:
+        for way in ("ours", "barrier"):
+            told: Facts = row[way]
+            rate, median, late = (f"{told[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
+            table.add_row(str(row["concurrency"]), way, rate, median, late, percent(told["accuracy"]))
+    console = Console(stderr=True)
+    console.print(table)
+    spread = f"95 % CI {facts['speedup_ci_low']:.2f} - {facts['speedup_ci_high']:.2f}"
+    console.print(f"Searches/s: {facts['speedup']:.2f} x, {spread}; p95: {facts['p95_ratio']:.2f} x")
+    console.print(f"Same answers: {percent(facts['same_answers'])}")
+
+
 def show_limit(facts: Facts) -> None:
     """Efficiency at each level."""
     table = _table("Searches and their engines' floor", ("concurrency", "efficiency", "95 % CI", "search s", "floor s"))

@@ -57,8 +57,9 @@ class Engine(Protocol):
         """Renders a question. Errors: InputError, EngineDead."""
         ...
 
-    async def forget(self) -> None:
-        """Empties its caches, so that the same work costs the same again. Errors: EngineError while requests run."""
+    async def forget(self, *, prefixes_only: bool = False) -> None:
+        """Empties its caches, so that the same work costs the same again; ``prefixes_only`` keeps pictures and what the
+        vision tower made of them. Errors: EngineError while requests run."""
         ...
 
     async def close(self) -> None:

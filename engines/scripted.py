@@ -164,7 +164,8 @@ class ScriptedEngine:
             raise InputError(f"question and image take {prompt_tokens} tokens of {self._context_tokens}", "question")
         return ScriptedSession(self, question, prompt_tokens)
 
-    async def forget(self) -> None:
+    async def forget(self, *, prefixes_only: bool = False) -> None:
+        del prefixes_only
         if self.in_flight:
             raise EngineError(f"{self.in_flight} requests are under way; wait for them")
 

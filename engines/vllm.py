@@ -165,12 +165,13 @@ class VllmEngine:
         if not self.is_alive:
             raise EngineDead(f"the {self.settings.role} engine has died") from cause
 
-    async def forget(self) -> None:
-        """Empties the prefix, image and encoder caches. Errors: EngineError while requests run."""
+    async def forget(self, *, prefixes_only: bool = False) -> None:
+        """See `cos.engines.ports.Engine`."""
         if not await self._llm.reset_prefix_cache():
             raise EngineError(f"the {self.settings.role} engine keeps its caches while requests run; wait for them")
-        await self._llm.reset_mm_cache()
-        await self._llm.reset_encoder_cache()
+        if not prefixes_only:
+            await self._llm.reset_mm_cache()
+            await self._llm.reset_encoder_cache()
 
     async def close(self) -> None:
         """Stops the engine process. Requests under way find the engine dead."""

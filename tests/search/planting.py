@@ -1,0 +1,32 @@
+"""Searches over a tree written by hand."""
+
+import random
+
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.search.grammar import answer_pieces, step_pieces
+from cos.search.requests import seed_of
+from cos.search.types import Path, Question, Step
+
+Tree = dict[Path, tuple[str, float]]
+"""What stands at a place: "step" or an answer, and its score."""
+
+
+def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
+    """A policy that writes this tree and a PRM that scores it; every text names its place."""
+    places = {random.Random(seed_of(0, path)).getstate(): path for path in tree}
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        path = places[rng.getstate()]
+        kind, _ = tree[path]
+        mark = f"{path}"
+        if kind == "step":
+            return "".join(step_pieces(Step("At", mark, ""), first=not written))
+        return "".join(answer_pieces(f"{kind} {mark}", first=not written))
+
+    def judge(question: Question, written: str) -> float:
+        del question
+        newest = max(tree, key=lambda path: (written.rfind(f"{path}"), len(path)))
+        return tree[newest][1]
+
+    return ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))

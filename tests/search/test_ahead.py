@@ -1,0 +1,100 @@
+"""What is begun ahead: sooner done, and never another result."""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.search.budget import Limits
+from cos.search.types import Result
+
+Find = Callable[..., Awaitable[Result]]
+
+LOOKS_AHEAD = ("beam", "dvts", "greedy_prm", "rebase")
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """Some requests take much longer than others."""
+
+    seed: int
+
+    def __call__(self, kind: str, number: int) -> float:
+        slow = random.Random(f"{self.seed} {kind} {number}").random() < 0.25
+        return 0.02 if slow and kind == "draw" else 0.0
+
+
+def tree_of(result: Result) -> tuple[object, ...]:
+    return result.chain, result.value, result.finish_reason, result.tree, result.warnings
+
+
+@given(strategy=st.sampled_from(LOOKS_AHEAD), n=st.integers(2, 8), seed=st.integers(0, 10_000))
+@settings(max_examples=40)
+async def test_trees_are_the_same_with_it_and_without(find: Find, strategy: str, n: int, seed: int) -> None:
+    plain = await find(strategy, {"n": n}, speculate=False)
+    hurried = ScriptedEngine(Script(delay=Uneven(seed)))
+    ahead = await find(strategy, {"n": n}, policy=hurried, speculate=True)
+    assert tree_of(ahead) == tree_of(plain)
+    assert ahead.usage.candidates == plain.usage.candidates
+    assert ahead.usage.prm_reads == plain.usage.prm_reads
+    assert ahead.usage.tokens_generated - ahead.usage.tokens_aborted == plain.usage.tokens_generated
+    assert hurried.in_flight == 0
+
+
+def straggler() -> ScriptedEngine:
+    """The last candidate of the first level takes long."""
+    return ScriptedEngine(Script(delay=lambda kind, number: 0.1 if kind == "draw" and number == 3 else 0.0))
+
+
+async def test_children_of_likely_survivors_begin_while_a_straggler_runs(find: Find) -> None:
+    policy = straggler()
+    ahead = await find("greedy_prm", policy=policy)
+    assert policy.most_in_flight > 4
+    assert ahead.usage.tokens_generated > sum(len(candidate.token_ids) for candidate in ahead.tree)
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens=50_000), Limits(prm_reads=5_000)])
+async def test_nothing_is_begun_ahead_where_a_limit_would_pay_for_it(find: Find, limits: Limits) -> None:
+    policy = straggler()
+    result = await find("greedy_prm", policy=policy, limits=limits)
+    assert policy.most_in_flight <= 4
+    assert result.usage.tokens_aborted == 0
+
+
+async def test_what_is_begun_ahead_counts_as_a_live_sequence(find: Find) -> None:
+    policy = straggler()
+    await find("greedy_prm", policy=policy, limits=Limits(live_sequences=4))
+    assert policy.most_in_flight == 4
+
+
+async def test_nothing_is_begun_ahead_of_a_busy_engine(find: Find) -> None:
+    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.1 if number == 3 else 0.0, sequences=0))
+    result = await find("greedy_prm", policy=policy)
+    assert policy.most_in_flight <= 4
+    assert result.usage.tokens_aborted == 0
+
+
+async def test_what_was_begun_in_vain_is_aborted_and_counted(find: Find) -> None:
+    """The straggler is the best by far, so that all that was begun before it is in vain."""
+    policy = ScriptedEngine(
+        Script(delay=lambda kind, number: 0.0 if kind == "read" or number < 3 else 0.1 if number == 3 else 0.3)
+    )
+    prm = ScriptedEngine(Script(judge=lambda _, written: 0.9 if written.count("step_end") > 1 else 0.5))
+    result = await find("beam", {"n": 4, "beam_width": 4}, policy=policy, prm=prm)
+    usage = result.usage
+    assert result.finish_reason == "answer"
+    assert usage.tokens_generated == (
+        usage.tokens_kept + usage.tokens_duplicate + usage.tokens_aborted + usage.tokens_discarded
+    )
+    assert policy.in_flight == 0
+
+
+async def test_time_that_runs_out_leaves_nothing_running_ahead(find: Find) -> None:
+    policy = ScriptedEngine(Script(delay=lambda kind, number: 0.0 if kind == "read" or number < 3 else 30.0))
+    result = await find("greedy_prm", policy=policy, limits=Limits(seconds=0.2))
+    assert result.finish_reason == "seconds"
+    assert policy.in_flight == 0

@@ -1,0 +1,301 @@
+"""What the further strategies decide, on trees written by hand."""
+
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from cos.engines.scripted import Script, ScriptedEngine, story
+from cos.search.grammar import answer_pieces, step_pieces
+from cos.search.strategies.mcts import Node, carry_up, descend
+from cos.search.strategies.particle import odds
+from cos.search.strategies.rebase import apportion
+from cos.search.strategies.self_critique import chosen
+from cos.search.types import Candidate, Chain, Question, Result, Step
+from tests.search.planting import planted
+
+Find = Callable[..., Awaitable[Result]]
+
+
+def saying(*answers: tuple[str, float]) -> tuple[ScriptedEngine, ScriptedEngine]:
+    """A policy that answers at once, in this order of roots, and a PRM that gives each answer its score."""
+    return planted({(root,): answer for root, answer in enumerate(answers)})
+
+
+async def test_a_weighted_vote_pools_what_equal_answers_are_worth(find: Find) -> None:
+    """Alone the first chain is best; together the other two are worth more."""
+    scores = {"7": 0.8, "15": 0.5}
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        return "".join(answer_pieces("7" if rng.random() < 0.3 else "15", first=not written))
+
+    def judge(question: Question, written: str) -> float:
+        del question
+        return next(score for answer, score in scores.items() if f">{answer}<" in written)
+
+    async def found(strategy: str) -> str | None:
+        policy, prm = ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))
+        return (await find(strategy, {"n": 8}, policy=policy, prm=prm)).chain.answer
+
+    assert await found("best_of_n") == "7"
+    assert await found("weighted_vote") == "15"
+
+
+async def test_sub_trees_follow_their_own_best_step_and_never_meet(find: Find) -> None:
+    policy, prm = planted(
+        {
+            (0,): ("step", 0.9),
+            (1,): ("step", 0.8),
+            (2,): ("step", 0.2),
+            (3,): ("step", 0.3),
+            (0, 0): ("a", 0.4),
+            (0, 1): ("b", 0.5),
+            (3, 0): ("c", 0.9),
+            (3, 1): ("d", 0.1),
+        }
+    )
+    result = await find("dvts", {"n": 4, "beam_width": 2}, policy=policy, prm=prm)
+    assert [candidate.path for candidate in result.tree if len(candidate.path) == 2] == [(0, 0), (0, 1), (3, 0), (3, 1)]
+    # 0.2 x 0.3 + 0.8 x 0.9 = 0.78 against 0.2 x 0.9 + 0.8 x 0.5 = 0.58.
+    assert result.chain.path == (3, 0)
+
+
+async def test_a_sub_tree_does_not_wait_for_another(find: Find) -> None:
+    slow = ScriptedEngine(Script(delay=lambda kind, number: 0.2 if kind == "draw" and number == 3 else 0.0))
+    result = await find("dvts", {"n": 4, "beam_width": 2}, policy=slow)
+    assert result.finish_reason == "answer"
+    assert result.timings.total_s < 0.4
+
+
+@pytest.mark.parametrize(
+    ("weights", "n", "counts"),
+    [
+        ([1.0, 1.0], 4, [2, 2]),
+        ([3.0, 1.0], 4, [3, 1]),
+        ([1.0, 1.0, 1.0], 4, [2, 1, 1]),
+        ([1.0, 0.0], 3, [3, 0]),
+        ([5.0], 0, [0]),
+    ],
+)
+def test_shares_are_whole_and_add_up(weights: list[float], n: int, counts: list[int]) -> None:
+    assert apportion(weights, n) == counts
+
+
+async def test_rebase_gives_the_better_chain_more_children(find: Find) -> None:
+    tree = {(0,): ("step", 0.9), (1,): ("step", 0.5), (2,): ("step", 0.1), (3,): ("early", 0.2)}
+    below = {(root, child): ("late", 0.5) for root in range(3) for child in range(4)}
+    policy, prm = planted({**tree, **below})
+    result = await find("rebase", {"n": 4, "balance": 0.5}, policy=policy, prm=prm)
+    children = [candidate.path[0] for candidate in result.tree if len(candidate.path) == 2]
+    # One of four places went with the early answer; softmax of 1.8, 1.0, 0.2 over three.
+    assert children == [0, 0, 1]
+
+
+def test_odds_are_those_of_the_softmax_over_logits() -> None:
+    assert odds(0.5) == 1
+    assert odds(0.8) == pytest.approx(4)
+    assert (odds(None), odds(0.0)) == (0, 0)
+    assert odds(1.0) < float("inf")
+
+
+async def test_a_particle_without_weight_dies_out(find: Find) -> None:
+    tree = {(root,): ("step", 0.0) for root in range(3)} | {(3,): ("step", 0.5)}
+    below = {(3, child): ("done", 0.5) for child in range(4)}
+    policy, prm = planted({**tree, **below})
+    result = await find("particle", {"n": 4}, policy=policy, prm=prm)
+    assert {candidate.path[0] for candidate in result.tree if len(candidate.path) == 2} == {3}
+    assert len(result.tree) == 8
+
+
+async def test_lookahead_prefers_the_step_that_leads_further(find: Find) -> None:
+    """Temperature 0 writes the same below both; the PRM likes what follows the second."""
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        if not written:
+            return "".join(step_pieces(Step("First", rng.choice("ab"), ""), first=True))
+        return "".join(answer_pieces("the end", first=False))
+
+    def judge(question: Question, written: str) -> float:
+        del question
+        is_answer, is_a = "the end" in written, ">a<" in written
+        return (0.1 if is_a else 0.9) if is_answer else (0.8 if is_a else 0.2)
+
+    async def first_step(strategy: str) -> str:
+        policy, prm = ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))
+        step = (await find(strategy, {"n": 8, "beam_width": 1}, policy=policy, prm=prm)).chain.candidates[0].step
+        assert step is not None
+        return step.thought
+
+    assert await first_step("beam") == "a"
+    assert await first_step("lookahead") == "b"
+
+
+def node(value: float, parent: Node | None = None, *, closed: bool = False) -> Node:
+    found = Node(Chain(), value, parent, closed=closed)
+    if parent is not None:
+        parent.children.append(found)
+    return found
+
+
+def test_puct_goes_to_the_better_child_and_then_to_the_one_tried_less() -> None:
+    root = node(0.0)
+    good, poor = node(0.6, root), node(0.5, root)
+    carry_up(root)
+    assert descend(root, 1.0) is good
+    node(0.1, good)
+    carry_up(good)
+    # 0.1 + 0.5 sqrt(2) / 2 = 0.45 against 0.5 + 0.5 sqrt(2) = 1.21.
+    assert descend(root, 1.0) is poor
+
+
+def test_what_has_ended_is_not_visited_again() -> None:
+    root = node(0.0)
+    node(0.9, root, closed=True)
+    going = node(0.1, root)
+    carry_up(root)
+    assert descend(root, 1.0) is going
+    node(0.5, going, closed=True)
+    carry_up(going)
+    assert root.closed
+
+
+async def test_mcts_returns_to_a_chain_that_looked_worse_when_the_better_one_disappoints(find: Find) -> None:
+    policy, prm = planted(
+        {
+            (0,): ("step", 0.8),
+            (1,): ("step", 0.7),
+            (0, 0): ("trap", 0.1),
+            (0, 1): ("trap", 0.2),
+            (1, 0): ("gold", 0.9),
+            (1, 1): ("dross", 0.3),
+        }
+    )
+    result = await find("mcts", {"n": 2, "iterations": 3}, policy=policy, prm=prm)
+    assert result.chain.path == (1, 0)
+
+
+async def test_mcts_finishes_its_best_chain_when_its_iterations_are_too_few(find: Find) -> None:
+    result = await find("mcts", {"n": 2, "iterations": 1})
+    assert result.finish_reason == "answer"
+
+
+@pytest.mark.parametrize(
+    ("reply", "index"), [("2", 1), ("Candidate 3 is best.", 2), ("the first", None), ("9, no, 1", 0), ("", None)]
+)
+def test_a_choice_is_the_first_number_that_is_a_candidates(reply: str, index: int | None) -> None:
+    assert chosen(reply, 3) == index
+
+
+def critic(reply: str) -> ScriptedEngine:
+    """A policy that writes stories, criticises, and chooses what it is told to choose."""
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        if "Which candidate is best" in question.text:
+            return reply
+        return "Fine." if "Criticise" in question.text else story(question, written, rng)
+
+    return ScriptedEngine(Script(writer=write))
+
+
+async def test_self_critique_follows_the_policys_own_choice(find: Find) -> None:
+    result = await find("self_critique", {"n": 3}, policy=critic("2"), has_prm=False, score="likelihood")
+    assert result.chain.path[:3] == (1, 1, 1)
+    assert result.usage.tokens_asked > 0
+    assert result.warnings == ()
+
+
+async def test_a_policy_that_cannot_criticise_is_told_of(find: Find) -> None:
+    result = await find("self_critique", {"n": 3}, policy=critic("none of them"))
+    assert set(result.chain.path) == {0}
+    assert "4 of 4 choices named no candidate" in result.warnings[0]
+
+
+async def test_auto_stops_at_once_when_it_is_sure(find: Find) -> None:
+    policy, prm = saying(("7", 0.9), ("8", 0.2))
+    result = await find("auto", policy=policy, prm=prm, question="?")
+    assert len(result.tree) == 2
+
+
+async def test_auto_goes_on_while_a_rival_is_close(find: Find) -> None:
+    answers = [("7", 0.85), ("8", 0.84), ("9", 0.1), ("9", 0.1)]
+    policy, prm = saying(*answers, ("11", 0.99), *[("9", 0.1)] * 3)
+    result = await find("auto", {"n": 16}, policy=policy, prm=prm)
+    assert len(result.tree) == 8
+    assert (result.chain.answer or "").startswith("11")
+
+
+async def test_auto_ends_in_a_beam_when_nothing_convinces(find: Find) -> None:
+    prm = ScriptedEngine(Script(judge=lambda _, __: 0.4))
+    result = await find("auto", {"n": 8}, prm=prm)
+    roots = {candidate.path[0] for candidate in result.tree}
+    assert roots == set(range(8))
+    # Four whole chains; of the beam's four first steps one goes on.
+    assert len([candidate for candidate in result.tree if len(candidate.path) == 2]) == 4 + 4
+
+
+async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> None:
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        return "".join(answer_pieces("7" if rng.random() < 0.2 else "15", first=not written))
+
+    result = await find("auto", policy=ScriptedEngine(Script(writer=write)), has_prm=False, score="likelihood")
+    assert result.chain.answer == "15"
+    assert 4 <= len(result.tree) <= 16
+
+
+def habit(*thoughts: str) -> ScriptedEngine:
+    """Writes steps with these thoughts, one after the other, without end."""
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question, rng
+        thought = thoughts[written.count("step_end") % len(thoughts)]
+        return "".join(step_pieces(Step("Go", thought, "") if thought else Step("", "", ""), first=not written))
+
+    return ScriptedEngine(Script(writer=write))
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "steps", "reason"),
+    [
+        (("on", "on"), 2, "repeated"),
+        (("left", "right"), 3, "repeated"),
+        (("On", " on "), 2, "repeated"),
+        (("",), 1, "empty"),
+    ],
+)
+async def test_a_chain_that_goes_in_circles_or_says_nothing_ends(
+    find: Find, thoughts: tuple[str, ...], steps: int, reason: str
+) -> None:
+    result = await find("best_of_n", {"n": 1}, policy=habit(*thoughts))
+    assert len(result.chain.candidates) == steps
+    assert result.finish_reason == reason
+    assert not result.is_complete
+    assert result.chain.candidates[-1].score is None
+
+
+async def test_what_is_said_twice_is_read_once_and_expanded_once(find: Find) -> None:
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        if written.count("step_end") == 2:
+            return "".join(answer_pieces("7", first=False))
+        return "".join(
+            step_pieces(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
+        )
+
+    result = await find("beam", {"n": 8, "beam_width": 4}, policy=ScriptedEngine(Script(writer=write)))
+    second = {candidate.path[0] for candidate in result.tree if len(candidate.path) == 2}
+    texts = {candidate.text for candidate in result.tree if candidate.path[0] in second and len(candidate.path) == 1}
+    assert len(second) == len(texts) == 2
+    assert result.usage.prm_reads < result.usage.candidates
+    assert result.usage.tokens_duplicate > 0
+    scores: dict[str, set[float | None]] = {}
+    for candidate in result.tree:
+        if len(candidate.path) == 1:
+            scores.setdefault(candidate.text, set()).add(candidate.score)
+    assert all(len(found) == 1 for found in scores.values())
+
+
+def test_a_candidate_knows_its_mean_logprob() -> None:
+    assert Candidate(path=(0,), token_ids=(1, 2), text="", end="step", logprob=-1.0).mean_logprob == -0.5
