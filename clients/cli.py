@@ -30,7 +30,7 @@ def solve(
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
     policy: Annotated[str | None, typer.Option(help="Search in process with this policy; cos-tiny by default.")] = None,
     prm: Annotated[str | None, typer.Option(help="Search in process with this PRM; none: no PRM.")] = None,
-    strategy: Annotated[str, typer.Option(help="Search strategy.")] = "best_of_n",
+    strategy: Annotated[str, typer.Option(help="Search strategy.")] = "auto",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Chains, or candidates of a level.")] = None,
     beam_width: Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     enforce_eager: bool | None = _flag(None, "engines")
     """Neither graph capture nor compilation; on for CPU and off for GPU unless given."""
 
-    strategy: str = _flag("best_of_n", "search", "NAME")
+    strategy: str = _flag("auto", "search", "NAME")
     """Strategy of a request that names none."""
     n: int | None = _flag(None, "search", "N", ge=1)
     """Candidates of a request that does not say; the strategy's own default unless given."""

@@ -56,7 +56,7 @@ def ended(*arguments: str) -> tuple[int, str, float]:
 def test_a_start_shows_a_solved_example_and_ends_with_the_address() -> None:
     with running() as (process, url, lines):
         assert lines[-1] == f"cos-serve is ready: {url} (API: /solve and /v1, docs: /docs)"
-        assert "policy scripted, PRM scripted, strategy best_of_n" in lines[0]
+        assert "policy scripted, PRM scripted, strategy auto" in lines[0]
         assert lines[1].startswith("Q: ")
         assert sum(line.startswith("cos-serve is ready") for line in lines) == 1
         assert any("answer" in line for line in lines)

@@ -83,7 +83,7 @@ async def test_strategies_are_listed_with_the_schemas_of_their_parameters(server
     listed = {entry["name"]: entry for entry in (await server.http.get("/v1/strategies")).json()["data"]}
     assert set(listed) == set(menu())
     assert listed["beam"]["params"]["properties"]["beam_width"]["description"]
-    assert listed["best_of_n"]["is_default"] is True
+    assert listed["auto"]["is_default"] is True
     assert all(entry["about"] for entry in listed.values())
 
 
