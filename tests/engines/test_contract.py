@@ -356,3 +356,23 @@ async def test_an_engine_that_was_closed_is_dead_and_may_be_closed_again() -> No
     assert not engine.is_alive
     with pytest.raises(EngineError, match="died"):
         await engine.open(question())
+
+
+async def test_a_cancelled_draw_tells_how_much_it_had_written(engines: Engines) -> None:
+    session = await engines.policy.open(question(ledger=3))
+    for number, seconds in enumerate((0.0005, 0.001, 0.05, 0.1, 0.2)):
+        task = asyncio.create_task(session.draw((), a_draw(engines.policy, seed=number, max_tokens=150)))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert 0 < session.tokens_aborted <= 5 * 150
+
+
+async def test_an_idle_engine_is_not_saturated_and_can_forget(engines: Engines) -> None:
+    session = await engines.policy.open(question(ledger=4))
+    first = await session.draw((), a_draw(engines.policy))
+    assert not engines.policy.is_saturated
+    for prefixes_only in (True, False):
+        await engines.policy.forget(prefixes_only=prefixes_only)
+        again = await session.draw((), a_draw(engines.policy))
+        assert again.token_ids == first.token_ids
