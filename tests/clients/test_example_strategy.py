@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "first_good"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "first_good"
+DOCS = ROOT / "docs" / "strategies.md"
 
 
 def test_a_strategy_from_another_package_is_found_and_used(tmp_path: Path) -> None:
@@ -16,16 +19,12 @@ def test_a_strategy_from_another_package_is_found_and_used(tmp_path: Path) -> No
     (wheel,) = wheels.glob("*.whl")
     unpack = [sys.executable, "-m", "zipfile", "-e", str(wheel), str(site)]
     subprocess.run(unpack, check=True, capture_output=True)
-    asked = ["solve", str(EXAMPLE.parent / "ledger.png"), "How much?", "--strategy", "first-good", "--n", "3", "--json"]
+    documented = next(line for line in DOCS.read_text().splitlines() if "--strategy first_good" in line)
+    _, *asked = shlex.split(documented)
+    program = "import sys; from cos.clients.cli import main; main(sys.argv[1:])"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from cos.clients.cli import main; main(sys.argv[1:])",
-            *asked,
-            "--policy",
-            "scripted",
-        ],
+        [sys.executable, "-P", "-c", program, *asked, "--n", "3", "--json", "--policy", "scripted"],
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
