@@ -1,12 +1,16 @@
 """The commands ``cos eval`` and ``cos bench``. The last line on stdout is one JSON object; tables go to stderr."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cos.benchmarks.reproduce.cli import reproduce
 from cos.search.select import Aggregation, ScoreKind
+from cos.search.strategies import BUILT_IN
+
+EVERY = tuple(strategy.name for strategy in BUILT_IN)
 
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
@@ -42,7 +46,6 @@ def ledger(
     n: Width = 8,
     beam_width: BeamWidth = None,
     against: Annotated[str | None, typer.Option(help="A rival on the same problems: NAME or NAME@N.")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Every strategy at n = 1, 4 and 8.")] = False,
     pool: Annotated[int | None, typer.Option(min=1, help="Draw N chains a problem once; compare selections.")] = None,
     problems: Problems = 500,
     seed: Seed = 0,
@@ -56,12 +59,12 @@ def ledger(
     json_only: JsonOnly = False,
 ) -> None:
     """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
-    from cos.benchmarks.commands import Job, run_comparison, run_grid, run_pool
+    from cos.benchmarks.commands import Job, run_comparison, run_pool
     from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
     from cos.search.errors import InputError
 
-    if pool is not None and (grid or against is not None):
-        raise InputError("--pool draws one pool for all selections; leave out --grid and --against", "pool")
+    if pool is not None and against is not None:
+        raise InputError("--pool draws one pool for all selections; leave out --against", "pool")
     judge = prm_for(policy, prm)
     job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     ours = Setting(
@@ -74,12 +77,49 @@ def ledger(
         aggregation=aggregation,
     ).fitted()
     rival = None if against is None else parse_rival(against, ours)
-    if grid:
-        asyncio.run(run_grid(job, ours, rival))
-    elif pool is not None:
+    if pool is not None:
         asyncio.run(run_pool(job, ours, pool))
     else:
         asyncio.run(run_comparison(job, ours, rival))
+
+
+@benches.command()
+def quality(
+    strategies: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(EVERY),
+    widths: Annotated[str, typer.Option(help="Values of n, in order.")] = "1,2,4,8,16,32",
+    against: Annotated[str | None, typer.Option(help="A rival of each: NAME or NAME@N.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over cost there.")] = None,
+    problems: Problems = 1000,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    score: Score = None,
+    aggregation: Aggregate = "cos",
+    policy: Policy = "cos-tiny",
+    prm: Prm = None,
+    concurrency: Concurrency = 16,
+    json_only: JsonOnly = False,
+) -> None:
+    """Accuracy against tokens, PRM reads and latency: strategies over several widths on the same problems."""
+    from cos.benchmarks.commands import Job, run_quality
+    from cos.benchmarks.grid import grid_settings
+    from cos.benchmarks.quality import check_picture
+    from cos.benchmarks.serving import parse_levels
+    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+
+    check_picture(plot)
+    judge = prm_for(policy, prm)
+    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    like = Setting(
+        strategy="greedy",
+        temperature=temperature,
+        top_p=top_p,
+        score=score_kind(score, judge),
+        aggregation=aggregation,
+    )
+    every = grid_settings(like, [name.strip() for name in strategies.split(",")], parse_levels(widths, "--widths"))
+    rival = None if against is None else parse_rival(against, like)
+    asyncio.run(run_quality(job, every, rival, plot))
 
 
 @benches.command("prm-cost")

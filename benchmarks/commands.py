@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import typer
@@ -10,6 +11,7 @@ import uvloop
 
 from cos.benchmarks import barrier, limit, orchestrator, pool, prm_cost, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
+from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
@@ -61,17 +63,19 @@ async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None
     _print({**facts, **job.provenance()})
 
 
-async def run_grid(job: Job, like: Setting, rival: Setting | None) -> None:
-    """Every strategy at every width, each against the rival if there is one.
+async def run_quality(job: Job, settings: Sequence[Setting], rival: Setting | None, picture: Path | None) -> None:
+    """Accuracy and cost of all settings, each against the rival if there is one.
 
-    A line of JSON for each as it comes, a Markdown table, and all of it again.
+    A line of JSON for each as it comes, a Markdown table, and all of it again; drawn in ``picture`` as well.
     """
     problems = job.chosen()
     rows: list[Facts] = []
     async with running(job.policy, job.prm) as engines:
-        async for row in sweep(_field(job, engines.pair, problems), like, rival):
+        async for row in sweep(_field(job, engines.pair, problems), settings, rival):
             rows.append(row)
             _print(row)
+    if picture is not None:
+        plot_quality(picture, rows)
     if not job.json_only:
         typer.echo(f"\n{grid_table(rows)}\n")
     _print({"rows": rows, **job.provenance()})

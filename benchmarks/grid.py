@@ -12,9 +12,7 @@ from cos.search.spec import SearchSpec
 from cos.training.accuracy import Outcome, evaluate, root_seed
 from cos.training.provenance import Facts
 
-STRATEGIES = ("greedy", "self_consistency", "best_of_n", "beam", "greedy_prm")
-WIDTHS = (1, 4, 8)
-COLUMNS = ("strategy", "n", "accuracy", "95 % CI", "policy tokens", "PRM reads", "seconds")
+COLUMNS = ("strategy", "n", "accuracy", "95 % CI", "policy tokens", "PRM reads", "p95 s", "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +48,16 @@ async def compare(field: Field, ours: Setting, rival: Setting | None) -> Facts:
     }
 
 
-def grid_settings(like: Setting) -> list[Setting]:
-    """Every strategy at every width; a strategy without a width once."""
-    every = [replace(like, strategy=name, n=n, beam_width=None).fitted() for name in STRATEGIES for n in WIDTHS]
+def grid_settings(like: Setting, strategies: Sequence[str], widths: Sequence[int]) -> list[Setting]:
+    """Every strategy at every width; a strategy without a width once. Errors: InputError for what cannot be used."""
+    every = [replace(like, strategy=name, n=n, beam_width=None).fitted() for name in strategies for n in widths]
     return list(dict.fromkeys(every))
 
 
-async def sweep(field: Field, like: Setting, rival: Setting | None) -> AsyncIterator[Facts]:
-    """The facts of each grid setting as soon as it is measured; with a rival also the paired differences to it."""
+async def sweep(field: Field, settings: Sequence[Setting], rival: Setting | None) -> AsyncIterator[Facts]:
+    """The facts of each setting as soon as it is measured; with a rival also the paired differences to it."""
     other = None if rival is None else await field.run(rival)
-    for setting in grid_settings(like):
+    for setting in settings:
         outcome = other if other is not None and setting == rival else await field.run(setting)
         facts = outcome_facts(setting, outcome, field.seed)
         yield facts if other is None else {**facts, **difference_facts(outcome, other, field.seed)}
@@ -74,6 +72,7 @@ def cells(row: Facts) -> tuple[str, ...]:
         percent_range(row["ci_low"], row["ci_high"]),
         f"{row['policy_tokens']:,}",
         f"{row['prm_reads']:,}",
+        "" if row["latency_p95_s"] is None else f"{row['latency_p95_s']:.2f}",
         f"{row['seconds']:.0f}",
     )
     shown = tuple(map(str, values))

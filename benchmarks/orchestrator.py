@@ -25,6 +25,10 @@ CHAIN_STEPS = 4
 WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")
 SEARCHES_A_LEVEL = 2_000
 """Searches that every level of concurrency runs, so that all do the same work."""
+LIVE = 200
+"""Searches whose memory is measured."""
+WAIT_S, SETTLE_S = 3_600.0, 2.0
+"""How long their reads hold them, and how long they may take to come to that."""
 
 
 def brief(question: Question, written: str, rng: random.Random) -> str:
@@ -91,16 +95,9 @@ async def measure_level(concurrency: int, searches: int, strategy: str, n: int, 
 
 
 async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
-    """Memory of one live search, where many wait for their last request: traced, and without what was there before.
+    """Memory of one live search, its text counted in, where many wait for the reads of their last level."""
 
-    Its text is counted in: token ids and strings of every candidate.
-    """
-    last = asyncio.Event()
-    waiting = 0
-
-    async def hold(number: int) -> None:
-        """A search whose last level is never read."""
-        nonlocal waiting
+    def held() -> Pair:
         reads = 0
 
         def judge(question: Question, written: str) -> float:
@@ -108,20 +105,18 @@ async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
             reads += 1
             return verdict(question, written)
 
-        pairing = pair(
-            ScriptedEngine(Script(writer=brief, sequences=0)),
-            ScriptedEngine(Script(judge=judge, delay=lambda _, __: 3600.0 if reads >= n * CHAIN_STEPS else 0.0)),
-        )
-        waiting += 1
-        await search(pairing, number, strategy, n)
+        def last_ones_wait(kind: str, number: int) -> float:
+            del kind, number
+            return WAIT_S if reads >= n * CHAIN_STEPS // 2 else 0.0
 
-    del last
+        prm = ScriptedEngine(Script(judge=judge, delay=last_ones_wait))
+        return pair(ScriptedEngine(Script(writer=brief, sequences=0)), prm)
+
+    pairings = [held() for _ in range(searches)]
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    tasks = [asyncio.create_task(hold(number)) for number in range(searches)]
-    while waiting < searches:
-        await asyncio.sleep(0)
-    await asyncio.sleep(1.0)
+    tasks = [asyncio.create_task(search(pairing, number, strategy, n)) for number, pairing in enumerate(pairings)]
+    await asyncio.sleep(SETTLE_S)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     for task in tasks:
@@ -145,7 +140,7 @@ async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> 
         "results": results,
         "steps_per_s": last["steps_per_s"],
         "cost_ratio": first["steps_per_s"] / last["steps_per_s"],
-        "bytes_per_search": await bytes_per_search(200, strategy, n),
+        "bytes_per_search": await bytes_per_search(LIVE, strategy, n),
         "strategy": strategy,
         "n": n,
         "rounds": rounds,

@@ -23,6 +23,7 @@ def outcome_facts(setting: Setting, outcome: Outcome, seed: int) -> Facts:
         "prm_reads": outcome.prm_reads,
         "unanswered": outcome.unanswered,
         "seconds": round(outcome.seconds, 3),
+        "latency_p95_s": outcome.latency_s(95),
         "seed": seed,
         "by_kind": {
             kind: {"problems": len(records), "accuracy": sum(record.is_right for record in records) / len(records)}

@@ -50,11 +50,11 @@ class Load:
         return max(self.levels) + self.rounds * sum(map(self.a_round, self.levels))
 
 
-def parse_levels(text: str) -> tuple[int, ...]:
+def parse_levels(text: str, flag: str = "--concurrency") -> tuple[int, ...]:
     """``1,16`` as numbers. Errors: InputError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--concurrency {text}: not a list of numbers from 1; write it like 1,16", "concurrency")
+        raise InputError(f"{flag} {text}: not a list of numbers from 1; write it like 1,16", flag.lstrip("-"))
     return tuple(map(int, parts))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from cos.prm.pair import Pair
@@ -52,6 +52,8 @@ class Record:
     """Of the chain it ended with, the answer not counted."""
     tokens: int = 0
     prm_reads: int = 0
+    seconds: float | None = field(default=None, compare=False)
+    """Of the search, with all that runs beside it; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,13 @@ class Outcome:
     @property
     def prm_reads(self) -> int:
         return sum(record.prm_reads for record in self.records)
+
+    def latency_s(self, percentile: float) -> float | None:
+        """That percentile of the searches' own seconds; None where none was measured."""
+        import numpy as np
+
+        measured = [record.seconds for record in self.records if record.seconds is not None]
+        return float(np.percentile(measured, percentile)) if measured else None
 
     @property
     def by_kind(self) -> dict[str, list[Record]]:
@@ -149,4 +158,5 @@ async def search_one(pair: Pair, problem: Asked, spec: SearchSpec) -> Record:
         steps=len(result.chain.steps),
         tokens=result.usage.tokens_generated,
         prm_reads=result.usage.prm_reads,
+        seconds=result.timings.total_s,
     )

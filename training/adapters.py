@@ -5,7 +5,7 @@ from typing import Any, cast
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from cos.training.recipe import LoraKeys
+from cos.training.keys import LoraKeys
 
 
 def with_lora(model: PreTrainedModel, keys: LoraKeys | None) -> PreTrainedModel:

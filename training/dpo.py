@@ -42,7 +42,6 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
             rows,
             encoder,
             lambda row: read_picture(row.problem.image),
-            config.batch,
             context.seed,
             first_step=config.compared == "step",
         )

@@ -72,6 +72,13 @@ class JudgeKeys(Keys):
         return self
 
 
+class StageKeys(Keys):
+    """What every stage can be told."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    """The stage's folder below the recipe's; the stage's kind unless given."""
+
+
 class LoraKeys(Keys):
     """Low-rank adapters on the text layers, merged into the weights at the end."""
 
@@ -157,3 +164,15 @@ def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
     """Errors: ValueError for ledgers without end and no number of steps."""
     if ledger is not None and keys.steps is None:
         raise ValueError("ledgers have no end, so that epochs mean nothing: give steps")
+
+
+class PreferenceKeys(Keys):
+    """What a stage that learns from pairs can be told besides."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How closely the policy is held to the reference."""
+    compared: Literal["chain", "step"] = "chain"
+    """What is compared: whole chains, or both up to the end of the first step in which they differ, so that what
+    rightly follows from a slip is not taught to be wrong (as in Step-DPO, arXiv 2406.18629)."""
+    nll_weight: float = Field(default=1.0, ge=0)
+    """Weight of the next-token loss of the chosen chain."""

@@ -35,7 +35,9 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             unmeasured = sum(worth(chain, config) is None for chain in chains)
             told = f" ({unmeasured} of them lack what reward {config.reward!r} goes by)" if unmeasured else ""
             raise InputError(
-                f"no pair among {len(chains)} chains differs by more than gap {config.gap}{told}; lower it", "gap"
+                f"no pair among {len(chains)} chains differs by more than gap {config.gap} with a better one worth "
+                f"{config.least}{told}; lower them",
+                "gap",
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
         (context.folder / JOURNAL).unlink(missing_ok=True)
@@ -96,7 +98,7 @@ def rightness(chain: ChainRow) -> bool | None:
 
 def pairs_of(chains: Sequence[ChainRow], config: PairsConfig) -> list[PairRow]:
     """At most ``per_question`` pairs a question: best with worst first, then the next of both, while they lie further
-    apart than the gap. Chains that say the same are one chain."""
+    apart than the gap and the better one is worth enough. Chains that say the same are one chain."""
     groups: dict[str, dict[tuple[Any, ...], tuple[float, ChainRow]]] = {}
     for chain in chains:
         value = worth(chain, config)
@@ -107,7 +109,7 @@ def pairs_of(chains: Sequence[ChainRow], config: PairsConfig) -> list[PairRow]:
         ranked = sorted(group.values(), key=lambda pair: (-pair[0], pair[1].id))
         for number in range(min(config.per_question, len(ranked) // 2)):
             (high, better), (low, worse) = ranked[number], ranked[-1 - number]
-            if high - low > config.gap:
+            if high - low > config.gap and high >= config.least:
                 pairs.append(_pair(better, worse, high, low))
     return pairs
 

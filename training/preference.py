@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from cos.training.recipe import DpoConfig
     from cos.training.rows import PairRow, Written
 
-GROUP = 8
-"""Batches drawn together and sorted by length, to waste little on padding."""
 REFERENCE = "reference.json"
 """Log-probabilities of the reference, in the stage's folder."""
 
@@ -51,14 +49,14 @@ class Preference:
 
 
 class PairData(Dataset[Preference]):
-    """Pairs in an order that follows from the seed: shuffled, and sorted by length within a few batches."""
+    """Pairs in an order that follows from the seed. Not by length: a batch of one kind of question pulls all weights
+    its way."""
 
     def __init__(
         self,
         rows: Sequence[PairRow],
         encoder: TurnEncoder,
         picture: Callable[[PairRow], Any],
-        batch: int,
         seed: int,
         *,
         first_step: bool = False,
@@ -72,10 +70,6 @@ class PairData(Dataset[Preference]):
         turns = [turns_of(row, encoder, first_step=first_step) for row in rows]
         order = list(range(len(rows)))
         random.Random(f"pairs/{seed}").shuffle(order)
-        size = batch * GROUP
-        groups = [order[start : start + size] for start in range(0, len(order), size)]
-        longest = [max(len(turn.ids) for turn in pair) for pair in turns]
-        order = [index for group in groups for index in sorted(group, key=lambda index: longest[index])]
         self._rows = [rows[index] for index in order]
         self._turns = [turns[index] for index in order]
         self._picture = picture

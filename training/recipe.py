@@ -23,18 +23,20 @@ from pydantic import Field, model_validator
 
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
-from cos.training.keys import JudgeKeys, JudgingKeys, Keys, LedgerSource, ProblemSource, TrainingKeys, check_steps
-from cos.training.keys import LoraKeys as LoraKeys
+from cos.training.keys import (
+    JudgeKeys,
+    JudgingKeys,
+    Keys,
+    LedgerSource,
+    PreferenceKeys,
+    ProblemSource,
+    StageKeys,
+    TrainingKeys,
+    check_steps,
+)
 
 LabelSource = Literal["exact", "monte_carlo", "judge"]
 """Who can label here: the ledger's exact checker, continuations by a policy, and a model that rates every step."""
-
-
-class StageKeys(Keys):
-    """What every stage can be told."""
-
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
-    """The stage's folder below the recipe's; the stage's kind unless given."""
 
 
 class TokensConfig(StageKeys):
@@ -189,6 +191,8 @@ class PairsConfig(StageKeys):
     """Share of the steps in a chain's worth."""
     gap: float = Field(default=0.2, ge=0)
     """Smallest difference in worth."""
+    least: float = Field(default=0.0, ge=0)
+    """What the better chain must be worth: among chains that are all poor, the best one teaches what is wrong."""
     per_question: int = Field(default=1, ge=1)
     """Most pairs a question."""
     concurrency: int = Field(default=96, ge=1)
@@ -201,7 +205,7 @@ class PairsConfig(StageKeys):
         return self
 
 
-class DpoConfig(StageKeys, TrainingKeys):
+class DpoConfig(StageKeys, TrainingKeys, PreferenceKeys):
     """Teaches a policy to prefer the better chain of pairs."""
 
     stage: Literal["dpo"] = "dpo"
@@ -211,13 +215,6 @@ class DpoConfig(StageKeys, TrainingKeys):
     """The checkpoint that stays; the policy itself unless given. Over several rounds: the SFT model."""
     pairs: tuple[str, ...] = Field(min_length=1)
     """JSONL files of pairs."""
-    beta: float = Field(default=0.1, gt=0)
-    """How closely the policy is held to the reference."""
-    compared: Literal["chain", "step"] = "chain"
-    """What is compared: whole chains, or both up to the end of the first step in which they differ, so that what
-    rightly follows from a slip is not taught to be wrong (as in Step-DPO, arXiv 2406.18629)."""
-    nll_weight: float = Field(default=1.0, ge=0)
-    """Weight of the next-token loss of the chosen chain."""
 
 
 class RoundsConfig(StageKeys):

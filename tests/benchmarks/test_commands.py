@@ -1,6 +1,7 @@
 """``cos eval`` and ``cos bench`` as they are typed, with scripted engines."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -42,13 +43,14 @@ def test_the_same_command_gives_the_same_numbers(capsys: pytest.CaptureFixture[s
     found: list[dict[str, Any]] = []
     for _ in range(2):
         assert run("eval", "ledger", "--strategy", "beam", "--n", "4", "--problems", "8", "--seed", "5", "--json") == 0
-        found.append({key: value for key, value in last_line(capsys).items() if key != "seconds"})
+        found.append({key: value for key, value in last_line(capsys).items() if not key.endswith(("seconds", "_s"))})
     assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("small_heldout")
 def test_the_grid_prints_rows_a_table_and_all_of_it(capsys: pytest.CaptureFixture[str]):
-    assert run("eval", "ledger", "--grid", "--problems", "3") == 0
+    chosen = "greedy,best_of_n,beam,greedy_prm,self_consistency"
+    assert run("bench", "quality", "--problems", "3", "--strategies", chosen, "--widths", "1,4,8") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in lines[:13]] == json.loads(lines[-1])["rows"]
     assert sum(line.startswith("|") for line in lines) == 15
@@ -87,8 +89,7 @@ def test_serving_starts_a_server_by_itself_and_stops_it(capsys: pytest.CaptureFi
     [
         (["--problems", "1001"], "the held-out set has 1000"),
         (["--strategy", "bem"], "unknown strategy 'bem'"),
-        (["--grid", "--pool", "4"], "leave out --grid"),
-        (["--grid", "--against", "bem"], "unknown strategy 'bem'"),
+        (["--against", "bem"], "unknown strategy 'bem'"),
         (["--against", "beam@0"], "write NAME or NAME@N"),
         (["--prm", "none", "--score", "prm"], "needs a PRM"),
         (["--top-p", "0"], "top_p = 0.0"),
@@ -99,3 +100,70 @@ def test_bad_input_is_named_and_exits_2(arguments: list[str], message: str, caps
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_quality_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    picture = tmp_path / "quality.png"
+    chosen = ["--strategies", "greedy,auto", "--widths", "2,4", "--plot", str(picture)]
+    assert run("bench", "quality", "--problems", "4", *chosen, "--json") == 0
+    rows = last_line(capsys)["rows"]
+    assert [(row["strategy"], row["n"]) for row in rows] == [("greedy", 1), ("auto", 2), ("auto", 4)]
+    assert all(row["latency_p95_s"] > 0 for row in rows)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_a_picture_that_cannot_be_written_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "quality", "--plot", "/nowhere/quality.png") == 2
+    assert "in a folder that exists" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_speculation_tells_a_ratio_and_that_trees_are_the_same(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "speculation", "--problems", "4", "--n", "4") == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["identical"] is True
+    assert facts["searches"] == 4
+    assert facts["ci_low"] <= facts["p50_ratio"] <= facts["ci_high"]
+    assert "4 of 4 searches" in captured.err
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_the_limit_makes_the_same_requests_again(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "limit", "--concurrency", "1", "--rounds", "1", "--n", "2") == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)["results"]
+    assert row["efficiency"] > 0
+    assert row["requests"] > 0
+    assert "floor" in captured.err
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_the_barrier_comes_to_the_same_answers(capsys: pytest.CaptureFixture[str]):
+    load = ["--concurrency", "2", "--rounds", "1", "--n", "4"]
+    assert run("bench", "serving", "--against", "barrier", *load) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["same_answers"] == 1
+    assert {"speedup", "p95_ratio", "results"} <= set(facts)
+    assert "barrier" in captured.err
+
+
+@pytest.mark.usefixtures("small_heldout")
+def test_too_few_problems_for_the_rounds_are_told(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "limit", "--concurrency", "16", "--rounds", "100") == 2
+    assert "100 rounds take" in capsys.readouterr().err
+
+
+def test_the_orchestrator_counts_steps_and_bytes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cos.benchmarks.orchestrator.SEARCHES_A_LEVEL", 8)
+    monkeypatch.setattr("cos.benchmarks.orchestrator.LIVE", 4)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "orchestrator", "--concurrency", "1,4", "--rounds", "1", "--n", "4"])
+    facts = last_line(capsys)
+    assert not ended.value.code
+    assert facts["steps_per_s"] > 0
+    assert facts["cost_ratio"] > 0
+    assert 1_000 < facts["bytes_per_search"] < 2**20

@@ -89,8 +89,11 @@ async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Pair, prob
     assert (facts["difference_ci_low"], facts["difference_ci_high"]) == (0, 0)
 
 
+CHOSEN = ("greedy", "self_consistency", "best_of_n", "beam", "greedy_prm")
+
+
 async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, problems: list[LedgerProblem]):
-    settings = grid_settings(Setting(strategy="beam", n=8, beam_width=2))
+    settings = grid_settings(Setting(strategy="beam", n=8, beam_width=2), CHOSEN, (1, 4, 8))
     assert [(setting.strategy, setting.n) for setting in settings[:3]] == [
         ("greedy", None),
         ("self_consistency", 1),
@@ -98,7 +101,7 @@ async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, pr
     ]
     assert len(settings) == 13
     field = Field(pair=scripted, problems=problems[:4], seed=0, concurrency=8)
-    rows = [row async for row in sweep(field, Setting(strategy="beam"), None)]
+    rows = [row async for row in sweep(field, settings, None)]
     table = grid_table(rows).splitlines()
     assert len(table) == 2 + 13
     assert table[0].startswith("| strategy | n | accuracy |")
@@ -108,7 +111,8 @@ async def test_the_grid_is_paired_with_a_rival(scripted: Pair, problems: list[Le
     field = Field(pair=scripted, problems=problems[:12], seed=0, concurrency=8)
     like = Setting(strategy="beam")
     rival = parse_rival("best_of_n@1", like)
-    rows = {(row["strategy"], row["n"]): row async for row in sweep(field, like, rival)}
+    settings = grid_settings(like, CHOSEN, (1, 4))
+    rows = {(row["strategy"], row["n"]): row async for row in sweep(field, settings, rival)}
     alone = rows["best_of_n", 1]
     assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
     for row in rows.values():

@@ -44,6 +44,12 @@ def test_the_best_is_paired_with_the_worst_and_then_inwards(tmp_path: Path) -> N
     assert len(pairs_of(rows, config(per_question=5, gap=0.35))) == 1
 
 
+def test_a_better_chain_that_is_poor_itself_makes_no_pair(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "c.jsonl", [0.1, 0.6])
+    assert len(pairs_of(rows, config(least=0.6))) == 1
+    assert pairs_of(rows, config(least=0.61)) == []
+
+
 def test_chains_that_say_the_same_are_one(tmp_path: Path) -> None:
     first, second = scored(tmp_path / "c.jsonl", [0.1, 0.9])
     assert pairs_of([first, replace(first, id=second.id, scores=(0.9,) * 2)], config()) == []
