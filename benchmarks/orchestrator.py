@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -76,7 +77,7 @@ async def search(pairing: Pair, number: int, strategy: str, n: int) -> Result:
     return await solve(Question(f"Question {number}?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
 
 
-async def measure_level(concurrency: int, searches: int, strategy: str, n: int, bar: "tqdm[None]") -> Level:
+async def measure_level(concurrency: int, searches: int, strategy: str, n: int, bar: "tqdm[Any]") -> Level:
     """Runs so many searches, so many at a time."""
     pairing, numbers, steps = engines(), iter(range(searches)), 0
 

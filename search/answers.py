@@ -65,12 +65,13 @@ def compare(one: str, other: str) -> Verdict:
         return "different"
     if (verdict := _compare_letters(first, second)) is not None:
         return verdict
-    quantities = quantity(first), quantity(second)
-    if quantities[0] is not None and quantities[1] is not None:
-        return "equal" if _same(*quantities) else "different"
-    maths = [_MATHS.search(text) is not None for text in (first, second)]
-    knows = [is_maths or found is not None for is_maths, found in zip(maths, quantities, strict=True)]
-    return "undecided" if any(maths) and all(knows) else "different"
+    one_number, other_number = quantity(first), quantity(second)
+    if one_number is not None and other_number is not None:
+        return "equal" if _same(one_number, other_number) else "different"
+    one_maths, other_maths = (_MATHS.search(text) is not None for text in (first, second))
+    # Algebra may be worth a number; two texts of which one is neither are different.
+    both = (one_maths or one_number is not None) and (other_maths or other_number is not None)
+    return "undecided" if both else "different"
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TookTooLong
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from cos.search.answers import compare, plain
 
@@ -93,7 +93,7 @@ def by_math_verify(one: str, other: str) -> bool:
 
     def read(answer: str) -> list[Any]:
         marked = answer if answer.strip().startswith(("$", "\\(", "\\boxed")) else f"${answer}$"
-        return parse(marked, extraction_config=how, parsing_timeout=None)
+        return parse(marked, extraction_config=how, parsing_timeout=cast(Any, None))
 
     first, second = read(one), read(other)
     return bool(verify(first, second, timeout_seconds=None) or verify(second, first, timeout_seconds=None))
