@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import typer
-import uvloop
 
 from cos.benchmarks import barrier, limit, orchestrator, pool, prm_cost, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
@@ -137,7 +136,9 @@ async def run_speculation(job: Job, setting: Setting) -> None:
 
 
 def run_orchestrator(levels: Sequence[int], strategy: str, n: int, rounds: int, *, json_only: bool) -> None:
-    """What a search costs beside its engines."""
+    """What a search costs beside its engines, on the event loop that the server has."""
+    import uvloop
+
     spare_the_collector()
     facts = uvloop.run(orchestrator.measure(levels, strategy, n, rounds))
     if not json_only:

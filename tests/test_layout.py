@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "benchmarks": {"search", "prm", "engines", "checkpoints", "training"},
 }
 PACKAGES = sorted(MAY_IMPORT)
-HEAVY = ("torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
+HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
 ASKS_A_JUDGE = ROOT / "training" / "judge.py"
