@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -123,10 +123,10 @@ class VllmEngine:
         continuation: Sequence[int],
         params: Any,
         priority: int,
-        aborted: Callable[[int], None],
+        aborted: list[int],
     ) -> Any:
-        """One request after ``base`` + ``continuation``; cancelling the task aborts it, and ``aborted`` is told how
-        many tokens it had written. None when the engine ended it without a result. Errors: EngineError, EngineDead."""
+        """One request after ``base`` + ``continuation``; cancelling the task aborts it, and ``aborted`` is given the
+        number of tokens it had written. None when it ended without a result. Errors: EngineError, EngineDead."""
         from vllm.inputs import mm_input, tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -148,7 +148,7 @@ class VllmEngine:
             return None
         return output
 
-    async def _finished(self, queue: Any, aborted: Callable[[int], None]) -> Any:
+    async def _finished(self, queue: Any, aborted: list[int]) -> Any:
         """The last output of a request's queue, as in ``AsyncLLM.generate``, which does not tell what an aborted
         request had written."""
         try:
@@ -157,7 +157,7 @@ class VllmEngine:
         except asyncio.CancelledError:
             await self._llm.abort(queue.request_id, internal=True)
             ended = queue.output
-            aborted(len(ended.outputs[0].token_ids) if hasattr(ended, "outputs") else 0)
+            aborted += [len(output.token_ids) for output in getattr(ended, "outputs", ())]
             raise
         return output
 
@@ -197,7 +197,7 @@ class VllmSession:
         self._engine = engine
         self._question = question
         self._base = base
-        self._tokens_aborted = 0
+        self._aborted: list[int] = []
 
     @property
     def prompt_tokens(self) -> int:
@@ -205,7 +205,7 @@ class VllmSession:
 
     @property
     def tokens_aborted(self) -> int:
-        return self._tokens_aborted
+        return sum(self._aborted)
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         """One sample; see `cos.search.ports.PolicySession`."""
@@ -257,18 +257,15 @@ class VllmSession:
                 f"a chain of {len(continuation)} tokens is longer than the {self._engine.settings.role}'s context of "
                 f"{self._engine.context_tokens} has room for"
             )
-        output = await self._engine.generate(self._take_base(), continuation, params, priority, self._count_aborted)
+        output = await self._engine.generate(self._take_base(), continuation, params, priority, self._aborted)
         if output is None and self._question.picture is not None:
             # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
             # be there, it ends the request and has the front forget it, so that rendering again sends the pixels.
             self._base = await self._engine.render(self._question)
-            output = await self._engine.generate(self._take_base(), continuation, params, priority, self._count_aborted)
+            output = await self._engine.generate(self._take_base(), continuation, params, priority, self._aborted)
         if output is None:
             raise EngineError(f"the {self._engine.settings.role} engine ended a request without a result")
         return output
-
-    def _count_aborted(self, tokens: int) -> None:
-        self._tokens_aborted += tokens
 
     def _take_base(self) -> dict[str, Any]:
         """What the next request is to begin with: only the first brings the pixels, the engine keeps them."""
