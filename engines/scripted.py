@@ -101,6 +101,11 @@ def sureness(question: Question, written: str) -> float:
     return min(said) if ANSWER_END in written else said[-1]
 
 
+def chance(seed: int, written: str, temperature: float) -> random.Random:
+    """The chance of one draw: by its seed, or at temperature 0 by what is written before it alone."""
+    return random.Random(seed if temperature > 0 else f"greedy:{written}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What a scripted engine does."""
@@ -215,7 +220,7 @@ class ScriptedSession:
         self._check_length(continuation)
         vocabulary = self._engine.vocabulary
         written = self._text(continuation)
-        rng = random.Random(draw.seed if draw.temperature > 0 else f"greedy:{written}")
+        rng = chance(draw.seed, written, draw.temperature)
         ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng) + TURN_END)
         whole = 1 + min(ids.index(stop) for stop in (*draw.stop_ids, ids[-1]) if stop in ids)
         ids = ids[: min(whole, draw.max_tokens)]

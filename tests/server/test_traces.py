@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import datetime
@@ -176,3 +178,15 @@ def test_the_folder_is_a_flag_and_a_variable(tmp_path: Path, monkeypatch: pytest
     assert load_settings(["--trace-dir", str(tmp_path)]).trace_dir == tmp_path
     monkeypatch.setenv("COS_TRACE_DIR", str(tmp_path))
     assert load_settings([]).trace_dir == tmp_path
+
+
+async def test_the_documented_way_to_make_a_stored_search_again_works(tmp_path: Path) -> None:
+    async with served(trace_dir=tmp_path / "traces") as server:
+        await server.solve(strategy="beam", n=4)
+    document = (Path(__file__).parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-P", "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found, stored = re.findall(r"[(\[]([\d, ]+)[)\]]", done.stdout)
+    assert found == stored
