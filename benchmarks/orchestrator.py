@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
 from cos.search.grammar import STEP_END, answer_pieces, step_pieces
@@ -96,7 +97,8 @@ async def measure_level(concurrency: int, searches: int, strategy: str, n: int, 
 
 
 async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
-    """Memory of one live search, its text counted in, where many wait for the reads of their last level."""
+    """Memory of one live search, its text counted in and what the scripted engines keep for themselves left out, where
+    many wait for reads halfway."""
 
     def held() -> Pair:
         reads = 0
@@ -115,15 +117,21 @@ async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
 
     pairings = [held() for _ in range(searches)]
     tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
+    before = traced()
     tasks = [asyncio.create_task(search(pairing, number, strategy, n)) for number, pairing in enumerate(pairings)]
     await asyncio.sleep(SETTLE_S)
-    after, _ = tracemalloc.get_traced_memory()
+    after = traced()
     tracemalloc.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return (after - before) / searches
+
+
+def traced() -> int:
+    """Bytes that are held now and were asked for outside the scripted engines."""
+    own = tracemalloc.Filter(inclusive=False, filename_pattern=scripted.__file__)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces((own,)).traces)
 
 
 async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> Facts:

@@ -5,7 +5,6 @@ softmax over {good, bad} at the tag position, P(good) = sigmoid(log p(good) - lo
 prefix scores the same now as in the whole chain: each read costs only the new segment, whatever came before is cached.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -54,7 +53,10 @@ class _Session:
     async def score(self, chain: Chain) -> Reading:
         """P(good) at the tag of the newest candidate."""
         tag = self._controls[STEP_TAG]
-        ids = list(itertools.chain.from_iterable([(*self._ids(candidate), tag) for candidate in chain.candidates]))
+        ids: list[int] = []
+        for candidate in chain.candidates:
+            ids += self._ids(candidate)
+            ids.append(tag)
         read = await self._session.read_labels(ids, self._labels, READ_PRIORITY)
         return Reading(p_good(read.good, read.bad), read.prompt_tokens, read.cached_tokens)
 
