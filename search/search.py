@@ -97,16 +97,33 @@ class Search:
             await together(self._requests.write(place, grant) for place, grant in zip(places, grants, strict=True))
         )
 
-    async def sample(self, n: int, *, scored: bool, temperature: float | None = None) -> list[Chain]:
+    async def sample(
+        self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
+    ) -> list[Chain]:
         """Draws n whole chains from the root, side by side, in path order. With ``scored`` each step is read while
-        the chain grows on: growing never waits for a score. Errors: as `expand`."""
-        return await self.finish([self.root] * n, scored=scored, temperature=temperature)
+        the chain grows on: growing never waits for a score. ``stop_hopeless``: a chain that can no longer be worth as
+        much as one that has answered grows no further. Errors: as `expand`."""
+        return await self.finish([self.root] * n, scored=scored, temperature=temperature, stop_hopeless=stop_hopeless)
 
     async def finish(
-        self, chains: Sequence[Chain], *, scored: bool, temperature: float | None = None, steps: int | None = None
+        self,
+        chains: Sequence[Chain],
+        *,
+        scored: bool,
+        temperature: float | None = None,
+        steps: int | None = None,
+        stop_hopeless: bool = False,
     ) -> list[Chain]:
         """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
         heat = self._spec.sampling.temperature if temperature is None else temperature
+
+        answered: list[Chain] = []
+
+        def is_hopeless(chain: Chain) -> bool:
+            values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
+            best = max((value for value in values if value is not None), default=None)
+            most = self._spec.sampling.max_steps
+            return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
 
         async def grow(chain: Chain | None, place: Place) -> Chain | None:
             readings: list[asyncio.Task[Chain]] = []
@@ -116,6 +133,10 @@ class Search:
                     chain = await self._requests.write(place, self._requests.reserve(chain, len(chains)))
                     grown += 1
                     if chain is not None:
+                        if stop_hopeless and chain.is_answered:
+                            answered.append(chain)
+                        elif stop_hopeless and answered and is_hopeless(chain):
+                            break
                         place = Place(chain, (*chain.path, 0), heat)
                         if scored:
                             readings.append(group.create_task(self._requests.judge(chain)))

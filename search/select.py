@@ -53,6 +53,25 @@ class Ruler:
             return answer
         return self.step_weight * math.fsum(steps) / len(steps) + (1 - self.step_weight) * answer
 
+    def ceiling(self, chain: Chain, most_steps: int) -> float:
+        """What a growing chain of ``most_steps`` at most can still be worth, by the scores that are known."""
+        if self.kind == "likelihood":
+            return 0.0 if chain.logprob is None else chain.logprob
+        known = [score for candidate in chain.candidates if (score := finite(candidate.score)) is not None]
+        # Whatever is not known yet may be a 1.
+        steps = max(most_steps, len(chain.candidates))
+        match self.aggregation:
+            case "cos":
+                return self.step_weight * (steps - len(known) + math.fsum(known)) / steps + 1 - self.step_weight
+            case "mean":
+                return (steps + 1 - len(known) + math.fsum(known)) / (steps + 1)
+            case "min":
+                return min(known, default=1.0)
+            case "prod":
+                return math.prod(known)
+            case "last":
+                return 1.0
+
     def newest(self, chain: Chain) -> float | None:
         """The score of a chain's newest candidate alone."""
         return finite(chain.candidates[-1].score) if chain.candidates else None

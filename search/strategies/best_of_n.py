@@ -20,6 +20,10 @@ class BestOfNParams(Params):
 
     n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
     """Chains to sample."""
+    stop_hopeless: bool = False
+    """Whether a chain that can no longer win stops growing. The answer is the same; which chains are whole depends on
+    what came first, so that the tree may differ from run to run. It saves most where one bad score decides
+    (``aggregation`` min or prod, or a likelihood)."""
 
 
 class BestOfN(Strategy):
@@ -31,6 +35,6 @@ class BestOfN(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: BestOfNParams) -> Chain:
-        ranked = search.rank(await search.sample(params.n, scored=True))
+        ranked = search.rank(await search.sample(params.n, scored=True, stop_hopeless=params.stop_hopeless))
         search.select(ranked[:1], ranked)
         return ranked[0]

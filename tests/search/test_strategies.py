@@ -7,6 +7,7 @@ import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine, story
 from cos.search.grammar import answer_pieces, step_pieces
+from cos.search.spec import Sampling
 from cos.search.strategies.mcts import Node, carry_up, descend
 from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
@@ -299,3 +300,31 @@ async def test_what_is_said_twice_is_read_once_and_expanded_once(find: Find) -> 
 
 def test_a_candidate_knows_its_mean_logprob() -> None:
     assert Candidate(path=(0,), token_ids=(1, 2), text="", end="step", logprob=-1.0).mean_logprob == -0.5
+
+
+@pytest.mark.parametrize("aggregation", ["cos", "mean", "min", "prod", "last"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_stopping_what_is_hopeless_never_changes_the_answer(find: Find, aggregation: str, seed: int) -> None:
+    asked: dict[str, object] = {"aggregation": aggregation, "sampling": Sampling(seed=seed)}
+    whole = await find("best_of_n", {"n": 8}, **asked)
+    slow = ScriptedEngine(Script(delay=lambda kind, number: 0.0 if kind == "read" else 0.002 * (number % 5)))
+    cut = await find("best_of_n", {"n": 8, "stop_hopeless": True}, policy=slow, **asked)
+    assert (cut.chain, cut.value) == (whole.chain, whole.value)
+    assert cut.usage.tokens_generated <= whole.usage.tokens_generated
+
+
+async def test_one_bad_score_stops_a_chain_where_the_worst_step_counts(find: Find) -> None:
+    def sure_or_not(question: Question, written: str, rng: random.Random) -> str:
+        del question
+        if "good" in written and written.count("step_end") == 1:
+            return "".join(answer_pieces("7", first=False))
+        if written.count("step_end") > 5:
+            return "".join(answer_pieces("8", first=False))
+        word = ("good" if rng.random() < 0.3 else "bad") if not written else f"bad {written.count('step_end')}"
+        return "".join(step_pieces(Step("Try", word, ""), first=not written))
+
+    policy = ScriptedEngine(Script(writer=sure_or_not, seconds_per_token=1e-4))
+    prm = ScriptedEngine(Script(judge=lambda _, written: 0.1 if "bad" in written else 0.9))
+    result = await find("best_of_n", {"n": 8, "stop_hopeless": True}, policy=policy, prm=prm, aggregation="min")
+    assert result.chain.answer == "7"
+    assert max(len(candidate.path) for candidate in result.tree) < 6
