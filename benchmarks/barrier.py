@@ -18,12 +18,13 @@ from tqdm import tqdm
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.speculation import forget
+from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.ports import Engine
 from cos.prm.pair import Pair
 from cos.search.answers import equal
 from cos.search.errors import InputError
-from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession, Vocabulary
+from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.run import solve
 from cos.search.types import Chain, Question
 from cos.training.accuracy import ask, is_right, root_seed
@@ -61,19 +62,12 @@ class Level:
             self._over, self._begun = asyncio.Event(), None
 
 
-class BarrierPolicy:
+class BarrierPolicy(Wrapped):
     """A policy whose draws are handed on level by level. Satisfies `cos.search.ports.Policy`."""
 
     def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
         self._policy = policy
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self._policy.vocabulary
-
-    @property
-    def context_tokens(self) -> int:
-        return self._policy.context_tokens
 
     @property
     def is_saturated(self) -> bool:
@@ -83,20 +77,13 @@ class BarrierPolicy:
         return BarrierDraws(await self._policy.open(question))
 
 
-class BarrierDraws:
+class BarrierDraws(WrappedSession):
     """One question of a `BarrierPolicy`."""
 
     def __init__(self, session: PolicySession) -> None:
+        super().__init__(session)
         self._session = session
         self._level = Level()
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self._session.prompt_tokens
-
-    @property
-    def tokens_aborted(self) -> int:
-        return self._session.tokens_aborted
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         async with self._level:

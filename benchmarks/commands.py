@@ -47,6 +47,11 @@ class Job:
         """The problems to search. Errors: InputError when there are not that many."""
         return choose(heldout(), self.problems, self.seed)
 
+    def every(self) -> list[LedgerProblem]:
+        """All problems there are, in the seed's order."""
+        problems = heldout()
+        return choose(problems, len(problems), self.seed)
+
     def provenance(self) -> Facts:
         """Where its numbers come from."""
         return provenance(self.policy, self.prm)
@@ -105,10 +110,8 @@ async def run_prm_cost(job: Job, setting: Setting) -> None:
 
 async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
     """How near searches come to their engines' floor."""
-    every = heldout()
-    problems = choose(every, len(every), job.seed)
     async with running(job.policy, job.prm) as engines:
-        facts = await limit.measure(engines, problems, setting, levels, rounds, job.seed)
+        facts = await limit.measure(engines, job.every(), setting, levels, rounds, job.seed)
     if not job.json_only:
         show_limit(facts)
     _print({**facts, **job.provenance()})
@@ -116,10 +119,8 @@ async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: i
 
 async def run_barrier(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
     """Ours beside one search at a time, level by level."""
-    every = heldout()
-    problems = choose(every, len(every), job.seed)
     async with running(job.policy, job.prm) as engines:
-        facts = await barrier.measure(engines, problems, setting, levels, rounds, job.seed)
+        facts = await barrier.measure(engines, job.every(), setting, levels, rounds, job.seed)
     if not job.json_only:
         show_barrier(facts)
     _print({**facts, "seed": job.seed, **job.provenance()})

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.speculation import forget
+from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines
 from cos.engines.ports import Engine, Session
 from cos.prm.pair import Pair, pair
 from cos.search.errors import InputError
-from cos.search.ports import Draw, Drawn, LabelRead, Vocabulary
+from cos.search.ports import Draw, Drawn, LabelRead
 from cos.search.run import solve
 from cos.search.types import Question
 from cos.training.accuracy import ask, root_seed
@@ -44,24 +45,13 @@ class Log:
     )
 
 
-class Recorded:
+class Recorded(Wrapped):
     """An engine whose requests are logged. Satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
 
     def __init__(self, engine: Engine, log: Log) -> None:
+        super().__init__(engine)
         self._engine = engine
         self._log = log
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self._engine.vocabulary
-
-    @property
-    def context_tokens(self) -> int:
-        return self._engine.context_tokens
-
-    @property
-    def is_saturated(self) -> bool:
-        return self._engine.is_saturated
 
     async def open(self, question: Question) -> "RecordedSession":
         self._log.questions.append(question)
@@ -69,21 +59,14 @@ class Recorded:
         return RecordedSession(await self._engine.open(question), number, self._log)
 
 
-class RecordedSession:
+class RecordedSession(WrappedSession):
     """One question on a recorded engine."""
 
     def __init__(self, session: Session, number: int, log: Log) -> None:
+        super().__init__(session)
         self._session = session
         self._number = number
         self._log = log
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self._session.prompt_tokens
-
-    @property
-    def tokens_aborted(self) -> int:
-        return self._session.tokens_aborted
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         self._log.draws.append((self._number, tuple(continuation), draw))

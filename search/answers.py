@@ -83,7 +83,8 @@ def plain(answer: str) -> str:
     while (found := _WRAPPER.match(text)) is not None:
         text = next(part for part in found.groups() if part is not None).strip()
     text = _THOUSANDS.sub("", text.rstrip(".,;:!? ").lstrip(",;:!? "))
-    if _holds_all(text):
+    # A list in brackets keeps them: (1, 2) is a point.
+    if "," not in text and is_bracketed(text):
         text = text[1:-1].strip()
     text = _FRACTION.sub(r"\1/\2", text).replace("\\%", "%")
     return _ARTICLES.sub("", text)
@@ -147,9 +148,9 @@ def _compare_letters(one: str, other: str) -> Verdict | None:
     return "equal" if compare(lettered[1], text) == "equal" else None
 
 
-def _holds_all(text: str) -> bool:
-    """Whether one pair of round brackets holds all of it, and no list."""
-    if not (text.startswith("(") and text.endswith(")")) or "," in text:
+def is_bracketed(text: str) -> bool:
+    """Whether one pair of round brackets holds all of it: "(15)" and "((1), 2)", not "(1), (2)"."""
+    if not (text.startswith("(") and text.endswith(")")):
         return False
     depth = 0
     for char in text[:-1]:

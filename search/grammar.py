@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cos.search.answers import is_bracketed
 from cos.search.errors import InputError
 from cos.search.ports import Encoder, Vocabulary
 from cos.search.types import End, Step
@@ -176,19 +177,7 @@ class CosGrammar:
 def extract_answer(text: str) -> str:
     """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation)."""
     text = text.strip()
-    return text[1:-1].strip() if _is_bracketed(text) else text
-
-
-def _is_bracketed(text: str) -> bool:
-    """Whether one pair of brackets holds all of it: "(15)" and "((1), 2)", not "(1), (2)"."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return False
-    depth = 0
-    for char in text[:-1]:
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return False
-    return depth == 1
+    return text[1:-1].strip() if is_bracketed(text) else text
 
 
 def _must(token_id: int | None) -> int:
