@@ -8,9 +8,6 @@ import typer
 
 from cos.benchmarks.reproduce.cli import reproduce
 from cos.search.select import Aggregation, ScoreKind
-from cos.search.strategies import BUILT_IN
-
-EVERY = tuple(strategy.name for strategy in BUILT_IN)
 
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
@@ -85,7 +82,7 @@ def ledger(
 
 @benches.command()
 def quality(
-    strategies: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(EVERY),
+    strategies: Annotated[str | None, typer.Option(help="Which, separated by commas; all unless given.")] = None,
     widths: Annotated[str, typer.Option(help="Values of n, in order.")] = "1,2,4,8,16,32",
     against: Annotated[str | None, typer.Option(help="A rival of each: NAME or NAME@N.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over cost there.")] = None,
@@ -106,6 +103,7 @@ def quality(
     from cos.benchmarks.quality import check_picture
     from cos.benchmarks.serving import parse_levels
     from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+    from cos.search.strategies import menu
 
     check_picture(plot)
     judge = prm_for(policy, prm)
@@ -117,7 +115,8 @@ def quality(
         score=score_kind(score, judge),
         aggregation=aggregation,
     )
-    every = grid_settings(like, [name.strip() for name in strategies.split(",")], parse_levels(widths, "--widths"))
+    names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
+    every = grid_settings(like, names, parse_levels(widths, "--widths"))
     rival = None if against is None else parse_rival(against, like)
     asyncio.run(run_quality(job, every, rival, plot))
 
