@@ -1,8 +1,9 @@
 """What two answers say, compared: without help, and with math-verify in its own processes."""
 
+import importlib
 import logging
-import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -115,26 +116,34 @@ async def test_math_verify_decides_what_is_undecided() -> None:
         assert not await comparer.equal("x^", "\\frac{")
 
 
-def hang(one: str, other: str) -> bool:
-    del other
+DECIDERS = """
+import os
+import time
+
+
+def hang(one, other):
     if "x" in one:
         time.sleep(60)
     return True
 
 
-def die(one: str, other: str) -> bool:
-    del other
+def die(one, other):
     if "x" in one:
         os._exit(3)
     return True
+"""
 
 
-@pytest.mark.parametrize("decide", [hang, die])
+@pytest.mark.parametrize("decide", ["hang", "die"])
 async def test_a_comparison_that_hangs_or_dies_is_not_equal_and_harms_no_other(
-    decide: object, caplog: pytest.LogCaptureFixture
+    decide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Worker processes import what they run by its name.
+    (tmp_path / "deciders.py").write_text(DECIDERS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    deciders = importlib.import_module("deciders")
     with caplog.at_level(logging.WARNING):
-        async with MathComparer(seconds=0.5, workers=1, decide=decide) as comparer:  # type: ignore[arg-type]
+        async with MathComparer(seconds=0.5, workers=1, decide=getattr(deciders, decide)) as comparer:
             assert not await comparer.equal("x^2", "x*x")
             assert await comparer.equal("y^2", "y*y")
     assert "'x*x'" in caplog.text
