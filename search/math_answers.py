@@ -65,6 +65,9 @@ class MathComparer:
             logger.warning("answers %r and %r took longer than %g s to compare", one, other, self._seconds)
         except ProcessExpired as error:
             logger.warning("comparing answers %r and %r ended its process: %s", one, other, error)
+        except Exception:
+            # What a worker met, whatever it is, costs the verdict and never the search.
+            logger.warning("answers %r and %r could not be compared", one, other, exc_info=True)
         return False
 
     async def __aenter__(self) -> "MathComparer":

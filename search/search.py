@@ -67,8 +67,7 @@ class Search:
         BudgetExhausted, which a strategy lets pass.
         """
         heat = self._spec.sampling.temperature if temperature is None else temperature
-        places = [self._place(chain, heat) for chain, n in wanted for _ in range(n)]
-        grants = [self._requests.reserve(place.chain, len(places) - index) for index, place in enumerate(places)]
+        places = self._reserved(wanted, heat)
         level: list[Chain] = []
         begun: set[Path] = set()
 
@@ -83,19 +82,15 @@ class Search:
                     await self._look_ahead(then(level), begun, heat)
             return judged
 
-        found = _alive(await together(child(place, grant) for place, grant in zip(places, grants, strict=True)))
+        found = _alive(await together(child(place, grant) for place, grant in places))
         if then is not None and begun:
             await self._requests.abandon(frozenset(begun - {place.path for place in self._next(then(found), heat)}))
         return found
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
-        heat = self._spec.sampling.temperature
-        places = [self._place(chain, heat) for chain, n in wanted for _ in range(n)]
-        grants = [self._requests.reserve(place.chain, len(places) - index) for index, place in enumerate(places)]
-        return _alive(
-            await together(self._requests.write(place, grant) for place, grant in zip(places, grants, strict=True))
-        )
+        places = self._reserved(wanted, self._spec.sampling.temperature)
+        return _alive(await together(self._requests.write(place, grant) for place, grant in places))
 
     async def sample(
         self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
@@ -216,6 +211,11 @@ class Search:
 
     def _with_scores(self, chain: Chain) -> Chain:
         return chain.with_scores({c.path: self._requests.tree[c.path].score for c in chain.candidates})
+
+    def _reserved(self, wanted: Wanted, temperature: float) -> list[tuple[Place, int]]:
+        """New places, each with the tokens that are reserved for it. Errors: BudgetExhausted."""
+        places = [self._place(chain, temperature) for chain, n in wanted for _ in range(n)]
+        return [(place, self._requests.reserve(place.chain, len(places) - i)) for i, place in enumerate(places)]
 
     def _place(self, chain: Chain, temperature: float) -> Place:
         index = self._children.get(chain.path, 0)

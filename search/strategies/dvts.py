@@ -5,12 +5,12 @@ shared by n / beam_width sub-trees of beam_width children each. Deviations: a su
 that answers stops while the others go on. With beam_width = n it is greedy_prm by the value so far.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
+from cos.search.strategies.greedy_prm import descend
 from cos.search.tasks import together
 from cos.search.types import Chain
 
@@ -46,22 +46,7 @@ class Dvts(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: DvtsParams) -> Chain:
-        subtrees = [descend(search, params.n // params.subtrees) for _ in range(params.subtrees)]
+        subtrees = [descend(search, params.n // params.subtrees, search.rank_level) for _ in range(params.subtrees)]
         ranked = search.rank(await together(subtrees))
         search.select(ranked[:1], ranked)
         return ranked[0]
-
-
-async def descend(search: "Search", n: int) -> Chain:
-    """The chain that follows the best of n children from the root on."""
-
-    def follow(level: Sequence[Chain]) -> list[tuple[Chain, int]]:
-        first = search.rank_level(level)[0]
-        return [] if first.is_last else [(first, n)]
-
-    trunk = search.root
-    while not trunk.is_last:
-        level = await search.expand([(trunk, n)], then=follow)
-        trunk = search.rank_level(level)[0]
-        search.select([trunk], level)
-    return trunk

@@ -5,7 +5,7 @@ that the policy decides to go on or to answer as the next candidate is drawn; an
 at its own tag; the search ends when an answer wins its level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -33,13 +33,19 @@ class GreedyPrm(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: GreedyPrmParams) -> Chain:
-        def follow(level: Sequence[Chain]) -> list[tuple[Chain, int]]:
-            first = search.rank_newest(level)[0]
-            return [] if first.is_last else [(first, params.n)]
+        return await descend(search, params.n, search.rank_newest)
 
-        trunk = search.root
-        while not trunk.is_last:
-            level = await search.expand([(trunk, params.n)], then=follow)
-            trunk = search.rank_newest(level)[0]
-            search.select([trunk], level)
-        return trunk
+
+async def descend(search: "Search", n: int, rank: Callable[[Sequence[Chain]], list[Chain]]) -> Chain:
+    """The chain that follows the best of n children from the root on."""
+
+    def follow(level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+        first = rank(level)[0]
+        return [] if first.is_last else [(first, n)]
+
+    trunk = search.root
+    while not trunk.is_last:
+        level = await search.expand([(trunk, n)], then=follow)
+        trunk = rank(level)[0]
+        search.select([trunk], level)
+    return trunk

@@ -131,11 +131,17 @@ def die(one, other):
     if "x" in one:
         os._exit(3)
     return True
+
+
+def fail(one, other):
+    if "x" in one:
+        raise ValueError(one)
+    return True
 """
 
 
-@pytest.mark.parametrize("decide", ["hang", "die"])
-async def test_a_comparison_that_hangs_or_dies_is_not_equal_and_harms_no_other(
+@pytest.mark.parametrize("decide", ["hang", "die", "fail"])
+async def test_a_comparison_that_hangs_dies_or_fails_is_not_equal_and_harms_no_other(
     decide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Worker processes import what they run by its name.
