@@ -220,6 +220,32 @@ def limit(
 
 
 @benches.command()
+def peers(
+    against: Annotated[
+        str, typer.Option("--peers", help="Whom to compare with.")
+    ] = "its_hub,search-and-learn,ThinkBooster",
+    n: Width = 8,
+    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts, both sides taking turns.")] = 2,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    policy: Policy = "cos-tiny",
+    prm: Prm = None,
+    json_only: JsonOnly = False,
+) -> None:
+    """What others do on the same models, beside ours: its_hub over HTTP, published algorithms in process."""
+    from cos.benchmarks.commands import Job, run_peers
+    from cos.benchmarks.peers.measure import parse_peers
+    from cos.benchmarks.serving import parse_levels
+    from cos.benchmarks.setting import Setting, prm_for
+
+    judge, levels, names = prm_for(policy, prm), parse_levels(concurrency), parse_peers(against)
+    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+    setting = Setting(strategy="best_of_n", n=n, temperature=temperature).fitted()
+    asyncio.run(run_peers(job, setting, names, levels, rounds))
+
+
+@benches.command()
 def speculation(
     strategy: Strategy = "beam",
     n: Width = 8,

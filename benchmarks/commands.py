@@ -10,6 +10,7 @@ import typer
 
 from cos.benchmarks import barrier, limit, orchestrator, pool, prm_cost, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
+from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
@@ -19,6 +20,7 @@ from cos.benchmarks.tables import (
     show_comparison,
     show_limit,
     show_orchestrator,
+    show_peers,
     show_prm_cost,
     show_serving,
     show_speculation,
@@ -124,6 +126,23 @@ async def run_barrier(job: Job, setting: Setting, levels: Sequence[int], rounds:
     if not job.json_only:
         show_barrier(facts)
     _print({**facts, "seed": job.seed, **job.provenance()})
+
+
+async def run_peers(job: Job, setting: Setting, peers: Sequence[Peer], levels: tuple[int, ...], rounds: int) -> None:
+    """What others do on the same models, beside ours."""
+    contest = Contest(
+        policy=job.policy,
+        prm=job.prm,
+        setting=setting,
+        problems=job.every(),
+        levels=levels,
+        rounds=rounds,
+        seed=job.seed,
+    )
+    facts = await beside(contest, peers)
+    if not job.json_only:
+        show_peers(facts)
+    _print({**facts, **job.provenance()})
 
 
 async def run_speculation(job: Job, setting: Setting) -> None:

@@ -1,11 +1,11 @@
-"""A server of our own in a subprocess, for as long as it is measured."""
+"""Servers in subprocesses, for as long as they are measured."""
 
 import asyncio
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,24 +21,33 @@ POLL_S = 0.25
 
 @asynccontextmanager
 async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
-    """The URL of a server that has just started with default settings; it is stopped at the end.
+    """The URL of a server of our own that has just started with default settings. Errors: as `served`."""
+    command = ("cos.server.cli", "--policy", policy, "--prm", prm)
+    async with served(command, "/ready", {}) as url:
+        yield url
+
+
+@asynccontextmanager
+async def served(module: Sequence[str], ready: str, environment: Mapping[str, str]) -> AsyncGenerator[str]:
+    """The URL of a Python module with its options, run as a server: it has answered at the path ``ready``, and is
+    stopped at the end.
 
     Errors: CosError with the end of its log when it does not start.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COS_")}
     with tempfile.TemporaryDirectory(prefix="cos-bench-") as folder:
         log = Path(folder) / "server.log"
         with log.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "cos.server.cli", "--host", "127.0.0.1", "--port", str(port)),
-                *("--policy", policy, "--prm", prm),
+                *(sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)),
                 stdout=sink,
                 stderr=sink,
-                env={name: value for name, value in os.environ.items() if not name.startswith("COS_")},
+                env={**kept, **environment},
             )
         try:
-            await _until_ready(url, process, log)
+            await _until_ready(f"{url}{ready}", process, log)
             yield url
         finally:
             await _stop(process)
@@ -51,12 +60,12 @@ def _free_port() -> int:
 
 
 async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=5.0) as client:
+    async with httpx.AsyncClient(timeout=5.0) as client:
         for _ in range(int(START_S / POLL_S)):
             if process.returncode is not None:
                 break
             try:
-                if (await client.get("/ready")).is_success:
+                if (await client.get(url)).is_success:
                     return
             except httpx.TransportError:
                 pass

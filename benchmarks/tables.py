@@ -75,6 +75,20 @@ def show_barrier(facts: Facts) -> None:
     console.print(f"Same answers: {percent(facts['same_answers'])}")
 
 
+def show_peers(facts: Facts) -> None:
+    """Every peer beside ours."""
+    columns = ("peer", "ours", "at once", "searches/s", "ours", "speed-up", "p95", "accuracy", "ours", "difference")
+    table = _table("Beside others, on the same models", columns)
+    for row in facts["results"]:
+        theirs, ours = row["theirs"], row["ours"]
+        faster = f"{row['speedup']:.2f} ({row['speedup_ci_low']:.2f} - {row['speedup_ci_high']:.2f})"
+        ahead = f"{percent(row['difference'])} ({percent_range(row['difference_ci_low'], row['difference_ci_high'])})"
+        rates = (f"{theirs['searches_per_s']:.2f}", f"{ours['searches_per_s']:.2f}", faster, f"{row['p95_ratio']:.2f}")
+        named = (f"{row['peer']} {row['strategy']}", row["our_strategy"], str(row["concurrency"]))
+        table.add_row(*named, *rates, percent(theirs["accuracy"]), percent(ours["accuracy"]), ahead)
+    Console(stderr=True).print(table)
+
+
 def show_limit(facts: Facts) -> None:
     """Efficiency at each level."""
     table = _table("Searches and their engines' floor", ("concurrency", "efficiency", "95 % CI", "search s", "floor s"))

@@ -1,0 +1,151 @@
+"""its_hub and what it needs: its own environment, vLLM's own servers for both models, and its process."""
+
+import asyncio
+import base64
+import json
+import tempfile
+import venv
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cos.benchmarks.server_process import served
+from cos.benchmarks.setting import Setting
+from cos.benchmarks.side_by_side import Way
+from cos.checkpoints import LedgerProblem, resolve
+from cos.engines.environment import is_cpu_build, set_environment
+from cos.engines.settings import EngineSettings, Role
+from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
+from cos.search.errors import CosError
+from cos.search.grammar import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.training.provenance import Facts
+
+VERSION = "1.2.0"
+CLIENT = Path(__file__).with_name("its_hub_client.py")
+LINE_BYTES = 2**28
+"""Longest line of its answers."""
+
+
+class ItsHub:
+    """Its best-of-N; a round of `cos.benchmarks.side_by_side`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, setting: Setting) -> None:
+        self._process = process
+        self._setting = setting
+
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+        """Errors: CosError when its process has ended."""
+        found = await self.ask(
+            {
+                "questions": [
+                    {
+                        "id": problem.id,
+                        "text": problem.question,
+                        "image_png": base64.b64encode(problem.image_png).decode(),
+                    }
+                    for problem in problems
+                ],
+                "n": self._setting.n,
+                "temperature": self._setting.temperature,
+                "concurrency": concurrency,
+            }
+        )
+        by_id = {problem.id: problem for problem in problems}
+        for one in found["searches"]:
+            way.add(by_id[one["id"]], answer_in(one["text"]), one["latency_s"], one["tokens"])
+
+    async def ask(self, job: Facts) -> Any:
+        """What it replies to a line. Errors: CosError when its process has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        await self._process.stdin.drain()
+        line = await self._process.stdout.readline()
+        if not line:
+            raise CosError(f"its_hub ended with status {await self._process.wait()}; what it said is above")
+        return json.loads(line)
+
+
+def answer_in(text: str) -> str | None:
+    """The answer that a chain's text ends with."""
+    _, found, rest = text.rpartition(ANSWER_START)
+    return rest.removesuffix(ANSWER_END).strip() if found and rest.endswith(ANSWER_END) else None
+
+
+@asynccontextmanager
+async def its_hub(policy: str, prm: str, setting: Setting) -> AsyncGenerator[ItsHub]:
+    """its_hub in front of both models. Errors: CosError when it cannot be installed or a server does not start."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cos-its-hub-"))
+        python = await installed(Path(folder), f"its_hub[lm]=={VERSION}")
+        policy_url = await stack.enter_async_context(vllm_server("policy", policy))
+        prm_url = await stack.enter_async_context(vllm_server("prm", prm))
+        process = await asyncio.create_subprocess_exec(
+            *(python, "-P", str(CLIENT)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES,
+        )
+        try:
+            started = ItsHub(process, setting)
+            await started.ask(introduction(f"{policy_url}/v1", f"{prm_url}/v1", prm, setting))
+            yield started
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+def introduction(policy_url: str, prm_url: str, prm: str, setting: Setting) -> Facts:
+    """Where its models are, and how its chains are scored."""
+    from transformers import AutoTokenizer
+
+    spec = setting.spec(seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("prm", prm))
+    return {
+        "policy_url": policy_url,
+        "prm_url": prm_url,
+        "tag": STEP_TAG,
+        "labels": {label: tokenizer.convert_tokens_to_ids(label) for label in (LABEL_GOOD, LABEL_BAD)},
+        "step_weight": spec.ruler.step_weight,
+        "max_tokens": spec.sampling.step_tokens * 2,
+    }
+
+
+async def installed(folder: Path, what: str) -> str:
+    """The interpreter of a new environment that has a distribution. Errors: CosError with what pip says."""
+    await asyncio.to_thread(venv.create, folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    pip = await asyncio.create_subprocess_exec(
+        *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await pip.communicate()
+    if pip.returncode:
+        raise CosError(f"{what} cannot be installed: {told.decode(errors='replace').strip()[-500:]}")
+    return python
+
+
+@asynccontextmanager
+async def vllm_server(role: Role, model: str) -> AsyncGenerator[str]:
+    """The URL of vLLM's own server, set as our engines are. Errors: CosError when it does not start."""
+    on_cpu = is_cpu_build()
+    settings = EngineSettings(role=role, model=resolve(role, model))
+    set_environment([settings], on_cpu=on_cpu)
+    command = [
+        "vllm.entrypoints.openai.api_server",
+        *("--model", settings.model),
+        *("--served-model-name", role),
+        *("--max-num-seqs", str(settings.max_num_seqs)),
+        *("--gpu-memory-utilization", str(settings.memory_utilization / 2)),
+        *("--generation-config", "vllm"),
+        *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
+        "--disable-uvicorn-access-log",
+    ]
+    if on_cpu:
+        command += ["--block-size", str(CPU_BLOCK_TOKENS), "--kv-cache-memory-bytes", str(CPU_KV_CACHE_MIB * 2**20)]
+        command += ["--enforce-eager", "--skip-mm-profiling"]
+    async with served(command, "/health", {}) as url:
+        yield url
