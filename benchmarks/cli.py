@@ -121,8 +121,8 @@ def quality(
     asyncio.run(run_quality(job, every, rival, plot))
 
 
-@benches.command("prm-cost")
-def prm_cost(
+@benches.command()
+def cost(
     strategy: Strategy = "best_of_n",
     n: Width = 8,
     beam_width: BeamWidth = None,
@@ -136,13 +136,13 @@ def prm_cost(
     json_only: JsonOnly = False,
 ) -> None:
     """Prompt tokens that the PRM engine computed, by its own counters, over what its chains need."""
-    from cos.benchmarks.commands import Job, run_prm_cost
+    from cos.benchmarks.commands import Job, run_cost
     from cos.benchmarks.setting import Setting, prm_for
 
     judge = prm_for(policy, prm)
     job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p)
-    asyncio.run(run_prm_cost(job, setting.fitted()))
+    asyncio.run(run_cost(job, setting.fitted()))
 
 
 @benches.command()
@@ -150,7 +150,7 @@ def serving(
     strategy: Strategy = "beam",
     n: Width = 8,
     beam_width: BeamWidth = None,
-    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
+    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,4,16,64",
     requests: Annotated[int, typer.Option(min=1, help="Searches a level; six a worker and round at least.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Parts they are sent in, levels taking turns.")] = 2,
     against: Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import typer
 
-from cos.benchmarks import barrier, limit, orchestrator, pool, prm_cost, serving, speculation
+from cos.benchmarks import barrier, cost, limit, orchestrator, pool, serving, speculation
 from cos.benchmarks.grid import Field, compare, grid_table, sweep
 from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
@@ -18,10 +18,10 @@ from cos.benchmarks.setting import Setting
 from cos.benchmarks.tables import (
     show_barrier,
     show_comparison,
+    show_cost,
     show_limit,
     show_orchestrator,
     show_peers,
-    show_prm_cost,
     show_serving,
     show_speculation,
     show_training,
@@ -100,13 +100,13 @@ async def run_pool(job: Job, like: Setting, size: int) -> None:
     _print({**facts, **sampling, **job.provenance()})
 
 
-async def run_prm_cost(job: Job, setting: Setting) -> None:
+async def run_cost(job: Job, setting: Setting) -> None:
     """The PRM's bill."""
     problems = job.chosen()
     async with running(job.policy, job.prm) as engines:
-        facts = await prm_cost.measure(engines, problems, setting, job.seed, job.concurrency)
+        facts = await cost.measure(engines, problems, setting, job.seed, job.concurrency)
     if not job.json_only:
-        show_prm_cost(facts)
+        show_cost(facts)
     _print({**facts, **job.provenance()})
 
 

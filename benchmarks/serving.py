@@ -2,13 +2,15 @@
 
 Rounds alternate over the levels, so that a drift of the machine hits all of them alike. While a round's last searches
 finish, fewer run than its level says, so each worker gets several a round. Every request has an image and a seed of its
-own as long as there are images, so no request finds its prompt in a cache.
+own as long as there are images, so no request finds its prompt in a cache. Token counts are means a search; what is not
+kept is discarded, a duplicate or aborted.
 """
 
 import asyncio
 import base64
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -64,7 +66,10 @@ class Level:
 
     concurrency: int
     latencies_s: list[float] = field(default_factory=list[float])
-    tokens: int = 0
+    first_step_s: list[float] = field(default_factory=list[float])
+    """From the request's arrival, its wait for a place included."""
+    usage: Counter[str] = field(default_factory=Counter[str])
+    """As replies have it, summed."""
     busy_s: float = 0.0
     errors: list[str] = field(default_factory=list[str])
 
@@ -75,15 +80,22 @@ class Level:
         import numpy as np
 
         median, late = np.percentile(self.latencies_s, (50, 95))
+        searches, used = len(self.latencies_s), self.usage
+        prompts = used["policy_prompt_tokens"] + used["prm_prompt_tokens"]
         return {
             "concurrency": self.concurrency,
-            "searches_per_s": len(self.latencies_s) / self.busy_s,
+            "searches_per_s": searches / self.busy_s,
             "latency_p50_s": float(median),
             "latency_p95_s": float(late),
+            "first_step_p50_s": float(np.median(self.first_step_s)) if self.first_step_s else None,
+            "tokens_kept": used["tokens_kept"] / searches,
+            "tokens_discarded": (used["tokens_generated"] - used["tokens_kept"]) / searches,
+            "prm_reads": used["prm_reads"] / searches,
+            "cached_share": (used["policy_cached_tokens"] + used["prm_cached_tokens"]) / max(1, prompts),
             "requests": len(self.latencies_s) + len(self.errors),
             "errors": len(self.errors),
             "first_error": self.errors[0] if self.errors else None,
-            "tokens_per_s": self.tokens / self.busy_s,
+            "tokens_per_s": used["tokens_generated"] / self.busy_s,
             "seconds": self.busy_s,
         }
 
@@ -149,4 +161,8 @@ async def _search(client: httpx.AsyncClient, level: Level, body: Body) -> None:
         level.errors.append(f"{response.status_code} {response.text[:200]}")
         return
     level.latencies_s.append(time.perf_counter() - started)
-    level.tokens += response.json()["usage"]["tokens_generated"]
+    reply = response.json()
+    level.usage.update(reply["usage"])
+    timings = reply["timings"]
+    if timings["first_candidate_s"] is not None:
+        level.first_step_s.append(timings["queue_s"] + timings["first_candidate_s"])

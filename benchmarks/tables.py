@@ -33,14 +33,29 @@ def _kinds(facts: Facts) -> list[tuple[str, Facts]]:
 
 def show_serving(facts: Facts) -> None:
     """Throughput and latency of each level."""
-    table = _table("Serving", ("concurrency", "searches/s", "p50 s", "p95 s", "tokens/s", "requests", "errors"))
+    names = (
+        "at once",
+        "searches/s",
+        "p50 s",
+        "p95 s",
+        "first step s",
+        "kept",
+        "discarded",
+        "cached",
+        "requests",
+        "errors",
+    )
+    table = _table("Serving", names)
     for row in facts["results"]:
         table.add_row(
             str(row["concurrency"]),
             f"{row['searches_per_s']:.2f}",
             f"{row['latency_p50_s']:.2f}",
             f"{row['latency_p95_s']:.2f}",
-            f"{row['tokens_per_s']:.0f}",
+            "" if row["first_step_p50_s"] is None else f"{row['first_step_p50_s']:.3f}",
+            f"{row['tokens_kept']:.0f}",
+            f"{row['tokens_discarded']:.0f}",
+            percent(row["cached_share"]),
             str(row["requests"]),
             str(row["errors"]),
         )
@@ -49,14 +64,18 @@ def show_serving(facts: Facts) -> None:
     console.print(f"Speed-up from the first level to the last: {facts['speedup']:.2f}")
 
 
-def show_prm_cost(facts: Facts) -> None:
-    """The PRM's bill."""
+def show_cost(facts: Facts) -> None:
+    """Both engines' bills."""
     table = _table("PRM prompt tokens", ("measure", "tokens", "per chain", "computed is"))
     computed: int = facts["computed_tokens"]
     for name in ("computed", "needed", "shared", "rescan"):
         tokens: int = facts[f"{name}_tokens"]
         table.add_row(name, f"{tokens:,}", f"{tokens / facts['chains']:.1f}", f"{computed / tokens:.2f} x")
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    written, read, needed = (int(facts[f"policy_{name}_tokens"]) for name in ("written", "prompt_computed", "needed"))
+    over = facts["policy_computed_over_needed"]
+    console.print(f"The policy wrote {written:,} tokens, read {read:,}; its chains take {needed:,}: {over:.2f} x")
 
 
 def show_barrier(facts: Facts) -> None:

@@ -65,8 +65,8 @@ def test_a_pool_reports_every_k(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.usefixtures("small_heldout")
-def test_prm_cost_reports_its_ratios(capsys: pytest.CaptureFixture[str]):
-    assert run("bench", "prm-cost", "--problems", "4", "--n", "2") == 0
+def test_cost_reports_its_ratios(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "cost", "--problems", "4", "--n", "2") == 0
     captured = capsys.readouterr()
     assert {"computed_over_needed", "computed_over_shared", "naive_over_needed"} <= set(json.loads(captured.out))
     assert "rescan" in captured.err

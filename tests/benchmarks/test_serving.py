@@ -35,7 +35,15 @@ class Server:
         self.in_flight -= 1
         if self._fail_every and number % self._fail_every == 0:
             return httpx.Response(503, text="gone")
-        return httpx.Response(200, json={"usage": {"tokens_generated": 100}})
+        usage = {"tokens_generated": 100, "tokens_kept": 25, "prm_reads": 5}
+        prompts = {
+            "policy_prompt_tokens": 60,
+            "policy_cached_tokens": 30,
+            "prm_prompt_tokens": 40,
+            "prm_cached_tokens": 30,
+        }
+        timings = {"queue_s": 0.25, "first_candidate_s": 0.5}
+        return httpx.Response(200, json={"usage": usage | prompts, "timings": timings})
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://cos")
@@ -49,6 +57,11 @@ async def test_levels_take_turns_and_concurrency_pays(problems: list[LedgerProbl
     assert [row["concurrency"] for row in facts["results"]] == [1, 4]
     assert [row["requests"] for row in facts["results"]] == [16, 48], "each worker gets six a round"
     assert all(row["errors"] == 0 for row in facts["results"])
+    told = {
+        name: facts["results"][0][name] for name in ("tokens_kept", "tokens_discarded", "prm_reads", "cached_share")
+    }
+    assert told == {"tokens_kept": 25, "tokens_discarded": 75, "prm_reads": 5, "cached_share": 0.6}
+    assert facts["results"][0]["first_step_p50_s"] == 0.75
     warm_up, first, second, third, fourth = 4, 8, 24, 8, 24
     assert len(server.bodies) == load.total == warm_up + first + second + third + fourth
     assert max(server.most_in_flight[4:12]) == 1

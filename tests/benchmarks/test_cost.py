@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from cos.benchmarks.prm_cost import Need, ReadLog, measure, need_of, read_counters
+from cos.benchmarks.cost import Need, ReadLog, measure, need_of, read_counters
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError

@@ -1,4 +1,4 @@
-"""What PRM reading costs: prompt tokens that the PRM engine really computed, against what its chains need.
+"""What searching costs: tokens that both engines really computed, against what the chains need.
 
 Every step of every chain is read while the chain grows, so a chain is sent once for each of its steps; the prefix cache
 has to spare the engine all but the newest step. Three measures of need, in tokens of the PRM's prompts:
@@ -6,6 +6,10 @@ has to spare the engine all but the newest step. Three measures of need, in toke
 - needed: each whole chain once, by itself: prompt + chain + one tag a segment.
 - shared: each question's prompt once, and each distinct segment of its tree once.
 - rescan: each prefix of each chain from its start, as a scorer without a cache reads.
+
+The policy writes every step in a request of its own, whose prefix is in its cache but for a block's remainder. What it
+computes is what it writes, what was aborted included, and the prompt tokens that its cache did not hold; what it needs
+is each whole chain once, by itself: prompt + chain.
 """
 
 import asyncio
@@ -16,9 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from cos.benchmarks.grid import Field
 from cos.benchmarks.setting import Setting
+from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
-from cos.search.ports import Reading, Scorer, ScorerSession
+from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.types import Chain, Path, Question
 from cos.training.engines import Running
 from cos.training.provenance import Facts
@@ -76,6 +81,31 @@ class _MeteredSession:
         return reading
 
 
+class PolicyMeter(Wrapped):
+    """A policy that adds up what it replies; see `cos.search.ports.Policy`."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.counters = Counters(0, 0)
+        self._policy = policy
+
+    async def open(self, question: Question) -> PolicySession:
+        """A session of the policy."""
+        return _MeteredDraws(await self._policy.open(question), self)
+
+
+class _MeteredDraws(WrappedSession):
+    def __init__(self, session: PolicySession, meter: PolicyMeter) -> None:
+        super().__init__(session)
+        self._session = session
+        self._meter = meter
+
+    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+        drawn = await self._session.draw(continuation, draw)
+        self._meter.counters += Counters(drawn.prompt_tokens, drawn.cached_tokens, len(drawn.token_ids))
+        return drawn
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What the reads of some searches need, in tokens; see the module."""
@@ -119,13 +149,21 @@ def _ancestors(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """An engine's prompt tokens so far."""
+    """An engine's tokens so far."""
 
     prompt: float
     cached: float
+    written: float = 0
+
+    def __add__(self, other: "Counters") -> "Counters":
+        return Counters(self.prompt + other.prompt, self.cached + other.cached, self.written + other.written)
+
+    def __sub__(self, other: "Counters") -> "Counters":
+        return Counters(self.prompt - other.prompt, self.cached - other.cached, self.written - other.written)
 
     @property
     def computed(self) -> float:
+        """Of its prompts."""
         return self.prompt - self.cached
 
 
@@ -137,31 +175,34 @@ def read_counters(registry: CollectorRegistry) -> Counters | None:
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
     if "vllm:prompt_tokens_total" not in totals:
         return None
-    return Counters(totals["vllm:prompt_tokens_total"], totals.get("vllm:prompt_tokens_cached_total", 0.0))
+    names = ("vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total", "vllm:generation_tokens_total")
+    return Counters(*(totals.get(name, 0.0) for name in names))
 
 
 async def measure(
     running: Running, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
 ) -> Facts:
-    """Searches the problems and bills the PRM engine. Errors: InputError without a PRM or PRM reads."""
-    engine, scorer = running.engines.prm, running.pair.scorer
+    """Searches the problems and bills both engines. Errors: InputError without a PRM or PRM reads."""
+    engine, scorer, policy = running.engines.prm, running.pair.scorer, running.engines.policy
     if engine is None or scorer is None:
         raise InputError("there is no PRM to measure; give --prm", "prm")
-    meter = Meter(scorer)
-    metered = Field(pair=replace(running.pair, scorer=meter), problems=problems, seed=seed, concurrency=concurrency)
-    before = read_counters(engine.registry)
+    meter, writing = Meter(scorer), PolicyMeter(running.pair.policy)
+    pair = replace(running.pair, scorer=meter, policy=writing)
+    metered = Field(pair=pair, problems=problems, seed=seed, concurrency=concurrency)
+    before, written = read_counters(engine.registry), read_counters(policy.registry)
     outcome = await metered.run(setting)
     if outcome.prm_reads == 0:
         raise InputError(f"strategy {setting.strategy!r} made no PRM reads; choose one that scores", "strategy")
     await asyncio.sleep(SETTLE_S if before else 0.0)
     after = read_counters(engine.registry)
-    need = Need()
+    by_policy = since(written, read_counters(policy.registry)) or writing.counters
+    need, whole_chains = Need(), 0
     for log in meter.logs:
         need += need_of(log, (await engine.open(log.question)).prompt_tokens)
+        asked = (await policy.open(log.question)).prompt_tokens
+        whole_chains += sum(asked + len(log.contents[leaf]) for leaf in log.leaves)
     replied = Counters(need.rescan, sum(log.cached for log in meter.logs))
-    counted = replied
-    if before and after:
-        counted = Counters(after.prompt - before.prompt, after.cached - before.cached)
+    counted = since(before, after) or replied
     return {
         **setting.facts(),
         "problems": len(problems),
@@ -182,4 +223,13 @@ async def measure(
         "computed_over_needed": counted.computed / need.needed,
         "computed_over_shared": counted.computed / need.shared,
         "naive_over_needed": need.rescan / need.needed,
+        "policy_written_tokens": int(by_policy.written),
+        "policy_prompt_computed_tokens": int(by_policy.computed),
+        "policy_needed_tokens": whole_chains,
+        "policy_computed_over_needed": (by_policy.computed + by_policy.written) / whole_chains,
     }
+
+
+def since(before: Counters | None, after: Counters | None) -> Counters | None:
+    """What an engine counted in between; None for one that does not count."""
+    return after - before if before and after else None
