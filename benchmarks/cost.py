@@ -9,7 +9,7 @@ has to spare the engine all but the newest step. Three measures of need, in toke
 
 The policy writes every step in a request of its own, whose prefix is in its cache but for a block's remainder. What it
 computes is what it writes, what was aborted included, and the prompt tokens that its cache did not hold; what it needs
-is each whole chain once, by itself: prompt + chain.
+is each question's prompt once, and what it writes.
 """
 
 import asyncio
@@ -87,6 +87,7 @@ class PolicyMeter(Wrapped):
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
         self.counters = Counters(0, 0)
+        self.requests = 0
         self._policy = policy
 
     async def open(self, question: Question) -> PolicySession:
@@ -102,6 +103,7 @@ class _MeteredDraws(WrappedSession):
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         drawn = await self._session.draw(continuation, draw)
+        self._meter.requests += 1
         self._meter.counters += Counters(drawn.prompt_tokens, drawn.cached_tokens, len(drawn.token_ids))
         return drawn
 
@@ -196,11 +198,10 @@ async def measure(
     await asyncio.sleep(SETTLE_S if before else 0.0)
     after = read_counters(engine.registry)
     by_policy = since(written, read_counters(policy.registry)) or writing.counters
-    need, whole_chains = Need(), 0
+    need, prompts = Need(), 0
     for log in meter.logs:
         need += need_of(log, (await engine.open(log.question)).prompt_tokens)
-        asked = (await policy.open(log.question)).prompt_tokens
-        whole_chains += sum(asked + len(log.contents[leaf]) for leaf in log.leaves)
+        prompts += (await policy.open(log.question)).prompt_tokens
     replied = Counters(need.rescan, sum(log.cached for log in meter.logs))
     counted = since(before, after) or replied
     return {
@@ -225,8 +226,9 @@ async def measure(
         "naive_over_needed": need.rescan / need.needed,
         "policy_written_tokens": int(by_policy.written),
         "policy_prompt_computed_tokens": int(by_policy.computed),
-        "policy_needed_tokens": whole_chains,
-        "policy_computed_over_needed": (by_policy.computed + by_policy.written) / whole_chains,
+        "policy_requests": writing.requests,
+        "policy_recomputed_per_request": (by_policy.computed - prompts) / writing.requests,
+        "policy_computed_over_needed": (by_policy.computed + by_policy.written) / (prompts + by_policy.written),
     }
 
 

@@ -73,9 +73,12 @@ def show_cost(facts: Facts) -> None:
         table.add_row(name, f"{tokens:,}", f"{tokens / facts['chains']:.1f}", f"{computed / tokens:.2f} x")
     console = Console(stderr=True)
     console.print(table)
-    written, read, needed = (int(facts[f"policy_{name}_tokens"]) for name in ("written", "prompt_computed", "needed"))
-    over = facts["policy_computed_over_needed"]
-    console.print(f"The policy wrote {written:,} tokens, read {read:,}; its chains take {needed:,}: {over:.2f} x")
+    written, over, again = (
+        facts[f"policy_{name}"] for name in ("written_tokens", "computed_over_needed", "recomputed_per_request")
+    )
+    console.print(
+        f"The policy wrote {written:,} tokens and computed {over:.2f} x what it needs: {again:.1f} a request again"
+    )
 
 
 def show_barrier(facts: Facts) -> None:
