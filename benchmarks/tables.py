@@ -99,15 +99,12 @@ def show_barrier(facts: Facts) -> None:
 
 def show_peers(facts: Facts) -> None:
     """Every peer beside ours."""
-    columns = ("peer", "ours", "at once", "searches/s", "ours", "speed-up", "p95", "accuracy", "ours", "difference")
-    table = _table("Beside others, on the same models", columns)
+    table = _table("Beside others, on the same models", ("beside", "ours", "at once", "speed-up", "p95", "accuracy"))
     for row in facts["results"]:
-        theirs, ours = row["theirs"], row["ours"]
         faster = f"{row['speedup']:.2f} ({row['speedup_ci_low']:.2f} - {row['speedup_ci_high']:.2f})"
-        ahead = f"{percent(row['difference'])} ({percent_range(row['difference_ci_low'], row['difference_ci_high'])})"
-        rates = (f"{theirs['searches_per_s']:.2f}", f"{ours['searches_per_s']:.2f}", faster, f"{row['p95_ratio']:.2f}")
-        named = (f"{row['peer']} {row['strategy']}", row["our_strategy"], str(row["concurrency"]))
-        table.add_row(*named, *rates, percent(theirs["accuracy"]), percent(ours["accuracy"]), ahead)
+        both = f"{percent(row['theirs']['accuracy'])}, ours {percent(row['accuracy'])}"
+        named = (f"{row['peer']}\n{row['strategy']}", row["our_strategy"], str(row["concurrency"]))
+        table.add_row(*named, faster, f"{row['p95_ratio']:.2f}", both)
     Console(stderr=True).print(table)
 
 

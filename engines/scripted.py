@@ -218,10 +218,9 @@ class ScriptedSession:
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         self._check_length(continuation)
-        vocabulary = self._engine.vocabulary
         written = self._text(continuation)
         rng = chance(draw.seed, written, draw.temperature)
-        ids = vocabulary.encode_markup(self._engine.script.writer(self._question, written, rng) + TURN_END)
+        ids = self._written(written, rng, draw)
         whole = 1 + min(ids.index(stop) for stop in (*draw.stop_ids, ids[-1]) if stop in ids)
         ids = ids[: min(whole, draw.max_tokens)]
         seconds = self._engine.script.seconds_per_token * len(ids)
@@ -239,6 +238,17 @@ class ScriptedSession:
             prompt_tokens=self._prompt_tokens + len(continuation),
             cached_tokens=self._cached(continuation, ids),
         )
+
+    def _written(self, before: str, rng: random.Random, draw: Draw) -> tuple[int, ...]:
+        """What the writer writes, segment by segment, up to a stop or to the end of its turn, which it has come to when
+        a segment is no step."""
+        vocabulary, text = self._engine.vocabulary, ""
+        while True:
+            segment = self._engine.script.writer(self._question, before + text, rng)
+            text += segment
+            ids = vocabulary.encode_markup(text + TURN_END)
+            if not segment.endswith(STEP_END) or len(ids) > draw.max_tokens or any(s in ids for s in draw.stop_ids):
+                return ids
 
     async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
         del labels, priority
