@@ -51,19 +51,26 @@ class Prm(AbstractOutcomeRewardModel):
         return list(await asyncio.gather(*(self.chain_score(conversation) for conversation in messages)))
 
     async def chain_score(self, conversation):
-        """Steps' mean and answer, weighed. A chain without an answer is worth less than any that has one."""
+        """Steps' mean and answer, weighed. A chain without an answer, or longer than the PRM's context, is worth less
+        than any other."""
         *asked, reply = (message.to_dict() for message in conversation)
         segments = CUT.findall(reply["content"])
         if not segments:
             return -1.0
-        scores = [await self.read(asked, segments[: end + 1]) for end in range(len(segments))]
+        scores = []
+        for end in range(len(segments)):
+            score = await self.read(asked, segments[: end + 1])
+            if score is None:
+                return -1.0
+            scores.append(score)
         if not segments[-1].endswith(ANSWERED):
             return sum(scores) / len(scores) - 1.0
         steps = scores[:-1] or scores
         return self.step_weight * sum(steps) / len(steps) + (1 - self.step_weight) * scores[-1]
 
     async def read(self, asked, segments):
-        """P(good) at the tag of the newest segment; what came before is in the server's prefix cache."""
+        """P(good) at the tag of the newest segment; what came before is in the server's prefix cache. None for what has
+        no room in the PRM's context."""
         told = "".join(segment + self.tag for segment in segments)
         body = {
             "model": self.model,
@@ -76,6 +83,8 @@ class Prm(AbstractOutcomeRewardModel):
             "logprob_token_ids": list(self.labels.values()),
         }
         async with self.session.post(self.url + "/chat/completions", json=body) as response:
+            if response.status == 400 and "context length" in await response.text():
+                return None
             response.raise_for_status()
             reply = await response.json()
         newest = reply["choices"][0]["logprobs"]["content"][0]
