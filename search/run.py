@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 
 from cos.search.answers import PlainComparer
-from cos.search.errors import BudgetExhausted, InputError, SearchFailed
+from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
 from cos.search.grammar import CosGrammar
 from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSession
@@ -92,6 +92,11 @@ async def _search(
                 chain = await search.explain(chain)
     except BudgetExhausted as spent:
         limit = spent.kind
+    except EngineError as error:
+        chain = search.best_so_far() if search else None
+        if isinstance(error, EngineDead) or search is None or chain is None or not chain.is_answered:
+            raise
+        search.warnings.append(f"{error}; this is the best answer so far")
     except TimeoutError:
         if not deadline.expired():
             raise

@@ -13,6 +13,7 @@ from cos.prm.pair import pair
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError
 from cos.search.events import Event, Scored, Written
+from cos.search.grammar import answer_pieces
 from cos.search.requests import seed_of
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
@@ -80,6 +81,21 @@ async def test_a_level_that_fails_as_a_whole_is_an_engine_error(find: Find, stra
     with pytest.raises(EngineError, match="every candidate of a level failed"):
         await find(strategy, policy=policy)
     assert policy.in_flight == 0
+
+
+async def test_a_later_level_that_fails_as_a_whole_costs_no_answer(find: Find) -> None:
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        if written:
+            raise EngineError("no second step can be written")
+        if rng.random() < 0.5:
+            return "".join(answer_pieces("15", first=True))
+        return story(question, written, rng)
+
+    result = await find("beam", {"n": 8, "beam_width": 8}, policy=ScriptedEngine(Script(writer=write)))
+    assert result.chain.answer == "15"
+    assert result.finish_reason == "answer"
+    assert any("every candidate of a level failed" in warning for warning in result.warnings)
+    assert any(candidate.end == "step" for candidate in result.tree), "there was more to search"
 
 
 @pytest.mark.parametrize("strategy", EVERY)
