@@ -13,7 +13,7 @@ is each question's prompt once, and what it writes.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
@@ -24,7 +24,7 @@ from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
-from cos.search.types import Chain, Path, Question
+from cos.search.types import Chain, Question
 from cos.training.engines import Running
 from cos.training.provenance import Facts
 
@@ -32,28 +32,48 @@ SETTLE_S = 0.5
 """vLLM counts a request just after it has returned it."""
 
 
+Content = tuple[int, ...]
+"""The policy's tokens from the question on. Chains that say the same are read once, whatever their places."""
+
+
 @dataclass(slots=True)
 class ReadLog:
     """The PRM reads of one search."""
 
     question: Question
-    lengths: dict[Path, int] = field(default_factory=dict[Path, int])
-    """Tokens of the whole PRM prompt that ended at a path."""
-    contents: dict[Path, tuple[int, ...]] = field(default_factory=dict[Path, tuple[int, ...]])
-    """The policy's tokens up to a path."""
+    lengths: dict[Content, int] = field(default_factory=dict[Content, int])
+    """Tokens of the whole PRM prompt that ended with a content."""
+    parents: dict[Content, Content] = field(default_factory=dict[Content, Content])
+    """What a content was without its last segment."""
+    reads: int = 0
+    sent: int = 0
+    """Prompt tokens of all reads."""
     cached: int = 0
 
     def note(self, chain: Chain, reading: Reading) -> None:
         """Adds one read."""
-        self.lengths[chain.path] = reading.prompt_tokens
-        self.contents[chain.path] = chain.token_ids
+        self.lengths[chain.token_ids] = reading.prompt_tokens
+        self.reads += 1
+        self.sent += reading.prompt_tokens
         self.cached += reading.cached_tokens
+        content: Content = ()
+        for candidate in chain.candidates:
+            longer = (*content, *candidate.token_ids)
+            self.parents[longer] = content
+            content = longer
 
     @property
-    def leaves(self) -> list[Path]:
-        """The paths that were read and not continued."""
-        inner = {path[:depth] for path in self.lengths for depth in range(1, len(path))}
-        return [path for path in self.lengths if path not in inner]
+    def leaves(self) -> list[Content]:
+        """What was read and not continued."""
+        inner = set(self.parents.values())
+        return [content for content in self.lengths if content not in inner]
+
+    def added(self, content: Content, prompt_tokens: int) -> int:
+        """Tokens by which a prompt is longer than that of the nearest prefix that was read."""
+        before = self.parents[content]
+        while before and before not in self.lengths:
+            before = self.parents[before]
+        return self.lengths[content] - (self.lengths[before] if before else prompt_tokens)
 
 
 class Meter:
@@ -131,22 +151,13 @@ class Need:
 def need_of(log: ReadLog, prompt_tokens: int) -> Need:
     """The need of one search whose question takes ``prompt_tokens`` in the PRM."""
     leaves = log.leaves
-    increments: dict[tuple[int, ...], int] = {}
-    for path, length in log.lengths.items():
-        before = next((log.lengths[up] for up in _ancestors(path) if up in log.lengths), prompt_tokens)
-        increments[log.contents[path]] = length - before
     return Need(
         chains=len(leaves),
-        reads=len(log.lengths),
+        reads=log.reads,
         needed=sum(log.lengths[leaf] for leaf in leaves),
-        shared=prompt_tokens + sum(increments.values()) if log.lengths else 0,
-        rescan=sum(log.lengths.values()),
+        shared=prompt_tokens + sum(log.added(content, prompt_tokens) for content in log.lengths) if log.lengths else 0,
+        rescan=log.sent,
     )
-
-
-def _ancestors(path: Path) -> Iterator[Path]:
-    """Nearest first, without the root."""
-    return (path[:depth] for depth in range(len(path) - 1, 0, -1))
 
 
 @dataclass(frozen=True, slots=True)

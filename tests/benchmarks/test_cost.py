@@ -7,28 +7,35 @@ from cos.benchmarks.cost import Need, ReadLog, measure, need_of, read_counters
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
-from cos.search.types import Question
+from cos.search.ports import Reading
+from cos.search.types import Candidate, Chain, Question
 from cos.training.engines import running
 
 
+def chain(*segments: int) -> Chain:
+    """A chain whose segments are one token each."""
+    return Chain(
+        tuple(
+            Candidate(path=(0,) * (depth + 1), token_ids=(token,), text="", end="step")
+            for depth, token in enumerate(segments)
+        )
+    )
+
+
 def test_the_need_of_a_small_tree_by_hand():
-    """Prompt 10. Two chains share a first step of 4 tokens and a tag; a third repeats the first chain's words."""
+    """Prompt 10. Two chains share a first step of 4 tokens and a tag; the second one's words are read twice."""
     log = ReadLog(Question("?"))
-    for path, length, content in [
-        ((0,), 15, (1,)),
-        ((0, 0), 18, (1, 2)),
-        ((0, 1), 20, (1, 3)),
-        ((1,), 15, (1,)),
-        ((1, 0), 18, (1, 2)),
-    ]:
-        log.lengths[path], log.contents[path] = length, content
-    assert log.leaves == [(0, 0), (0, 1), (1, 0)]
+    for length, content in [(15, (1,)), (18, (1, 2)), (20, (1, 3)), (20, (1, 3))]:
+        log.note(chain(*content), Reading(0.5, length, 0))
+    assert log.leaves == [(1, 2), (1, 3)]
     need = need_of(log, prompt_tokens=10)
-    assert need == Need(chains=3, reads=5, needed=18 + 20 + 18, shared=10 + 5 + 3 + 5, rescan=15 + 18 + 20 + 15 + 18)
+    assert need == Need(chains=2, reads=4, needed=18 + 20, shared=10 + 5 + 3 + 5, rescan=15 + 18 + 20 + 20)
 
 
 def test_a_read_that_failed_in_between_is_bridged():
-    log = ReadLog(Question("?"), {(0,): 15, (0, 0, 0): 25}, {(0,): (1,), (0, 0, 0): (1, 2, 3)})
+    log = ReadLog(Question("?"))
+    for length, content in [(15, (1,)), (25, (1, 2, 3))]:
+        log.note(chain(*content), Reading(0.5, length, 0))
     assert need_of(log, 10) == Need(chains=1, reads=2, needed=25, shared=10 + 5 + 10, rescan=40)
 
 
