@@ -7,6 +7,7 @@ sequence and step were what grew most in the sampler as more searches ran at onc
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,7 @@ class NumbersAhead:
 
     def __init__(self) -> None:
         # The numbers alone: whatever led back to its generator would keep it alive.
-        self._numbers: WeakKeyDictionary[Generator, list[int]] = WeakKeyDictionary()
+        self._numbers: WeakKeyDictionary[Generator, _Ahead] = WeakKeyDictionary()
 
     def next(self, generators: Iterable[Generator]) -> Tensor:
         """The next number of each."""
@@ -33,16 +34,32 @@ class NumbersAhead:
 
         return torch.tensor([self._take(generator) for generator in generators], dtype=torch.long)
 
+    def give_back(self, generators: Iterable[Generator]) -> None:
+        """Has the newest number of each come again. One number can be given back, once."""
+        for generator in generators:
+            ahead = self._numbers.get(generator)
+            if ahead is not None and ahead.taken:
+                ahead.taken -= 1
+
     def _take(self, generator: Generator) -> int:
-        numbers = self._numbers.get(generator)
-        if not numbers:
-            numbers = self._numbers[generator] = _draw(generator)
-        return numbers.pop()
+        ahead = self._numbers.get(generator)
+        if ahead is None or ahead.taken == AHEAD:
+            ahead = self._numbers[generator] = _Ahead(_draw(generator))
+        ahead.taken += 1
+        return ahead.numbers[ahead.taken - 1]
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """One generator's."""
+
+    numbers: list[int]
+    taken: int = 0
 
 
 def _draw(generator: Generator) -> list[int]:
-    """The next numbers, the first one last."""
+    """The next numbers."""
     import torch
 
     drawn = torch.randint(0, 2**31, (AHEAD,), generator=generator, dtype=torch.long)
-    return drawn.flip(0).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return drawn.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

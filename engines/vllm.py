@@ -1,4 +1,4 @@
-"""vLLM in process: one `AsyncLLM` per role. The only file that imports vLLM; pinned to 0.32.
+"""vLLM in process: one `AsyncLLM` per role. This file and `vllm_process` alone import vLLM; pinned to 0.32.
 
 A question is rendered once: chat template, image preprocessing and hashing happen in `VllmEngine.open`. Every later
 request extends those token ids and keeps hashes and placeholders, so the prefix cache holds and nothing is tokenised or
@@ -25,8 +25,8 @@ from cos.engines.collector import spare_the_collector
 from cos.engines.environment import is_cpu_build, is_eager, set_environment
 from cos.engines.load import Load
 from cos.engines.processes import EngineContext, preload, without_interrupts
-from cos.engines.seeds import NumbersAhead
 from cos.engines.settings import EngineSettings
+from cos.engines.vllm_process import draw_ahead
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.ports import Draw, Drawn, LabelRead
@@ -279,26 +279,6 @@ def _without_pixels(items: Mapping[str, Sequence[Any]]) -> Any:
     from vllm.multimodal.inputs import MultiModalKwargsItems
 
     return MultiModalKwargsItems({modality: [None] * len(those) for modality, those in items.items()})
-
-
-def draw_ahead() -> None:
-    """Has the engine process on CPU that calls it draw the numbers of seeded generators ahead; else as
-    ``TopKTopPSampler.forward_cpu`` does (vllm/v1/sample/ops/topk_topp_sampler.py), number for number."""
-    import torch
-    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
-
-    as_it_was, numbers = TopKTopPSampler.forward_cpu, NumbersAhead()
-
-    def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
-        if self.use_fp64_gumbel or "processed" in self.logprobs_mode:
-            return as_it_was(self, logits, generators, k, p)
-        logits = apply_top_k_top_p(logits, k, p)
-        seeds = torch.randint(0, 2**31, (len(logits),), dtype=torch.long)
-        if generators:
-            seeds[list(generators)] = numbers.next(generators.values())
-        return torch.ops._C.fused_gumbel_argmax(logits.to(torch.float32), seeds), None
-
-    TopKTopPSampler.forward_cpu = forward_cpu
 
 
 def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:

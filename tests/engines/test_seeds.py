@@ -29,6 +29,18 @@ def test_who_else_draws_and_in_which_row_does_not_matter() -> None:
     assert drawn == one_at_a_time(1, 2)
 
 
+def test_a_number_that_is_given_back_comes_again() -> None:
+    numbers, length = NumbersAhead(), AHEAD + 3
+    generator, other = (torch.Generator().manual_seed(seed) for seed in (1, 2))
+    drawn: list[int] = []
+    for _ in range(length):
+        numbers.next([generator])
+        numbers.give_back([generator, other])
+        drawn += numbers.next([generator]).tolist()
+    assert drawn == one_at_a_time(1, length)
+    assert numbers.next([other]).tolist() == one_at_a_time(2, 1)
+
+
 def test_a_generator_is_not_kept_alive() -> None:
     numbers, generator = NumbersAhead(), torch.Generator()
     numbers.next([generator])
