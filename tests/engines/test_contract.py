@@ -320,6 +320,20 @@ async def test_many_draws_at_once_all_succeed(engines: Engines) -> None:
     assert all(0 < len(each.token_ids) <= 24 for each in drawn)
 
 
+async def test_a_crowd_of_new_pictures_gets_what_each_would_get_alone(engines: Engines) -> None:
+    """More than a batch has room for, so that prompts are read in parts."""
+    crowd, few = 200, 6
+    engine = engines.policy
+    sessions = await asyncio.gather(*(engine.open(question(ledger=400 + number)) for number in range(crowd)))
+    drawn = await asyncio.gather(
+        *(session.draw((), a_draw(engine, seed=number, max_tokens=12)) for number, session in enumerate(sessions))
+    )
+    for number in [*range(few), *range(crowd - few, crowd)]:
+        session = await engine.open(question(ledger=400 + number))
+        alone = await session.draw((), a_draw(engine, seed=number, max_tokens=12))
+        assert alone.token_ids == drawn[number].token_ids
+
+
 async def test_draws_and_reads_at_once_all_succeed(engines: Engines) -> None:
     policy, prm = engines.policy, prm_of(engines)
     writer, reader = await policy.open(question()), await prm.open(question())
