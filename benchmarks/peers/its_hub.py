@@ -19,6 +19,7 @@ from cos.engines.settings import EngineSettings, Role
 from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
 from cos.search.errors import CosError
 from cos.search.grammar import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.search.tasks import together
 from cos.training.provenance import Facts
 
 VERSION = "1.2.0"
@@ -79,8 +80,8 @@ async def its_hub(policy: str, prm: str, setting: Setting) -> AsyncGenerator[Its
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cos-its-hub-"))
         python = await installed(Path(folder), f"its_hub[lm]=={VERSION}")
-        policy_url = await stack.enter_async_context(vllm_server("policy", policy))
-        prm_url = await stack.enter_async_context(vllm_server("prm", prm))
+        servers = (vllm_server("policy", policy), vllm_server("prm", prm))
+        policy_url, prm_url = await together(stack.enter_async_context(server) for server in servers)
         process = await asyncio.create_subprocess_exec(
             *(python, "-P", str(CLIENT)),
             stdin=asyncio.subprocess.PIPE,
