@@ -47,8 +47,8 @@ def _head(sections: Sequence[Section], origin: Origin) -> str:
         f"sampling at temperature {origin.temperature:g}, top-p {origin.top_p:g}, from the same seed\n"
         f"- policy {where['policy']} `{where['checkpoints']['policy'] or '-'}`, PRM {where['prm']} "
         f"`{where['checkpoints']['prm'] or '-'}`: the first digits of the weights' SHA-256\n"
-        f"- measured at commit {commits or '-'}, reported at `{where['commit']}`; vLLM {where['vllm']}, "
-        f"Python {where['python']}\n"
+        f"- measured at commit {commits or '-'} (`-dirty`: with changes not yet committed), reported at "
+        f"`{where['commit']}`; vLLM {where['vllm']}, Python {where['python']}\n"
         f"- {machine['cpu']}, {machine['cores']} cores{gpus}\n"
         f"- `{origin.command}`"
     )
