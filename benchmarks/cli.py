@@ -135,7 +135,7 @@ def cost(
     concurrency: Concurrency = 16,
     json_only: JsonOnly = False,
 ) -> None:
-    """Prompt tokens that the PRM engine computed, by its own counters, over what its chains need."""
+    """Tokens that both engines computed, by their own counters, over what the chains need."""
     from cos.benchmarks.commands import Job, run_cost
     from cos.benchmarks.setting import Setting, prm_for
 
