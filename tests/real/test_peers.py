@@ -15,8 +15,6 @@ def test_its_hub_and_ours_answer_the_same_questions() -> None:
     command = "bench peers --peers its_hub --n 2 --concurrency 1 --rounds 1 --json"
     cos = f"{sys.executable.rsplit('/', 1)[0]}/cos"
     ended = subprocess.run([cos, *command.split()], capture_output=True, text=True, cwd=ROOT, timeout=540, check=False)
-    if "cannot be installed" in ended.stderr:
-        pytest.skip(f"no package index at hand: {ended.stderr[-300:]}")
     assert ended.returncode == 0, ended.stderr[-2000:]
     facts = json.loads(ended.stdout)
     beside = {row["our_strategy"]: row for row in facts["results"]}
