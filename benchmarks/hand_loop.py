@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cos.training.muon import muon
+from cos.training.precision import computes_bf16
+
 IGNORED = -100
 """The label of a token that teaches nothing."""
 
@@ -27,12 +30,13 @@ class HandLoop:
         model.model.multi_modal_projector.requires_grad_(False)
         model.train()
         self._model = model
+        self._bf16 = computes_bf16()
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         matrices = [part for part in model.model.language_model.layers.parameters() if part.ndim == 2]
         chosen = {id(part) for part in matrices}
         others = [part for part in self._parameters if id(part) not in chosen]
         self._optimizers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            muon(matrices, rate, weight_decay=0.05),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
         whole = torch.compile(self._loss, dynamic=False) if compiled else self._loss
@@ -42,7 +46,7 @@ class HandLoop:
 
     def step(self, batch: Mapping[str, Tensor]) -> float:
         """One update; the batch has input_ids, labels (batch, length) and pixel_values. The loss before it."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             with torch.no_grad():
                 features = self._see(batch["pixel_values"])
             loss = self._whole(batch["input_ids"], batch["labels"], features)

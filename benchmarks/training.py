@@ -32,6 +32,7 @@ from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import GROUP, LedgerData
 from cos.training.losses import sft_loss
 from cos.training.mnist import Digits
+from cos.training.precision import computes_bf16
 from cos.training.render import Renderer
 from cos.training.statistics import RESAMPLES, Interval
 from cos.training.trainer import StageTrainer
@@ -180,7 +181,7 @@ def training_facts(
         "batch": load.batch,
         "threads": load.threads,
         "compiled": load.compiled,
-        "precision": "bf16",
+        "precision": "bf16" if computes_bf16() else "fp32",
         "seed": seed,
     }
 
@@ -215,7 +216,6 @@ def _keys(load: Load, steps: int) -> TrainingKeys:
         steps=steps,
         learning_rate=RATE,
         optimizer="muon",
-        precision="bf16",
         train_projector=False,
         compile=load.compiled,
         log_every=1,

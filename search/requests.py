@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from cos.search.account import account
@@ -76,6 +76,7 @@ class Requests:
         self._budget = Budget(spec.limits)
         self._live = Gate(spec.limits.live_sequences)
         self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
+        self._dropped: list[asyncio.Task[Drawn | None]] = []
         self._numbers: dict[Path, int] = {(): 0}
         """The same for candidates whose chains say the same."""
         self._said: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -94,26 +95,27 @@ class Requests:
         unlimited = limits.tokens is None and limits.prm_reads is None
         return self._spec.speculate and unlimited and not self._live.is_full and not self._policy.is_saturated
 
-    @property
-    def begun(self) -> frozenset[Path]:
-        """The places begun ahead and not yet taken up."""
-        return frozenset(self._ahead)
-
     def begin(self, place: Place) -> None:
         """Begins a candidate that will probably be wanted."""
         if place.path not in self._ahead and place.path not in self.tree:
             self._ahead[place.path] = asyncio.create_task(self._draw(place, self._longest(place.chain), ahead=True))
 
-    async def abandon(self, paths: frozenset[Path]) -> None:
-        """Aborts what was begun ahead at these places; what it wrote counts as aborted."""
-        if not paths:
-            return
-        dropped = [task for path in paths if (task := self._ahead.pop(path, None)) is not None]
-        for task in dropped:
-            task.cancel()
-        for drawn in await asyncio.gather(*dropped, return_exceptions=True):
+    def drop(self, paths: Iterable[Path]) -> None:
+        """Aborts what was begun ahead at these places."""
+        for path in paths:
+            task = self._ahead.pop(path, None)
+            if task is not None:
+                task.cancel()
+                self._dropped.append(task)
+
+    async def settle(self) -> None:
+        """Drops all that was begun ahead and not taken up, and returns once none of it runs any more; what it wrote
+        counts as aborted."""
+        self.drop([*self._ahead])
+        for drawn in await asyncio.gather(*self._dropped, return_exceptions=True):
             if isinstance(drawn, Drawn):
                 self.spent["tokens_aborted"] += len(drawn.token_ids)
+        self._dropped.clear()
 
     def reserve(self, chain: Chain, sharers: int) -> int:
         """Tokens for one candidate more, of which ``sharers`` are about to be drawn. Errors: BudgetExhausted."""

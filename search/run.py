@@ -103,7 +103,7 @@ async def _search(
         limit = "seconds"
     finally:
         if requests is not None:
-            await requests.abandon(requests.begun)
+            await requests.settle()
     winner = chain or (search.best_so_far() if search else None)
     if requests is None or search is None or winner is None:
         raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 
+from cos.search.ahead import Ahead
 from cos.search.errors import BudgetExhausted, EngineError, InputError
 from cos.search.events import Event, Selected
 from cos.search.ports import Comparer, Policy
@@ -63,28 +64,27 @@ class Search:
         ends. Children that say the same are all there (`distinct` merges them).
 
         ``then``: what will be asked for next. With it, children of likely survivors are begun while stragglers still
-        run, at low priority; the result is the same as without. Errors: EngineError when no child could be had;
-        BudgetExhausted, which a strategy lets pass.
+        run and scores are not there yet, at low priority; the result is the same as without. Errors: EngineError when
+        no child could be had; BudgetExhausted, which a strategy lets pass.
         """
         heat = self._spec.sampling.temperature if temperature is None else temperature
         places = self._reserved(wanted, heat)
-        level: list[Chain] = []
-        begun: set[Path] = set()
+        ahead = Ahead(self._requests, lambda level: self._next(then(level), heat), len(places)) if then else None
 
         async def child(place: Place, grant: int) -> Chain | None:
             longer = await self._requests.write(place, grant)
             if longer is None:
                 return None
+            if ahead is None:
+                return await self._requests.judge(longer)
+            ahead.written(longer)
             judged = await self._requests.judge(longer)
-            if then is not None:
-                level.append(judged)
-                if len(level) < len(places) and self._requests.may_begin:
-                    await self._look_ahead(then(level), begun, heat)
+            ahead.judged(judged)
             return judged
 
         found = _alive(await together(child(place, grant) for place, grant in places))
-        if then is not None and begun:
-            await self._requests.abandon(frozenset(begun - {place.path for place in self._next(then(found), heat)}))
+        if ahead is not None:
+            ahead.decide(found)
         return found
 
     async def write(self, wanted: Wanted) -> list[Chain]:
@@ -229,18 +229,6 @@ class Search:
             for chain, n in wanted
             for number in range(n)
         ]
-
-    async def _look_ahead(self, wanted: Wanted, begun: set[Path], temperature: float) -> None:
-        """Begins what is likely wanted next, and aborts what no longer is."""
-        likely = self._next(wanted, temperature)
-        stale = frozenset(begun - {place.path for place in likely})
-        begun -= stale
-        for place in likely:
-            if not self._requests.may_begin:
-                break
-            self._requests.begin(place)
-            begun.add(place.path)
-        await self._requests.abandon(stale)
 
 
 def _alive(found: Sequence[Chain | None]) -> list[Chain]:

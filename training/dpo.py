@@ -13,6 +13,7 @@ import torch
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext, StageRun
+from cos.training.precision import is_bf16
 from cos.training.preference import (
     PairCollator,
     PairData,
@@ -62,10 +63,11 @@ def reference_of(
     """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
     reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
-    key = f"{weights_digest(reference)} {data.fingerprint} {config.precision}"
+    bf16 = is_bf16(config.precision)
+    key = f"{weights_digest(reference)} {data.fingerprint} {bf16=}"
 
     def compute() -> list[tuple[float, float]]:
-        return reference_logprobs(reference, data, collate, config.batch, bf16=config.precision == "bf16")
+        return reference_logprobs(reference, data, collate, config.batch, bf16=bf16)
 
     return cached_reference(context.folder, key, compute)
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cos.training.mnist import Split
+from cos.training.precision import Precision
 
 
 class Keys(BaseModel):
@@ -113,8 +114,9 @@ class TrainingKeys(Keys):
     """The rate at the end, as a share of the peak."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for everything, or Muon for the matrices within layers and AdamW for the rest."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Number format of the forward and backward pass; weights and optimiser stay in float32."""
+    precision: Precision = "auto"
+    """Number format of the forward and backward pass; weights and optimiser stay in float32. ``auto`` is bf16, but fp32
+    on a CPU that would have to emulate it."""
     train_vision: bool = False
     """Whether the vision tower is trained."""
     train_projector: bool = True

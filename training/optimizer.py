@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cos.training.muon import muon as matrix_optimizer
+
 HIDDEN = re.compile(r"\.layers?\.\d+\.")
 """What the names of parameters within a layer have in common."""
 
@@ -28,9 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
         outer = [p for name, p in named if not (p.ndim == 2 and HIDDEN.search(name))]
         self.parts: list[torch.optim.Optimizer] = []
         if inner and muon:
-            self.parts.append(
-                torch.optim.Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(matrix_optimizer(inner, learning_rate, weight_decay))
         groups = [{"params": outer, "weight_decay": 0.0}] if outer else []
         groups += [{"params": inner, "weight_decay": weight_decay}] if inner and not muon else []
         if groups:

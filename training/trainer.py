@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from cos.training.folder import StageContext, check_disk
 from cos.training.optimizer import MuonAdamW
+from cos.training.precision import is_bf16
 from cos.training.recipe import TrainingKeys
 
 Numbers = Mapping[str, float]
@@ -230,7 +231,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": keys.min_rate_share},
         max_grad_norm=1.0,
-        bf16=keys.precision == "bf16",
+        bf16=is_bf16(keys.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=context.seed,
         train_sampling_strategy="sequential" if in_order else "random",
