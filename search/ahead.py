@@ -1,8 +1,5 @@
-"""What an expansion begins before it is decided: children of those that will probably survive.
-
-A candidate counts from the moment it is written. Until its score is there, what it will be worth is guessed: what has
-been said by more of its siblings is more likely right (self-consistency, Wang et al., arXiv 2203.11171). A wrong guess
-costs tokens, never the result: what was begun in vain is dropped and counted.
+"""What a search begins before it is decided: what it will probably ask for next. A wrong guess costs tokens, never the
+result: what was begun in vain is dropped and counted.
 """
 
 from collections import Counter
@@ -13,43 +10,33 @@ from cos.search.requests import Place, Requests
 from cos.search.types import UNREADABLE, Chain, Path
 
 Foresee = Callable[[Sequence[Chain]], Sequence[Place]]
-"""What would be drawn next, were a level's chains these."""
+"""What will be drawn next, were these chains all there is to know."""
 
 
 class Ahead:
-    """One level, as far as it is known."""
+    """What one expansion has begun."""
 
-    def __init__(self, requests: Requests, foresee: Foresee, candidates: int) -> None:
-        """``candidates``: how many the level is to have."""
+    def __init__(self, requests: Requests, foresee: Foresee) -> None:
         self._requests = requests
         self._foresee = foresee
-        self._unjudged = candidates
-        self._level: dict[Path, Chain] = {}
         self._begun: set[Path] = set()
 
-    def written(self, chain: Chain) -> None:
-        """Takes in a new candidate; begins what is now likely, drops what no longer is."""
-        self._level[chain.path] = chain
-        if self._unjudged and self._requests.may_begin:
-            self._follow(self._foresee(guessed(self._level.values())))
-
-    def judged(self, chain: Chain) -> None:
-        """The same once its score is there. With the last one nothing is left to guess."""
-        self._unjudged -= 1
-        self.written(chain)
-
-    def decide(self, chains: Sequence[Chain]) -> None:
-        """Keeps what is really wanted next."""
-        if self._begun:
-            self._drop_all_but(self._foresee(chains))
-
-    def _follow(self, likely: Sequence[Place]) -> None:
+    def follow(self, known: Sequence[Chain], *, whole: bool = False) -> None:
+        """Begins what is now likely, drops what no longer is. ``whole``: chains, not candidates."""
+        if not self._requests.may_begin:
+            return
+        likely = self._foresee(known)
         self._drop_all_but(likely)
         for place in likely:
             if not self._requests.may_begin:
                 break
-            self._requests.begin(place)
+            self._requests.begin(place, whole=whole)
             self._begun.add(place.path)
+
+    def decide(self, known: Sequence[Chain]) -> None:
+        """Keeps what is really wanted next."""
+        if self._begun:
+            self._drop_all_but(self._foresee(known))
 
     def _drop_all_but(self, places: Sequence[Place]) -> None:
         stale = self._begun.difference(place.path for place in places)
@@ -57,9 +44,54 @@ class Ahead:
         self._requests.drop(stale)
 
 
+class LevelAhead:
+    """The next level of a step search: children of those that will probably survive.
+
+    A candidate counts from the moment it is written. Until its score is there, what it will be worth is guessed.
+    """
+
+    def __init__(self, requests: Requests, foresee: Foresee, candidates: int) -> None:
+        """``candidates``: how many this level is to have."""
+        self._ahead = Ahead(requests, foresee)
+        self._unjudged = candidates
+        self._level: dict[Path, Chain] = {}
+
+    def written(self, chain: Chain) -> None:
+        """Takes in a candidate without a score."""
+        self._level[chain.path] = chain
+        self._ahead.follow(guessed(self._level.values()))
+
+    def judged(self, chain: Chain) -> None:
+        """Takes in a score. After the last one nothing is left to guess."""
+        self._level[chain.path] = chain
+        self._unjudged -= 1
+        if self._unjudged:
+            self._ahead.follow(guessed(self._level.values()))
+
+    def decide(self, chains: Sequence[Chain]) -> None:
+        """Takes in the whole level."""
+        self._ahead.decide(chains)
+
+
+class ChainsAhead:
+    """More whole chains, while those that are growing do not look good."""
+
+    def __init__(self, requests: Requests, foresee: Foresee) -> None:
+        self._ahead = Ahead(requests, foresee)
+        self._growing: dict[int, Chain] = {}
+
+    def judged(self, chain: Chain) -> None:
+        """Takes in a chain as far as it has grown; scores come in any order."""
+        known = self._growing.get(chain.path[0])
+        if known is None or len(known.path) < len(chain.path):
+            self._growing[chain.path[0]] = chain
+        self._ahead.follow(list(self._growing.values()), whole=True)
+
+
 def guessed(level: Iterable[Chain]) -> list[Chain]:
     """The chains of a level, those without a score with a guess: the score of another that says the same, or else the
-    share of its siblings that say it. In path order."""
+    share of its siblings that say it (what more say is more often right: Wang et al., arXiv 2203.11171). In path order.
+    """
     chains = sorted(level, key=lambda chain: chain.path)
     known = {chain.token_ids: score for chain in chains if (score := chain.candidates[-1].score) is not None}
     siblings = Counter(chain.path[:-1] for chain in chains)

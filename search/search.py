@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from cos.search.ahead import Ahead
+from cos.search.ahead import ChainsAhead, Foresee, LevelAhead
 from cos.search.errors import BudgetExhausted, EngineError, InputError
 from cos.search.events import Event, Selected
 from cos.search.ports import Comparer, Policy
@@ -69,7 +69,7 @@ class Search:
         """
         heat = self._spec.sampling.temperature if temperature is None else temperature
         places = self._reserved(wanted, heat)
-        ahead = Ahead(self._requests, lambda level: self._next(then(level), heat), len(places)) if then else None
+        ahead = LevelAhead(self._requests, self._foresee(then, heat), len(places)) if then else None
 
         async def child(place: Place, grant: int) -> Chain | None:
             longer = await self._requests.write(place, grant)
@@ -93,18 +93,30 @@ class Search:
         return _alive(await together(self._requests.write(place, grant) for place, grant in places))
 
     async def sample(
-        self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
+        self,
+        n: int,
+        *,
+        scored: bool,
+        then: Plan | None = None,
+        temperature: float | None = None,
+        stop_hopeless: bool = False,
     ) -> list[Chain]:
         """Draws n whole chains from the root, side by side, in path order. With ``scored`` each step is read while
         the chain grows on: growing never waits for a score. ``stop_hopeless``: a chain that can no longer be worth as
-        much as one that has answered grows no further. Errors: as `expand`."""
-        return await self.finish([self.root] * n, scored=scored, temperature=temperature, stop_hopeless=stop_hopeless)
+        much as one that has answered grows no further.
+
+        ``then``: what will be sampled next, given the chains as far as they have grown and been read. It is begun at
+        low priority; the result is the same as without. Errors: as `expand`."""
+        return await self.finish(
+            [self.root] * n, scored=scored, then=then, temperature=temperature, stop_hopeless=stop_hopeless
+        )
 
     async def finish(
         self,
         chains: Sequence[Chain],
         *,
         scored: bool,
+        then: Plan | None = None,
         temperature: float | None = None,
         steps: int | None = None,
         stop_hopeless: bool = False,
@@ -112,7 +124,13 @@ class Search:
         """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
         heat = self._spec.sampling.temperature if temperature is None else temperature
 
+        ahead = ChainsAhead(self._requests, self._foresee(then, heat)) if then else None
         answered: list[Chain] = []
+
+        async def read(chain: Chain) -> None:
+            judged = await self._requests.judge(chain)
+            if ahead is not None:
+                ahead.judged(self._with_scores(judged))
 
         def is_hopeless(chain: Chain) -> bool:
             values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
@@ -121,7 +139,6 @@ class Search:
             return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
 
         async def grow(chain: Chain | None, place: Place) -> Chain | None:
-            readings: list[asyncio.Task[Chain]] = []
             async with asyncio.TaskGroup() as group:
                 grown = 0
                 while chain is not None and not chain.is_last and (steps is None or grown < steps):
@@ -134,7 +151,7 @@ class Search:
                             break
                         place = Place(chain, (*chain.path, 0), heat)
                         if scored:
-                            readings.append(group.create_task(self._requests.judge(chain)))
+                            group.create_task(read(chain))
             return chain and self._with_scores(chain)
 
         return _alive(await together([grow(chain, self._place(chain, heat)) for chain in chains]))
@@ -222,13 +239,17 @@ class Search:
         self._children[chain.path] = index + 1
         return Place(chain, (*chain.path, index), temperature)
 
-    def _next(self, wanted: Wanted, temperature: float) -> list[Place]:
-        """The places that `expand` would give these children, without giving them."""
-        return [
-            Place(chain, (*chain.path, self._children.get(chain.path, 0) + number), temperature)
-            for chain, n in wanted
-            for number in range(n)
-        ]
+    def _foresee(self, then: Plan, temperature: float) -> Foresee:
+        """The places that the next children would be given, without giving them."""
+
+        def places(chains: Sequence[Chain]) -> list[Place]:
+            return [
+                Place(chain, (*chain.path, self._children.get(chain.path, 0) + number), temperature)
+                for chain, n in then(chains)
+                for number in range(n)
+            ]
+
+        return places
 
 
 def _alive(found: Sequence[Chain | None]) -> list[Chain]:

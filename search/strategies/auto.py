@@ -11,6 +11,7 @@ better served by a beam is found in Snell et al., arXiv 2408.03314, section 5.3.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -51,12 +52,23 @@ class Auto(Strategy):
         chains, has_prm = list[Chain](), search.values_are_probabilities
         most = max(1, params.n // 2) if has_prm else params.n
         while len(chains) < most and not await sure(search, chains, params):
-            chains += await search.sample(min(max(FIRST, len(chains)), most - len(chains)), scored=True)
+            n = min(max(FIRST, len(chains)), most - len(chains))
+            more = min(len(chains) + n, most - len(chains) - n)
+            then = partial(outlook, search, params, n, more)
+            chains += await search.sample(n, scored=True, then=then if has_prm else None)
         if has_prm and params.n > most and not await sure(search, chains, params):
             chains.append(await Beam().run(search, BeamParams(n=params.n - most)))
         winner = await leader(search, chains)
         search.select([winner], chains)
         return winner
+
+
+def outlook(
+    search: "Search", params: AutoParams, n: int, more: int, growing: Sequence[Chain]
+) -> list[tuple[Chain, int]]:
+    """What is sampled after n chains: more, while none of them looks good enough to be believed."""
+    good = any((search.confidence(chain) or 0.0) >= params.confidence for chain in growing)
+    return [] if good or len(growing) < n or not more else [(search.root, more)]
 
 
 def probabilities(search: "Search", group: Sequence[Chain]) -> list[float]:

@@ -2,19 +2,22 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.search.ahead import guessed
 from cos.search.budget import Limits
-from cos.search.types import Result
+from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
+from cos.search.types import Candidate, Chain, End, Question, Result, Step
 
 Find = Callable[..., Awaitable[Result]]
 
-LOOKS_AHEAD = ("beam", "dvts", "greedy_prm", "rebase")
+LOOKS_AHEAD = ("auto", "beam", "dvts", "greedy_prm", "rebase")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,76 @@ async def test_children_of_likely_survivors_begin_while_a_straggler_runs(find: F
     ahead = await find("greedy_prm", policy=policy)
     assert policy.most_in_flight > 4
     assert ahead.usage.tokens_generated > sum(len(candidate.token_ids) for candidate in ahead.tree)
+
+
+@dataclass
+class Witness:
+    """A judge that notes how many candidates are being written when it has read one."""
+
+    policy: ScriptedEngine
+    score: float
+    seen: list[int] = field(default_factory=lambda: [])
+
+    def __call__(self, question: Question, written: str) -> float:
+        del question
+        if ANSWER_END not in written:
+            self.seen.append(self.policy.in_flight)
+        return self.score
+
+
+async def witnessed(find: Find, strategy: str, score: float, **spec: Any) -> tuple[Witness, Result]:
+    """A search whose candidates all say the same."""
+    policy = alike()
+    witness = Witness(policy, score)
+    prm = ScriptedEngine(Script(judge=witness, seconds_per_read=0.005))
+    return witness, await find(strategy, {"n": 4 if strategy == "greedy_prm" else 8}, policy=policy, prm=prm, **spec)
+
+
+async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None:
+    late, waiting = await witnessed(find, "greedy_prm", 0.9, speculate=False)
+    early, found = await witnessed(find, "greedy_prm", 0.9)
+    assert tree_of(found) == tree_of(waiting)
+    assert found.usage.tokens_aborted == 0
+    assert max(late.seen) == 0
+    assert max(early.seen) == 4
+
+
+async def test_auto_begins_more_chains_while_those_that_grow_do_not_look_good(find: Find) -> None:
+    late, waiting = await witnessed(find, "auto", 0.3, speculate=False)
+    early, found = await witnessed(find, "auto", 0.3)
+    assert tree_of(found) == tree_of(waiting)
+    assert max(late.seen) == 2
+    assert max(early.seen) == 2 + 2
+
+
+async def test_auto_begins_nothing_more_where_a_chain_looks_good(find: Find) -> None:
+    witness, result = await witnessed(find, "auto", 0.95)
+    assert max(witness.seen) == 2
+    assert result.usage.requests_aborted == 0
+
+
+def alike() -> ScriptedEngine:
+    """Four candidates of a level, or of a question, say the same; each takes some time."""
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        del question, rng
+        done = written.count(STEP_END)
+        first = not written
+        if done == 4:
+            return "".join(answer_pieces("7", first=first))
+        return "".join(step_pieces(Step(f"Step {done}", "I look.", "Fine"), first=first))
+
+    return ScriptedEngine(Script(writer=write, seconds_per_token=0.0005))
+
+
+def chain(index: int, token: int, score: float | None = None, end: End = "step") -> Chain:
+    return Chain((Candidate(path=(index,), token_ids=(token,), text="", end=end, score=score),))
+
+
+def test_a_score_that_is_not_there_is_guessed_by_what_says_the_same() -> None:
+    level = [chain(3, 7), chain(0, 7), chain(1, 8), chain(2, 9, 0.6), chain(4, 9), chain(5, 7, end="broken")]
+    scores = [one.candidates[-1].score for one in guessed(level)]
+    assert scores == [2 / 6 + 1 / 6, 1 / 6, 0.6, 2 / 6 + 1 / 6, 0.6, None]
 
 
 @pytest.mark.parametrize("limits", [Limits(tokens=50_000), Limits(prm_reads=5_000)])

@@ -27,6 +27,8 @@ EVERY = sorted(menu())
 SCORED = sorted(name for name, strategy in menu().items() if strategy.needs_scores)
 UNREAD = ("greedy", "self_consistency", "self_critique")
 """Strategies that never look at a score."""
+LOOKS_AHEAD = ("auto", "beam", "dvts", "greedy_prm", "rebase")
+"""Strategies that begin what is likely wanted next, and drop some of it."""
 ONE_WIDE = sorted(
     name
     for name, strategy in menu().items()
@@ -205,7 +207,8 @@ async def test_the_ledger_balances(find: Find, strategy: str) -> None:
     assert usage.policy_cached_tokens <= usage.policy_prompt_tokens
     assert usage.prm_cached_tokens <= usage.prm_prompt_tokens
     assert usage.prm_reads == (len(result.chain.candidates) if strategy in UNREAD else distinct(result))
-    assert (usage.requests_aborted, usage.requests_failed, usage.unscored) == (0, 0, 0)
+    assert (usage.requests_failed, usage.unscored) == (0, 0)
+    assert usage.requests_aborted == 0 or strategy in LOOKS_AHEAD
     assert policy.in_flight == prm.in_flight == 0
 
 
