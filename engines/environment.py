@@ -25,6 +25,11 @@ def computes_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def fitting_dtype(settings: EngineSettings, *, on_cpu: bool) -> str:
+    """The number format for weights that are not quantised: ``auto`` is float32 on a CPU without bfloat16."""
+    return "float32" if settings.dtype == "auto" and on_cpu and not computes_bfloat16() else settings.dtype
+
+
 def is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:
     """Whether an engine neither captures graphs nor compiles."""
     return on_cpu if settings.enforce_eager is None else settings.enforce_eager

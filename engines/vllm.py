@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cos.engines.checkpoint import check_model, templater
 from cos.engines.collector import spare_the_collector
-from cos.engines.environment import computes_bfloat16, is_cpu_build, is_eager, set_environment
+from cos.engines.environment import fitting_dtype, is_cpu_build, is_eager, set_environment
 from cos.engines.load import Load
 from cos.engines.processes import EngineContext, preload, without_interrupts
 from cos.engines.settings import EngineSettings
@@ -342,8 +342,9 @@ def _start(settings: EngineSettings, *, on_cpu: bool) -> VllmEngine:
             **{name: value for name, value in optional.items() if value is not None},
         )
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
-        if on_cpu and settings.dtype == "auto" and not config.model_config.quantization and not computes_bfloat16():
-            args.dtype = "float32"
+        dtype = fitting_dtype(settings, on_cpu=on_cpu)
+        if dtype != settings.dtype and not config.model_config.quantization:
+            args.dtype = cast("Any", dtype)
             config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         if on_cpu and settings.tensor_parallel_size == 1:
             # vLLM takes a worker process of its own for this on CPU, to pin its threads, which we do not want pinned:

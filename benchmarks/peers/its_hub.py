@@ -14,7 +14,7 @@ from cos.benchmarks.server_process import served
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Way
 from cos.checkpoints import LedgerProblem, resolve
-from cos.engines.environment import is_cpu_build, set_environment
+from cos.engines.environment import fitting_dtype, is_cpu_build, set_environment
 from cos.engines.settings import EngineSettings, Role
 from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
 from cos.search.errors import CosError
@@ -139,6 +139,7 @@ async def vllm_server(role: Role, model: str) -> AsyncGenerator[str]:
         "vllm.entrypoints.openai.api_server",
         *("--model", settings.model),
         *("--served-model-name", role),
+        *("--dtype", fitting_dtype(settings, on_cpu=on_cpu)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
         *("--gpu-memory-utilization", str(settings.memory_utilization / 2)),
         *("--generation-config", "vllm"),
