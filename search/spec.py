@@ -43,7 +43,7 @@ class SearchSpec:
         speculate: bool = True,
     ) -> None:
         """``explain``: score the winning chain's steps even where the strategy did not need them. ``speculate``: begin
-        what is likely wanted next while stragglers still run; it changes the time a search takes, never its tree.
+        what is likely wanted next before it is decided; it changes the time a search takes, never its tree.
 
         Errors: InputError for an unknown strategy or parameter, naming it and what there is.
         """

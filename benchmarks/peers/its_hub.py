@@ -79,9 +79,13 @@ async def its_hub(policy: str, prm: str, setting: Setting) -> AsyncGenerator[Its
     """its_hub in front of both models. Errors: CosError when it cannot be installed or a server does not start."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cos-its-hub-"))
-        python = await installed(Path(folder), f"its_hub[lm]=={VERSION}")
-        servers = (vllm_server("policy", policy), vllm_server("prm", prm))
-        policy_url, prm_url = await together(stack.enter_async_context(server) for server in servers)
+        python, policy_url, prm_url = await together(
+            (
+                installed(Path(folder), f"its_hub[lm]=={VERSION}"),
+                stack.enter_async_context(vllm_server("policy", policy)),
+                stack.enter_async_context(vllm_server("prm", prm)),
+            )
+        )
         process = await asyncio.create_subprocess_exec(
             *(python, "-P", str(CLIENT)),
             stdin=asyncio.subprocess.PIPE,

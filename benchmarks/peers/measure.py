@@ -1,10 +1,11 @@
 """All peers, each beside ours at the same n, in turns: beside the same strategy, and beside the one that a server of
 ours has unless it is told otherwise."""
 
+import asyncio
 import base64
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -19,6 +20,7 @@ from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Round, Way, compare
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import CosError, InputError
+from cos.search.tasks import dismiss
 from cos.training.accuracy import root_seed
 from cos.training.engines import running
 from cos.training.provenance import Facts
@@ -86,11 +88,13 @@ async def beside(contest: Contest, peers: Iterable[Peer]) -> Facts:
 
 async def beside_its_hub(contest: Contest) -> list[Facts]:
     """Over HTTP, each in front of engines of its own."""
-    async with (
-        own_server(contest.policy, contest.prm) as url,
-        its_hub(contest.policy, contest.prm, contest.setting) as hub,
-        client(url, contest) as asked,
-    ):
+    async with AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(own_server(contest.policy, contest.prm)))
+        try:
+            hub = await stack.enter_async_context(its_hub(contest.policy, contest.prm, contest.setting))
+            asked = await stack.enter_async_context(client(await starting, contest))
+        finally:
+            await dismiss(starting)
         rows: list[Facts] = []
         for setting in contest.ours("best_of_n"):
             ours = Served(asked, setting, contest.seed)
