@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -60,64 +59,65 @@ async def test_children_of_likely_survivors_begin_while_a_straggler_runs(find: F
     assert ahead.usage.tokens_generated > sum(len(candidate.token_ids) for candidate in ahead.tree)
 
 
-@dataclass
 class Witness:
-    """A judge that notes how many candidates are being written when it has read one."""
+    """A pair whose candidates all say the same. It notes how many requests of the policy are under way as one more
+    begins, until the first answer is read (``seen``), and as a read ends (``unread``)."""
 
-    policy: ScriptedEngine
-    score: float
-    seen: list[int] = field(default_factory=lambda: [])
+    def __init__(self, score: float, script: Script) -> None:
+        self.policy = ScriptedEngine(replace(script, writer=self.write))
+        self.prm = ScriptedEngine(Script(judge=self.judge, seconds_per_read=0.005))
+        self.seen: list[int] = []
+        self.unread: list[int] = []
+        self._score = score
+        self._notes = True
 
-    def __call__(self, question: Question, written: str) -> float:
-        del question
-        if ANSWER_END not in written:
-            self.seen.append(self.policy.in_flight)
-        return self.score
-
-
-async def witnessed(find: Find, strategy: str, score: float, **spec: Any) -> tuple[Witness, Result]:
-    """A search whose candidates all say the same."""
-    policy = alike()
-    witness = Witness(policy, score)
-    prm = ScriptedEngine(Script(judge=witness, seconds_per_read=0.005))
-    return witness, await find(strategy, {"n": 4 if strategy == "greedy_prm" else 8}, policy=policy, prm=prm, **spec)
-
-
-async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None:
-    late, waiting = await witnessed(find, "greedy_prm", 0.9, speculate=False)
-    early, found = await witnessed(find, "greedy_prm", 0.9)
-    assert tree_of(found) == tree_of(waiting)
-    assert found.usage.tokens_aborted == 0
-    assert max(late.seen) == 0
-    assert max(early.seen) == 4
-
-
-async def test_auto_begins_more_chains_while_those_that_grow_do_not_look_good(find: Find) -> None:
-    late, waiting = await witnessed(find, "auto", 0.3, speculate=False)
-    early, found = await witnessed(find, "auto", 0.3)
-    assert tree_of(found) == tree_of(waiting)
-    assert max(late.seen) == 2
-    assert max(early.seen) == 2 + 2
-
-
-async def test_auto_begins_nothing_more_where_a_chain_looks_good(find: Find) -> None:
-    witness, result = await witnessed(find, "auto", 0.95)
-    assert max(witness.seen) == 2
-    assert result.usage.requests_aborted == 0
-
-
-def alike() -> ScriptedEngine:
-    """Four candidates of a level, or of a question, say the same; each takes some time."""
-
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(self, question: Question, written: str, rng: random.Random) -> str:
         del question, rng
+        if self._notes:
+            self.seen.append(self.policy.in_flight)
         done = written.count(STEP_END)
         first = not written
         if done == 4:
             return "".join(answer_pieces("7", first=first))
         return "".join(step_pieces(Step(f"Step {done}", "I look.", "Fine"), first=first))
 
-    return ScriptedEngine(Script(writer=write, seconds_per_token=0.0005))
+    def judge(self, question: Question, written: str) -> float:
+        del question
+        self._notes = self._notes and ANSWER_END not in written
+        self.unread.append(self.policy.in_flight)
+        return self._score
+
+
+STEADY = Script(seconds_per_token=0.001)
+"""Some 40 ms a step, many times what a read takes."""
+SLOW_SECOND_STEPS = Script(delay=lambda kind, number: 0.3 if kind == "draw" and number in (2, 3) else 0.0)
+"""Of two chains."""
+
+
+async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None:
+    late, early = Witness(0.9, STEADY), Witness(0.9, STEADY)
+    waiting = await find("greedy_prm", {"n": 4}, policy=late.policy, prm=late.prm, speculate=False)
+    found = await find("greedy_prm", {"n": 4}, policy=early.policy, prm=early.prm)
+    assert tree_of(found) == tree_of(waiting)
+    assert found.usage.tokens_aborted == 0
+    assert max(late.unread) == 0
+    assert max(early.unread) == 4
+
+
+async def test_auto_begins_more_chains_while_those_that_grow_do_not_look_good(find: Find) -> None:
+    late, early = Witness(0.3, SLOW_SECOND_STEPS), Witness(0.3, SLOW_SECOND_STEPS)
+    waiting = await find("auto", {"n": 8}, policy=late.policy, prm=late.prm, speculate=False)
+    found = await find("auto", {"n": 8}, policy=early.policy, prm=early.prm)
+    assert tree_of(found) == tree_of(waiting)
+    assert max(late.seen) == 1
+    assert max(early.seen) == 3
+
+
+async def test_auto_begins_nothing_more_where_a_chain_looks_good(find: Find) -> None:
+    witness = Witness(0.95, SLOW_SECOND_STEPS)
+    result = await find("auto", {"n": 8}, policy=witness.policy, prm=witness.prm)
+    assert max(witness.seen) == 1
+    assert result.usage.requests_aborted == 0
 
 
 def chain(index: int, token: int, score: float | None = None, end: End = "step") -> Chain:
