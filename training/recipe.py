@@ -71,6 +71,8 @@ class SftConfig(StageKeys, TrainingKeys):
     """Gold chains over ledgers without end."""
     trains: Literal["policy", "prm"] = "policy"
     """Whose questions and digits these are: a PRM may begin as a reader."""
+    checked: int = Field(default=256, ge=1)
+    """Gold chains over digits it has not seen that the outcome is measured on."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SftConfig:

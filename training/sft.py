@@ -26,8 +26,7 @@ from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
 
-CHECKED = 8
-"""Batches of unseen gold chains that the outcome is measured on."""
+CHECKED_AT_ONCE = 32
 
 
 def run_sft(config: SftConfig, context: StageContext) -> None:
@@ -78,10 +77,10 @@ def exact_on_unseen(
     if config.ledger is None:
         return {}
     other = "prm" if config.ledger.digits == "policy" else "policy"
-    data = gold_ledgers(load_digits(context.mnist, other), encoder, CHECKED * 32, 32, context.seed + 1)
+    data = gold_ledgers(load_digits(context.mnist, other), encoder, config.checked, CHECKED_AT_ONCE, context.seed + 1)
     model.eval()
-    shares = [
-        sft_loss(model, collate(data.__getitems__(range(start, start + 32))))[1]["exact_chains"]
-        for start in range(0, CHECKED * 32, 32)
-    ]
-    return {"exact_chains_unseen": sum(shares) / len(shares)}
+    exact = 0.0
+    for start in range(0, config.checked, CHECKED_AT_ONCE):
+        batch = range(start, min(start + CHECKED_AT_ONCE, config.checked))
+        exact += len(batch) * sft_loss(model, collate(data.__getitems__(batch)))[1]["exact_chains"]
+    return {"exact_chains_unseen": exact / config.checked}

@@ -52,6 +52,9 @@ def test_the_recipe_of_the_embedded_default_runs_from_its_first_stage_to_its_las
     recipe = small(yaml.safe_load((ROOT / "training" / "recipes" / "cos-tiny.yaml").read_text(encoding="utf-8")))
     names = [stage.get("name", stage["stage"]) for stage in recipe["stages"]]
     recipe["stages"][names.index("sft-1")]["model"] = str(embedded("policy"))
+    for stage in recipe["stages"]:
+        if stage["stage"] == "sft":
+            stage["checked"] = 16
     recipe |= {"runs": str(tmp_path / "runs"), "threads": 1}
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
