@@ -23,7 +23,7 @@ class Ahead:
 
     def follow(self, known: Sequence[Chain], *, whole: bool = False) -> None:
         """Begins what is now likely, drops what no longer is. ``whole``: chains, not candidates."""
-        if not self._requests.may_begin:
+        if not (self._begun or self._requests.may_begin):
             return
         likely = self._foresee(known)
         self._drop_all_but(likely)

@@ -16,4 +16,4 @@ def computes_bf16() -> bool:
 
     from cos.engines.environment import computes_bfloat16
 
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else computes_bfloat16()
+    return torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else computes_bfloat16()

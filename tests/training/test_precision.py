@@ -1,9 +1,10 @@
-"""Muon in float32 does what PyTorch's does in bfloat16."""
+"""Number formats of training; Muon in float32 does what PyTorch's does in bfloat16."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cos.training import precision as precision_of
 from cos.training.muon import Float32Muon, orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -35,3 +36,14 @@ def test_singular_values_come_near_one() -> None:
     assert found.shape == (32, 16)
     assert values.min() > 0.5
     assert values.max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "found"),
+    [("auto", True, True), ("auto", False, False), ("bf16", False, True), ("fp32", True, False)],
+)
+def test_bf16_is_used_where_there_is_any(
+    monkeypatch: pytest.MonkeyPatch, precision: precision_of.Precision, has_bf16: bool, found: bool
+) -> None:
+    monkeypatch.setattr(precision_of, "computes_bf16", lambda: has_bf16)
+    assert precision_of.is_bf16(precision) == found
