@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
-from cos.search.grammar import LABEL_GOOD, STEP_TAG, answer_pieces, step_pieces
+from cos.search.grammar import LABEL_GOOD, STEP_END, STEP_TAG, answer_pieces, step_pieces
 from cos.search.select import rank
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
@@ -185,3 +185,27 @@ async def test_no_order_of_events_changes_a_search(
         result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
         outcomes.add((result.chain, result.value, result.finish_reason, result.tree))
     assert len(outcomes) == 1
+
+
+BY_RANK = ("auto", "beam", "best_of_n", "dvts", "greedy_prm", "rebase")
+"""Strategies that follow scores alone: neither votes nor chance, and no rollouts."""
+
+
+def even(question: Question, written: str, rng: random.Random) -> str:
+    """Steps and answers of equal length that differ."""
+    del question
+    first, number = not written, rng.randrange(100, 1000)
+    if written.count(STEP_END) == 3:
+        return "".join(answer_pieces(str(number), first=first))
+    return "".join(step_pieces(Step(f"Step {number}", "I look.", "Fine"), first=first))
+
+
+@given(strategy=st.sampled_from(BY_RANK), n=st.integers(1, 8), score=st.floats(0.05, 0.95), seed=st.integers(0, 99))
+@settings(max_examples=60)
+async def test_a_constant_score_chooses_nothing(find: Find, strategy: str, n: int, score: float, seed: int) -> None:
+    """Chains of one length and one value are told apart by their places: the first sample wins, whatever it says."""
+    policy, prm = ScriptedEngine(Script(writer=even)), ScriptedEngine(Script(judge=lambda _, __: score))
+    sampling = Sampling(seed=seed)
+    single = await find("best_of_n", {"n": 1}, policy=policy, prm=prm, sampling=sampling)
+    found = await find(strategy, {"n": n}, policy=policy, prm=prm, sampling=sampling)
+    assert found.chain == single.chain
