@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,9 @@ SEARCHES_A_LEVEL = 2_000
 """Searches that every level of concurrency runs, so that all do the same work."""
 LIVE = 200
 """Searches whose memory is measured."""
-WAIT_S, SETTLE_S = 3_600.0, 2.0
+WAIT_S, SETTLE_S = 3_600.0, 120.0
 """How long their reads hold them, and how long they may take to come to that."""
+POLL_S = 0.1
 
 
 def brief(question: Question, written: str, rng: random.Random) -> str:
@@ -98,9 +99,10 @@ async def measure_level(concurrency: int, searches: int, strategy: str, n: int, 
 
 async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
     """Memory of one live search, its text counted in and what the scripted engines keep for themselves left out, where
-    many wait for reads halfway."""
+    many wait for reads halfway. Errors: TimeoutError when they do not come that far."""
+    halfway = n * CHAIN_STEPS // 2
 
-    def held() -> Pair:
+    def held() -> tuple[Pair, Callable[[], bool]]:
         reads = 0
 
         def judge(question: Question, written: str) -> float:
@@ -110,16 +112,19 @@ async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
 
         def last_ones_wait(kind: str, number: int) -> float:
             del kind, number
-            return WAIT_S if reads >= n * CHAIN_STEPS // 2 else 0.0
+            return WAIT_S if reads >= halfway else 0.0
 
+        policy = ScriptedEngine(Script(writer=brief, sequences=0))
         prm = ScriptedEngine(Script(judge=judge, delay=last_ones_wait))
-        return pair(ScriptedEngine(Script(writer=brief, sequences=0)), prm)
+        return pair(policy, prm), lambda: reads >= halfway and not policy.in_flight
 
-    pairings = [held() for _ in range(searches)]
+    pairings, waits = zip(*(held() for _ in range(searches)), strict=True)
     tracemalloc.start()
     before = traced()
     tasks = [asyncio.create_task(search(pairing, number, strategy, n)) for number, pairing in enumerate(pairings)]
-    await asyncio.sleep(SETTLE_S)
+    async with asyncio.timeout(SETTLE_S):
+        while not all(task.done() or is_waiting() for task, is_waiting in zip(tasks, waits, strict=True)):
+            await asyncio.sleep(POLL_S)
     after = traced()
     tracemalloc.stop()
     for task in tasks:
