@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cos.engines.scripted import ScriptedEngine
+from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.errors import EngineError, InputError
 from cos.search.grammar import answer_pieces, render_segments
 from cos.search.types import Question
@@ -43,7 +43,8 @@ async def test_a_chain_is_right_when_its_answer_is_gold(tmp_path: Path) -> None:
 
 
 async def test_the_engine_is_kept_full_but_not_overfilled(tmp_path: Path) -> None:
-    policy = engine()
+    # Long enough for pictures to be opened meanwhile, which threads do.
+    policy = ScriptedEngine(Script(writer=writer(), delay=lambda kind, number: 0.2))
     await rolled(tmp_path, problems(tmp_path, 12), policy, each=3)
     assert policy.most_in_flight == 8
 
