@@ -21,10 +21,13 @@ class Ahead:
         self._foresee = foresee
         self._begun: set[Path] = set()
 
+    @property
+    def can_follow(self) -> bool:
+        """Whether anything may be begun now, or dropped. Asked first, as a guess costs time where engines are busy."""
+        return bool(self._begun) or self._requests.may_begin
+
     def follow(self, known: Sequence[Chain], *, whole: bool = False) -> None:
         """Begins what is now likely, drops what no longer is. ``whole``: chains, not candidates."""
-        if not (self._begun or self._requests.may_begin):
-            return
         likely = self._foresee(known)
         self._drop_all_but(likely)
         for place in likely:
@@ -59,13 +62,14 @@ class LevelAhead:
     def written(self, chain: Chain) -> None:
         """Takes in a candidate without a score."""
         self._level[chain.path] = chain
-        self._ahead.follow(guessed(self._level.values()))
+        if self._ahead.can_follow:
+            self._ahead.follow(guessed(self._level.values()))
 
     def judged(self, chain: Chain) -> None:
         """Takes in a score. After the last one nothing is left to guess."""
         self._level[chain.path] = chain
         self._unjudged -= 1
-        if self._unjudged:
+        if self._unjudged and self._ahead.can_follow:
             self._ahead.follow(guessed(self._level.values()))
 
     def decide(self, chains: Sequence[Chain]) -> None:
@@ -85,7 +89,8 @@ class ChainsAhead:
         known = self._growing.get(chain.path[0])
         if known is None or len(known.path) < len(chain.path):
             self._growing[chain.path[0]] = chain
-        self._ahead.follow(list(self._growing.values()), whole=True)
+        if self._ahead.can_follow:
+            self._ahead.follow(list(self._growing.values()), whole=True)
 
 
 def guessed(level: Iterable[Chain]) -> list[Chain]:
