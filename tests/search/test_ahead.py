@@ -17,6 +17,7 @@ from cos.search.types import Candidate, Chain, End, Question, Result, Step
 Find = Callable[..., Awaitable[Result]]
 
 LOOKS_AHEAD = ("auto", "beam", "dvts", "greedy_prm", "rebase")
+"""Strategies that begin what is likely wanted next, and drop some of it."""
 
 
 @dataclass(frozen=True)
