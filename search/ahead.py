@@ -14,83 +14,53 @@ Foresee = Callable[[Sequence[Chain]], Sequence[Place]]
 
 
 class Ahead:
-    """What one expansion has begun."""
-
-    def __init__(self, requests: Requests, foresee: Foresee) -> None:
-        self._requests = requests
-        self._foresee = foresee
-        self._begun: set[Path] = set()
-
-    @property
-    def can_follow(self) -> bool:
-        """Whether anything may be begun now, or dropped. Asked first, as a guess costs time where engines are busy."""
-        return bool(self._begun) or self._requests.may_begin
-
-    def follow(self, known: Sequence[Chain], *, whole: bool = False) -> None:
-        """Begins what is now likely, drops what no longer is. ``whole``: chains, not candidates."""
-        likely = self._foresee(known)
-        self._drop_all_but(likely)
-        for place in likely:
-            if not self._requests.may_begin:
-                break
-            self._requests.begin(place, whole=whole)
-            self._begun.add(place.path)
-
-    def decide(self, known: Sequence[Chain]) -> None:
-        """Keeps what is really wanted next."""
-        if self._begun:
-            self._drop_all_but(self._foresee(known))
-
-    def _drop_all_but(self, places: Sequence[Place]) -> None:
-        stale = self._begun.difference(place.path for place in places)
-        self._begun -= stale
-        self._requests.drop(stale)
-
-
-class LevelAhead:
-    """The next level of a step search: children of those that will probably survive.
+    """What one level has begun of the next: children of those that will probably survive.
 
     A candidate counts from the moment it is written. Until its score is there, what it will be worth is guessed.
     """
 
     def __init__(self, requests: Requests, foresee: Foresee, candidates: int) -> None:
         """``candidates``: how many this level is to have."""
-        self._ahead = Ahead(requests, foresee)
+        self._requests = requests
+        self._foresee = foresee
         self._unjudged = candidates
         self._level: dict[Path, Chain] = {}
+        self._begun: set[Path] = set()
 
     def written(self, chain: Chain) -> None:
         """Takes in a candidate without a score."""
         self._level[chain.path] = chain
-        if self._ahead.can_follow:
-            self._ahead.follow(guessed(self._level.values()))
+        self._follow()
 
     def judged(self, chain: Chain) -> None:
         """Takes in a score. After the last one nothing is left to guess."""
         self._level[chain.path] = chain
         self._unjudged -= 1
-        if self._unjudged and self._ahead.can_follow:
-            self._ahead.follow(guessed(self._level.values()))
+        if self._unjudged:
+            self._follow()
 
     def decide(self, chains: Sequence[Chain]) -> None:
-        """Takes in the whole level."""
-        self._ahead.decide(chains)
+        """Takes in the whole level: keeps what is really wanted next."""
+        if self._begun:
+            self._drop_all_but(self._foresee(chains))
 
+    def _follow(self) -> None:
+        """Begins what is now likely, drops what no longer is."""
+        # Asked first, as a guess costs time where engines are busy.
+        if not self._begun and not self._requests.may_begin:
+            return
+        likely = self._foresee(guessed(self._level.values()))
+        self._drop_all_but(likely)
+        for place in likely:
+            if not self._requests.may_begin:
+                break
+            self._requests.begin(place)
+            self._begun.add(place.path)
 
-class ChainsAhead:
-    """More whole chains, while those that are growing do not look good."""
-
-    def __init__(self, requests: Requests, foresee: Foresee) -> None:
-        self._ahead = Ahead(requests, foresee)
-        self._growing: dict[int, Chain] = {}
-
-    def judged(self, chain: Chain) -> None:
-        """Takes in a chain as far as it has grown; scores come in any order."""
-        known = self._growing.get(chain.path[0])
-        if known is None or len(known.path) < len(chain.path):
-            self._growing[chain.path[0]] = chain
-        if self._ahead.can_follow:
-            self._ahead.follow(list(self._growing.values()), whole=True)
+    def _drop_all_but(self, places: Sequence[Place]) -> None:
+        stale = self._begun.difference(place.path for place in places)
+        self._begun -= stale
+        self._requests.drop(stale)
 
 
 def guessed(level: Iterable[Chain]) -> list[Chain]:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from cos.search.account import account
 from cos.search.budget import Budget
@@ -96,22 +95,11 @@ class Requests:
         unlimited = limits.tokens is None and limits.prm_reads is None
         return self._spec.speculate and unlimited and not self._live.is_full and not self._policy.is_saturated
 
-    def begin(self, place: Place, *, whole: bool = False) -> None:
-        """Begins a candidate that will probably be wanted; ``whole``: and what follows on it, up to a chain's end."""
-        if place.path in self._ahead or place.path in self.tree:
-            return
-        task = self._ahead[place.path] = asyncio.create_task(self._draw(place, self._longest(place.chain), ahead=True))
-        if whole:
-            task.add_done_callback(partial(self._go_on, place))
-
-    def _go_on(self, place: Place, task: asyncio.Task[Drawn | None]) -> None:
-        """Begins the first child of a candidate that is still ahead of the search."""
-        failed = task.cancelled() or task.exception() is not None
-        if failed or place.path not in self._ahead or not self.may_begin or (drawn := task.result()) is None:
-            return
-        candidate = self._candidate(place, drawn)
-        if not candidate.is_last:
-            self.begin(Place(place.chain.then(candidate), (*place.path, 0), place.temperature), whole=True)
+    def begin(self, place: Place) -> None:
+        """Begins a candidate that will probably be wanted."""
+        if place.path not in self._ahead and place.path not in self.tree:
+            draw = self._draw(place, self._longest(place.chain), ahead=True)
+            self._ahead[place.path] = asyncio.create_task(draw)
 
     def drop(self, paths: Iterable[Path]) -> None:
         """Aborts what was begun ahead at these places and after them."""

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from cos.search.ahead import ChainsAhead, Foresee, LevelAhead
+from cos.search.ahead import Ahead, Foresee
 from cos.search.errors import BudgetExhausted, EngineError, InputError
 from cos.search.events import Event, Selected
 from cos.search.ports import Comparer, Policy
@@ -69,7 +69,7 @@ class Search:
         """
         heat = self._spec.sampling.temperature if temperature is None else temperature
         places = self._reserved(wanted, heat)
-        ahead = LevelAhead(self._requests, self._foresee(then, heat), len(places)) if then else None
+        ahead = Ahead(self._requests, self._foresee(then, heat), len(places)) if then else None
 
         async def child(place: Place, grant: int) -> Chain | None:
             longer = await self._requests.write(place, grant)
@@ -93,44 +93,25 @@ class Search:
         return _alive(await together(self._requests.write(place, grant) for place, grant in places))
 
     async def sample(
-        self,
-        n: int,
-        *,
-        scored: bool,
-        then: Plan | None = None,
-        temperature: float | None = None,
-        stop_hopeless: bool = False,
+        self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
     ) -> list[Chain]:
         """Draws n whole chains from the root, side by side, in path order. With ``scored`` each step is read while
         the chain grows on: growing never waits for a score. ``stop_hopeless``: a chain that can no longer be worth as
-        much as one that has answered grows no further.
-
-        ``then``: what will be sampled next, given the chains as far as they have grown and been read. It is begun at
-        low priority; the result is the same as without. Errors: as `expand`."""
-        return await self.finish(
-            [self.root] * n, scored=scored, then=then, temperature=temperature, stop_hopeless=stop_hopeless
-        )
+        much as one that has answered grows no further. Errors: as `expand`."""
+        return await self.finish([self.root] * n, scored=scored, temperature=temperature, stop_hopeless=stop_hopeless)
 
     async def finish(
         self,
         chains: Sequence[Chain],
         *,
         scored: bool,
-        then: Plan | None = None,
         temperature: float | None = None,
         steps: int | None = None,
         stop_hopeless: bool = False,
     ) -> list[Chain]:
         """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
         heat = self._spec.sampling.temperature if temperature is None else temperature
-
-        ahead = ChainsAhead(self._requests, self._foresee(then, heat)) if then else None
         answered: list[Chain] = []
-
-        async def read(chain: Chain) -> None:
-            judged = await self._requests.judge(chain)
-            if ahead is not None:
-                ahead.judged(self._with_scores(judged))
 
         def is_hopeless(chain: Chain) -> bool:
             values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
@@ -151,7 +132,7 @@ class Search:
                             break
                         place = Place(chain, (*chain.path, 0), heat)
                         if scored:
-                            group.create_task(read(chain))
+                            group.create_task(self._requests.judge(chain))
             return chain and self._with_scores(chain)
 
         return _alive(await together([grow(chain, self._place(chain, heat)) for chain in chains]))

@@ -1,13 +1,15 @@
-"""Auto: as much search as the question needs: few chains, more while the answer is open, then a beam. The default.
+"""Auto: as much search as the question needs, step by step. The default.
 
-It samples 2, 4, ... up to half of n chains, and stops as soon as it is sure: the best chain is worth at least
-``confidence``, and the best chain with another answer at least ``margin`` less. Still open, it spends the other half on
-a step beam; the best chain of all wins. Where chain values are no probabilities (likelihood, or no PRM) it is sure when
-most chains have one answer (at least ``confidence`` of four or more), goes on sampling up to n instead of a beam, and
-takes the most frequent answer.
+It grows one chain. One candidate is drawn for a step; while the best of them is worth less than ``confidence``, as many
+more are drawn, up to half of n; the best goes on. It stops there when it is sure: the best chain is worth at least
+``confidence``, and the best one with another answer at least ``margin`` less. Still open, it grows a second chain with
+the other half; the best answer of all wins. Where chain values are no probabilities (likelihood, or no PRM) it draws 2,
+4, ... up to n whole chains until most have one answer (at least ``confidence`` of four or more), and takes the most
+frequent one.
 
-Source: ours. To stop a vote early is adaptive consistency (Aggarwal et al., arXiv 2305.11860); that hard questions are
-better served by a beam is found in Snell et al., arXiv 2408.03314, section 5.3.
+Source: ours. To accept a step by a threshold on its reward, and to spend more only where it fails, is done between a
+small and a large model by Liao et al., arXiv 2501.19324; to stop a vote early is adaptive consistency (Aggarwal et al.,
+arXiv 2305.11860).
 """
 
 from collections.abc import Sequence
@@ -16,15 +18,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from cos.search.errors import EngineDead, EngineError
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
-from cos.search.strategies.beam import Beam, BeamParams
 from cos.search.types import Chain
 
 if TYPE_CHECKING:
     from cos.search.search import Search
 
-FIRST = 2
-"""Chains to begin with."""
 ENOUGH_VOTES = 4
 """Fewer chains than this are no majority."""
 
@@ -33,9 +33,9 @@ class AutoParams(Params):
     """Parameters of auto."""
 
     n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 16
-    """Most chains, or candidates of a level in their place."""
+    """Most candidates of a step over both chains; of votes, most chains."""
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """What the best chain must be worth to be believed; of votes, the share they must have."""
+    """What a step, and in the end the best chain, must be worth to be believed; of votes, the share they must have."""
     margin: Annotated[float, Field(ge=0, le=1)] = 0.1
     """By how much the best chain with another answer must be behind it."""
 
@@ -49,26 +49,62 @@ class Auto(Strategy):
     needs_scores = False
 
     async def run(self, search: "Search", params: AutoParams) -> Chain:
-        chains, has_prm = list[Chain](), search.values_are_probabilities
-        most = max(1, params.n // 2) if has_prm else params.n
-        while len(chains) < most and not await sure(search, chains, params):
-            n = min(max(FIRST, len(chains)), most - len(chains))
-            more = min(len(chains) + n, most - len(chains) - n)
-            then = partial(outlook, search, params, n, more)
-            chains += await search.sample(n, scored=True, then=then if has_prm else None)
-        if has_prm and params.n > most and not await sure(search, chains, params):
-            chains.append(await Beam().run(search, BeamParams(n=params.n - most)))
+        chains = await (believed if search.values_are_probabilities else voted)(search, params)
         winner = await leader(search, chains)
         search.select([winner], chains)
         return winner
 
 
-def outlook(
-    search: "Search", params: AutoParams, n: int, more: int, growing: Sequence[Chain]
+async def believed(search: "Search", params: AutoParams) -> list[Chain]:
+    """One chain of steps that are believed, and a second one while the answer is open."""
+    half = max(1, params.n // 2)
+    chains = await climb(search, params, half)
+    if params.n > half and not await sure(search, chains, params):
+        chains += await climb(search, params, params.n - half)
+    return chains
+
+
+async def climb(search: "Search", params: AutoParams, most: int) -> list[Chain]:
+    """A chain that follows the best of up to ``most`` candidates a step, and whatever else answered on its way."""
+    trunk, others = search.root, list[Chain]()
+    while not trunk.is_last:
+        level, drawn = list[Chain](), 0
+        while drawn < most and not believable(search, params, level):
+            n = min(max(1, drawn), most - drawn)
+            drawn += n
+            try:
+                level += await search.expand([(trunk, n)], then=partial(plan, search, params, tuple(level)))
+            except EngineError as error:
+                # One candidate that the engine fails is not the end while others may be drawn.
+                if isinstance(error, EngineDead) or not level and drawn == most:
+                    raise
+        trunk = search.rank_newest(level)[0]
+        search.select([trunk], level)
+        others += [chain for chain in level if chain.is_answered and chain.path != trunk.path]
+    return [trunk, *others]
+
+
+def believable(search: "Search", params: AutoParams, level: Sequence[Chain]) -> bool:
+    """Whether the best candidate of a step is good enough to go on with."""
+    best = search.rank_newest(level)[:1]
+    return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
+
+
+def plan(
+    search: "Search", params: AutoParams, earlier: Sequence[Chain], level: Sequence[Chain]
 ) -> list[tuple[Chain, int]]:
-    """What is sampled after n chains: more, while none of them looks good enough to be believed."""
-    good = any((search.confidence(chain) or 0.0) >= params.confidence for chain in growing)
-    return [] if good or len(growing) < n or not more else [(search.root, more)]
+    """What follows on a step that is good enough: the first candidate of the next one."""
+    level = [*earlier, *level]
+    best = search.rank_newest(level)[0]
+    return [(best, 1)] if believable(search, params, level) and not best.is_last else []
+
+
+async def voted(search: "Search", params: AutoParams) -> list[Chain]:
+    """Whole chains, until one answer has the votes."""
+    chains = list[Chain]()
+    while len(chains) < params.n and not await elected(search, chains, params):
+        chains += await search.sample(min(max(2, len(chains)), params.n - len(chains)), scored=True)
+    return chains
 
 
 def probabilities(search: "Search", group: Sequence[Chain]) -> list[float]:
@@ -86,13 +122,14 @@ async def leader(search: "Search", chains: Sequence[Chain]) -> Chain:
     return search.rank(max(groups, key=len))[0]
 
 
+async def elected(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
+    """Whether one answer has so many votes that more would hardly change it."""
+    votes = max((len(group) for group in await search.groups(chains)), default=0)
+    return len(chains) >= ENOUGH_VOTES and votes >= params.confidence * len(chains)
+
+
 async def sure(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
-    """Whether more chains would hardly change the answer."""
+    """Whether the best answer is believed, and no other comes near it."""
     groups = await search.groups(chains)
-    if not groups:
-        return False
-    if not probabilities(search, chains):
-        votes = max(len(group) for group in groups)
-        return len(chains) >= ENOUGH_VOTES and votes >= params.confidence * len(chains)
     worth = sorted((max(probabilities(search, group), default=0.0) for group in groups), reverse=True)
-    return worth[0] >= params.confidence and worth[0] - (worth[1] if len(worth) > 1 else 0.0) >= params.margin
+    return bool(worth) and worth[0] >= params.confidence and worth[0] - (worth[1:] or [0.0])[0] >= params.margin

@@ -91,8 +91,6 @@ class Witness:
 
 STEADY = Script(seconds_per_token=0.001)
 """Some 40 ms a step, many times what a read takes."""
-SLOW_SECOND_STEPS = Script(delay=lambda kind, number: 0.3 if kind == "draw" and number in (2, 3) else 0.0)
-"""Of two chains."""
 
 
 async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None:
@@ -105,20 +103,21 @@ async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None
     assert max(early.unread) == 4
 
 
-async def test_auto_begins_more_chains_while_those_that_grow_do_not_look_good(find: Find) -> None:
-    late, early = Witness(0.3, SLOW_SECOND_STEPS), Witness(0.3, SLOW_SECOND_STEPS)
+async def test_auto_follows_a_candidate_before_it_is_believed(find: Find) -> None:
+    late, early = Witness(0.95, STEADY), Witness(0.95, STEADY)
     waiting = await find("auto", {"n": 8}, policy=late.policy, prm=late.prm, speculate=False)
     found = await find("auto", {"n": 8}, policy=early.policy, prm=early.prm)
     assert tree_of(found) == tree_of(waiting)
-    assert max(late.seen) == 1
-    assert max(early.seen) == 3
+    assert found.usage.tokens_aborted == 0
+    assert max(late.unread) == 0
+    assert max(early.unread) == 1
 
 
-async def test_auto_begins_nothing_more_where_a_chain_looks_good(find: Find) -> None:
-    witness = Witness(0.95, SLOW_SECOND_STEPS)
-    result = await find("auto", {"n": 8}, policy=witness.policy, prm=witness.prm)
-    assert max(witness.seen) == 1
-    assert result.usage.requests_aborted == 0
+async def test_auto_drops_what_follows_on_a_candidate_it_does_not_believe(find: Find) -> None:
+    witness = Witness(0.3, STEADY)
+    result = await find("auto", {"n": 4}, policy=witness.policy, prm=witness.prm)
+    assert result.usage.requests_aborted > 0
+    assert result.finish_reason == "answer"
 
 
 def chain(index: int, token: int, score: float | None = None, end: End = "step") -> Chain:

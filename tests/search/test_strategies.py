@@ -213,27 +213,40 @@ async def test_a_policy_that_cannot_criticise_is_told_of(find: Find) -> None:
     assert "4 of 4 choices named no candidate" in result.warnings[0]
 
 
-async def test_auto_stops_at_once_when_it_is_sure(find: Find) -> None:
-    policy, prm = saying(("7", 0.9), ("8", 0.2))
-    result = await find("auto", policy=policy, prm=prm, question="?")
-    assert len(result.tree) == 2
+async def test_auto_takes_one_candidate_a_step_while_each_is_believed(find: Find) -> None:
+    policy, prm = planted({(0,): ("step", 0.95), (0, 0): ("step", 0.85), (0, 0, 0): ("7", 0.97)})
+    result = await find("auto", policy=policy, prm=prm)
+    assert [candidate.path for candidate in result.tree] == [(0,), (0, 0), (0, 0, 0)]
 
 
-async def test_auto_goes_on_while_a_rival_is_close(find: Find) -> None:
-    answers = [("7", 0.85), ("8", 0.84), ("9", 0.1), ("9", 0.1)]
-    policy, prm = saying(*answers, ("11", 0.99), *[("9", 0.1)] * 3)
+async def test_auto_draws_as_many_more_until_a_step_is_believed(find: Find) -> None:
+    doubted = {(root,): ("step", 0.1 * root) for root in range(3)}
+    policy, prm = planted({**doubted, (3,): ("step", 0.95), (3, 0): ("7", 0.95)})
     result = await find("auto", {"n": 16}, policy=policy, prm=prm)
-    assert len(result.tree) == 8
-    assert (result.chain.answer or "").startswith("11")
+    assert [candidate.path for candidate in result.tree] == [(0,), (1,), (2,), (3,), (3, 0)]
 
 
-async def test_auto_ends_in_a_beam_when_nothing_convinces(find: Find) -> None:
-    prm = ScriptedEngine(Script(judge=lambda _, __: 0.4))
-    result = await find("auto", {"n": 8}, prm=prm)
-    roots = {candidate.path[0] for candidate in result.tree}
-    assert roots == set(range(8))
-    # Four whole chains; of the beam's four first steps one goes on.
-    assert len([candidate for candidate in result.tree if len(candidate.path) == 2]) == 4 + 4
+async def test_auto_draws_half_of_n_for_a_step_and_goes_on_with_the_best(find: Find) -> None:
+    steps = {(root,): ("step", 0.7 if root == 1 else 0.3) for root in range(4)}
+    policy, prm = planted({**steps, (1, 0): ("7", 0.99)})
+    result = await find("auto", {"n": 8}, policy=policy, prm=prm)
+    assert result.chain.path == (1, 0)
+    assert len(result.tree) == 5
+
+
+async def test_auto_grows_a_second_chain_while_a_rival_is_close(find: Find) -> None:
+    policy, prm = saying(("7", 0.78), ("8", 0.86), ("11", 0.99))
+    result = await find("auto", {"n": 8}, policy=policy, prm=prm)
+    # "8" is believed after two, and "7" too near; the third draw begins another chain.
+    assert [candidate.path for candidate in result.tree] == [(0,), (1,), (2,)]
+    assert result.chain.path == (2,)
+
+
+async def test_auto_takes_the_best_of_both_chains_when_nothing_convinces(find: Find) -> None:
+    policy, prm = saying(("7", 0.3), ("8", 0.6), ("9", 0.4), ("10", 0.5))
+    result = await find("auto", {"n": 4}, policy=policy, prm=prm)
+    assert len(result.tree) == 4
+    assert result.chain.path == (1,)
 
 
 async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> None:
