@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from cos.benchmarks.report import markdown_table, percent
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
@@ -117,7 +119,7 @@ async def draw_pool(pair: Pair, problem: LedgerProblem, setting: Setting, seed: 
         raise
     except (EngineError, SearchFailed):
         return Pool(problem, ())
-    tree = [replace(candidate, score=scores.get(candidate.path)) for candidate in result.tree]
+    tree = [structs.replace(candidate, score=scores.get(candidate.path)) for candidate in result.tree]
     return Pool(problem, tuple(leaf_chains(tree)), result.usage.tokens_generated, len(scores))
 
 

@@ -10,6 +10,7 @@ import math
 import random
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -206,7 +207,8 @@ class ScriptedSession:
         self._prompt_tokens = prompt_tokens
         self._tokens_aborted = 0
         self._last: tuple[tuple[int, ...], str] = ((), "")
-        self._seen: dict[int, set[tuple[int, ...]]] = {}
+        self._seen: set[int] = set()
+        self._lengths: list[int] = []
 
     @property
     def prompt_tokens(self) -> int:
@@ -273,12 +275,17 @@ class ScriptedSession:
             )
 
     def _cached(self, continuation: Sequence[int], written: Sequence[int]) -> int:
-        """As a prefix cache without blocks: all that an earlier request of this session has computed."""
+        """As a prefix cache without blocks: all that an earlier request of this session has computed. Texts are known
+        by their hashes; what a longer one may begin with is looked for by the lengths there are."""
         whole = tuple(continuation)
-        known = next((n for n in sorted(self._seen, reverse=True) if whole[:n] in self._seen[n]), 0)
+        within = reversed(self._lengths[: bisect_right(self._lengths, len(whole))])
+        known = next((n for n in within if hash(whole[:n]) in self._seen), 0)
         cached = self._prompt_tokens + known if self._seen else 0
         for text in (whole, whole + tuple(written)):
-            self._seen.setdefault(len(text), set()).add(text)
+            place = bisect_left(self._lengths, len(text))
+            if self._lengths[place : place + 1] != [len(text)]:
+                self._lengths.insert(place, len(text))
+            self._seen.add(hash(text))
         return min(cached, self._prompt_tokens + len(whole) - 1)
 
 

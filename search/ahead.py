@@ -4,7 +4,8 @@ result: what was begun in vain is dropped and counted.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from cos.search.requests import Place, Requests
 from cos.search.types import UNREADABLE, Chain, Path
@@ -77,6 +78,6 @@ def guessed(level: Iterable[Chain]) -> list[Chain]:
         if newest.score is not None or newest.end in UNREADABLE:
             return chain
         share = agreeing[parent, chain.token_ids] / siblings[parent]
-        return Chain((*chain.candidates[:-1], replace(newest, score=known.get(chain.token_ids, share))))
+        return chain.judged(replace(newest, score=known.get(chain.token_ids, share)))
 
     return [guess(chain) for chain in chains]

@@ -12,7 +12,8 @@ to the next is one *segment*, and a segment is what a search expands and a PRM s
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cos.search.answers import is_bracketed
 from cos.search.errors import InputError
@@ -108,8 +109,7 @@ def render_segments(steps: Sequence[Step], answer: str) -> list[str]:
     return [*segments, "".join(answer_pieces(answer, first=not steps))]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """What one segment of the policy's text turned out to be."""
 
     end: End

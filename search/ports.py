@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from cos.search.types import Chain, Question
 
@@ -35,8 +36,7 @@ class Vocabulary(Encoder, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class Draw(Struct, frozen=True, kw_only=True):
     """How a continuation is to be sampled."""
 
     max_tokens: int
@@ -50,8 +50,7 @@ class Draw:
     """Lower runs earlier."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class Drawn(Struct, frozen=True, kw_only=True):
     """A sampled continuation; a stop token is its last id."""
 
     token_ids: tuple[int, ...]
@@ -101,8 +100,7 @@ class Policy(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LabelRead:
+class LabelRead(Struct, frozen=True):
     """One generated token's log-probabilities of the two labels, over the full vocabulary and not renormalised."""
 
     good: float
@@ -111,8 +109,7 @@ class LabelRead:
     cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One PRM read."""
 
     score: float | None

@@ -10,7 +10,9 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cos.search.account import account
 from cos.search.budget import Budget
@@ -36,8 +38,7 @@ def seed_of(root: int, path: Path) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a candidate is to stand, and how it is to be drawn."""
 
     chain: Chain
@@ -154,7 +155,7 @@ class Requests:
         if newest.score is None:
             self.spent["unscored"] += 1
         self._emit(Scored(newest.path, newest.score))
-        return Chain((*chain.candidates[:-1], newest))
+        return chain.judged(newest)
 
     def usage(self, winner: Chain) -> Usage:
         """What was spent by now, if ``winner`` is the answer's chain."""

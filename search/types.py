@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,8 +58,7 @@ class Step:
     reflection: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """What the policy wrote from one cut to the next, and what it was found to be worth."""
 
     path: Path
@@ -128,11 +130,24 @@ class Chain:
 
     def then(self, candidate: Candidate) -> Chain:
         """This chain and one candidate more."""
-        return Chain((*self.candidates, candidate))
+        return _known((*self.candidates, candidate), self.token_ids + candidate.token_ids)
+
+    def judged(self, newest: Candidate) -> Chain:
+        """This chain with what was found of its newest candidate, which wrote the same."""
+        return _known((*self.candidates[:-1], newest), self.token_ids)
 
     def with_scores(self, scores: Mapping[Path, float | None]) -> Chain:
         """The same chain with the scores of the paths that are given."""
-        return Chain(tuple(replace(c, score=scores.get(c.path, c.score)) for c in self.candidates))
+        scored = tuple(replace(c, score=scores.get(c.path, c.score)) for c in self.candidates)
+        return _known(scored, self.token_ids)
+
+
+def _known(candidates: tuple[Candidate, ...], token_ids: tuple[int, ...]) -> Chain:
+    """A chain whose token ids need not be gathered again: that would cost a search most of its own memory traffic."""
+    chain = object.__new__(Chain)
+    object.__setattr__(chain, "candidates", candidates)
+    object.__setattr__(chain, "token_ids", token_ids)
+    return chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from cos.benchmarks.pool import Pool, draw_pool, score_tree
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem, resolve
@@ -227,5 +229,5 @@ def _read(pair: Pair, chain: Chain) -> Chain:
     for candidate in chain.candidates:
         text = pair.policy.vocabulary.decode(candidate.token_ids)
         step = pair.grammar.read(candidate.token_ids, text, cut=candidate.end == "truncated").step
-        candidates.append(replace(candidate, text=text, step=step, score=None))
+        candidates.append(structs.replace(candidate, text=text, step=step, score=None))
     return Chain(tuple(candidates))

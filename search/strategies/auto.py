@@ -76,7 +76,7 @@ async def climb(search: "Search", params: AutoParams, most: int) -> list[Chain]:
                 level += await search.expand([(trunk, n)], then=partial(plan, search, params, tuple(level)))
             except EngineError as error:
                 # One candidate that the engine fails is not the end while others may be drawn.
-                if isinstance(error, EngineDead) or not level and drawn == most:
+                if isinstance(error, EngineDead) or (not level and drawn == most):
                     raise
         trunk = search.rank_newest(level)[0]
         search.select([trunk], level)
