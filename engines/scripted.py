@@ -10,7 +10,7 @@ import math
 import random
 import re
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -219,11 +219,11 @@ class ScriptedSession:
         return self._tokens_aborted
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
-        self._check_length(continuation)
-        written = self._text(continuation)
+        before = self._checked(continuation)
+        written = self._text(before)
         rng = chance(draw.seed, written, draw.temperature)
         ids = self._written(written, rng, draw)
-        whole = 1 + min(ids.index(stop) for stop in (*draw.stop_ids, ids[-1]) if stop in ids)
+        whole = 1 + min([ids.index(stop) for stop in draw.stop_ids if stop in ids], default=len(ids) - 1)
         ids = ids[: min(whole, draw.max_tokens)]
         seconds = self._engine.script.seconds_per_token * len(ids)
         started = time.perf_counter()
@@ -237,8 +237,8 @@ class ScriptedSession:
             token_ids=ids,
             finish="stop" if len(ids) == whole else "length",
             logprob=-0.1 * len(ids) * (1 + rng.random()) if draw.logprobs else None,
-            prompt_tokens=self._prompt_tokens + len(continuation),
-            cached_tokens=self._cached(continuation, ids),
+            prompt_tokens=self._prompt_tokens + len(before),
+            cached_tokens=self._cached(before, ids),
         )
 
     def _written(self, before: str, rng: random.Random, draw: Draw) -> tuple[int, ...]:
@@ -254,39 +254,44 @@ class ScriptedSession:
 
     async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
         del labels, priority
-        self._check_length(continuation)
+        before = self._checked(continuation)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
-        p = self._engine.script.judge(self._question, self._text(continuation))
-        tokens = self._prompt_tokens + len(continuation)
-        good, bad = (_log(p), _log(1 - p))
-        return LabelRead(good, bad, tokens, self._cached(continuation, ()))
+        p = self._engine.script.judge(self._question, self._text(before))
+        return LabelRead(_log(p), _log(1 - p), self._prompt_tokens + len(before), self._cached(before, ()))
 
-    def _text(self, continuation: Sequence[int]) -> str:
+    def _text(self, before: tuple[int, ...]) -> str:
         """The text of a continuation; what was asked for last is likely to be asked for again."""
-        ids = tuple(continuation)
-        if ids != self._last[0]:
-            self._last = ids, self._engine.vocabulary.decode(ids)
+        if before != self._last[0]:
+            self._last = before, self._engine.vocabulary.decode(before)
         return self._last[1]
 
-    def _check_length(self, continuation: Sequence[int]) -> None:
+    def _checked(self, continuation: Sequence[int]) -> tuple[int, ...]:
         if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
             raise EngineError(
                 f"a chain of {len(continuation)} tokens is longer than the context of {self._engine.context_tokens}"
             )
+        return tuple(continuation)
 
-    def _cached(self, continuation: Sequence[int], written: Sequence[int]) -> int:
-        """As a prefix cache without blocks: all that an earlier request of this session has computed. Texts are known
-        by their hashes; what a longer one may begin with is looked for by the lengths there are."""
-        whole = tuple(continuation)
-        within = reversed(self._lengths[: bisect_right(self._lengths, len(whole))])
-        known = next((n for n in within if hash(whole[:n]) in self._seen), 0)
-        cached = self._prompt_tokens + known if self._seen else 0
-        for text in (whole, whole + tuple(written)):
-            place = bisect_left(self._lengths, len(text))
-            if self._lengths[place : place + 1] != [len(text)]:
-                self._lengths.insert(place, len(text))
-            self._seen.add(hash(text))
-        return min(cached, self._prompt_tokens + len(whole) - 1)
+    def _cached(self, before: tuple[int, ...], written: tuple[int, ...]) -> int:
+        """As a prefix cache without blocks: all that an earlier request of this session has computed."""
+        cached = self._prompt_tokens + self._known(before) if self._seen else 0
+        self._remember(before)
+        if written:
+            self._remember(before + written)
+        return min(cached, self._prompt_tokens + len(before) - 1)
+
+    def _known(self, text: tuple[int, ...]) -> int:
+        """Tokens of the longest text that was seen and that this one begins with. Texts are known by their hashes."""
+        if hash(text) in self._seen:
+            return len(text)
+        within = reversed(self._lengths[: bisect_left(self._lengths, len(text))])
+        return next((n for n in within if hash(text[:n]) in self._seen), 0)
+
+    def _remember(self, text: tuple[int, ...]) -> None:
+        self._seen.add(hash(text))
+        place = bisect_left(self._lengths, len(text))
+        if place == len(self._lengths) or self._lengths[place] != len(text):
+            self._lengths.insert(place, len(text))
 
 
 def _log(p: float) -> float:
