@@ -7,10 +7,12 @@ budgets, requests, parsing, scores, ranking, events. One process, one thread; th
 import asyncio
 import gc
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -19,9 +21,10 @@ from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
 from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.requests import Requests
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
-from cos.search.types import Question, Result, Step
+from cos.search.types import Chain, Question, Result, Step
 from cos.training.provenance import Facts
 
 CHAIN_STEPS = 4
@@ -41,7 +44,13 @@ def brief(question: Question, written: str, rng: random.Random) -> str:
     done = written.count(STEP_END)
     if done >= CHAIN_STEPS:
         return "".join(answer_pieces(str(rng.randrange(4)), first=False))
-    return "".join(step_pieces(Step(rng.choice(WORDS), rng.choice(WORDS), "ok"), first=not done))
+    return step(rng.choice(WORDS), rng.choice(WORDS), first=not done)
+
+
+@cache
+def step(name: str, thought: str, *, first: bool) -> str:
+    """A step as the policy writes it: what it takes to put one together is no part of a search."""
+    return "".join(step_pieces(Step(name, thought, "ok"), first=first))
 
 
 def verdict(question: Question, written: str) -> float:
@@ -98,9 +107,18 @@ async def measure_level(concurrency: int, searches: int, strategy: str, n: int, 
     return Level(concurrency, steps, time.process_time() - started)
 
 
-async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
-    """Memory of one live search, its text counted in and what the scripted engines keep for themselves left out, where
-    many wait for reads halfway. Errors: TimeoutError when they do not come that far."""
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one live search."""
+
+    text: float
+    """Token ids and strings of its candidates and chains."""
+    other: float
+
+
+async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
+    """Memory of one live search where many wait for reads halfway; what the scripted engines keep for themselves is
+    left out. Errors: TimeoutError when they do not come that far."""
     halfway = n * CHAIN_STEPS // 2
 
     def held() -> tuple[Pair, Callable[[], bool]]:
@@ -127,11 +145,12 @@ async def bytes_per_search(searches: int, strategy: str, n: int) -> float:
         while not all(task.done() or is_waiting() for task, is_waiting in zip(tasks, waits, strict=True)):
             await asyncio.sleep(POLL_S)
     after = traced()
+    written, gathered = text_bytes()
     tracemalloc.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return (after - before) / searches
+    return Memory((written + gathered) / searches, (after - before - gathered) / searches)
 
 
 def traced() -> int:
@@ -139,6 +158,23 @@ def traced() -> int:
     gc.collect()
     own = tracemalloc.Filter(inclusive=False, filename_pattern=scripted.__file__)
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces((own,)).traces)
+
+
+def text_bytes() -> tuple[int, int]:
+    """Bytes of all text that searches hold now: what the scripted engines have written (`traced` leaves it out), and
+    what searches have gathered from it, each piece counted once."""
+    live = gc.get_objects()
+    candidates = [c for one in live if isinstance(one, Requests) for c in one.tree.values()]
+    chains = [one for one in live if isinstance(one, Chain) and len(one.candidates) > 1]
+    steps = [c.step for c in candidates if c.step is not None]
+    written = [piece for c in candidates for piece in (c.text, c.token_ids)]
+    gathered = [piece for step in steps for piece in (step.name, step.thought, step.reflection)]
+    return sizes(written), sizes([*gathered, *(chain.token_ids for chain in chains)])
+
+
+def sizes(pieces: Sequence[object]) -> int:
+    """Bytes of objects, the same one counted once."""
+    return sum(sys.getsizeof(piece) for piece in {id(piece): piece for piece in pieces}.values())
 
 
 async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> Facts:
@@ -151,12 +187,13 @@ async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> 
                 known = found.get(concurrency)
                 found[concurrency] = level if known is None or level.seconds < known.seconds else known
     results = [found[concurrency].facts() for concurrency in levels]
-    first, last = results[0], results[-1]
+    first, last, memory = results[0], results[-1], await memory_per_search(LIVE, strategy, n)
     return {
         "results": results,
         "steps_per_s": last["steps_per_s"],
         "cost_ratio": first["steps_per_s"] / last["steps_per_s"],
-        "bytes_per_search": await bytes_per_search(LIVE, strategy, n),
+        "bytes_per_search": memory.other,
+        "text_bytes_per_search": memory.text,
         "strategy": strategy,
         "n": n,
         "rounds": rounds,

@@ -137,7 +137,8 @@ def show_orchestrator(facts: Facts) -> None:
         table.add_row(str(row["concurrency"]), f"{row['steps_per_s']:,.0f}")
     console = Console(stderr=True)
     console.print(table)
-    console.print(f"A live search takes {facts['bytes_per_search'] / 1024:.1f} KiB, its text included")
+    other, text = facts["bytes_per_search"] / 1024, facts["text_bytes_per_search"] / 1024
+    console.print(f"A live search takes {other:.1f} KiB beside its text, which takes {text:.1f}")
 
 
 def show_training(facts: Facts) -> None:

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -186,7 +187,7 @@ class Requests:
     def _longest(self, chain: Chain) -> int:
         return min(self._spec.sampling.step_tokens, self._room(chain))
 
-    async def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Drawn | None:
+    def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Coroutine[Any, Any, Drawn | None]:
         sampling = self._spec.sampling
         draw = Draw(
             max_tokens=grant,
@@ -197,7 +198,7 @@ class Requests:
             logprobs=self._spec.ruler.kind == "likelihood",
             priority=AHEAD_PRIORITY if ahead else -len(place.path),
         )
-        return await self._request(self._session, place.chain.token_ids, draw)
+        return self._request(self._session, place.chain.token_ids, draw)
 
     async def _request(self, session: PolicySession, continuation: tuple[int, ...], draw: Draw) -> Drawn | None:
         for _ in range(ATTEMPTS):

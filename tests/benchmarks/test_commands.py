@@ -166,4 +166,5 @@ def test_the_orchestrator_counts_steps_and_bytes(capsys: pytest.CaptureFixture[s
     assert not ended.value.code
     assert facts["steps_per_s"] > 0
     assert facts["cost_ratio"] > 0
-    assert 1_000 < facts["bytes_per_search"] < 2**20
+    assert 1_000 < facts["bytes_per_search"] < 64 * 2**10
+    assert 1_000 < facts["text_bytes_per_search"] < 2**20
