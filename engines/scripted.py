@@ -261,7 +261,7 @@ class ScriptedSession:
 
     def _text(self, before: tuple[int, ...]) -> str:
         """The text of a continuation; what was asked for last is likely to be asked for again."""
-        if before != self._last[0]:
+        if before is not self._last[0] and before != self._last[0]:
             self._last = before, self._engine.vocabulary.decode(before)
         return self._last[1]
 

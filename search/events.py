@@ -12,13 +12,13 @@ class Opened(Struct, frozen=True):
     prompt_tokens: int
 
 
-class Written(Struct, frozen=True):
+class Written(Struct, frozen=True, gc=False):
     """The policy has written a candidate; its score may follow later."""
 
     candidate: Candidate
 
 
-class Scored(Struct, frozen=True):
+class Scored(Struct, frozen=True, gc=False):
     """A candidate has its score (None: unscored)."""
 
     path: Path

@@ -109,7 +109,7 @@ def render_segments(steps: Sequence[Step], answer: str) -> list[str]:
     return [*segments, "".join(answer_pieces(answer, first=not steps))]
 
 
-class Segment(Struct, frozen=True):
+class Segment(Struct, frozen=True, gc=False):
     """What one segment of the policy's text turned out to be."""
 
     end: End

@@ -36,7 +36,7 @@ class Vocabulary(Encoder, Protocol):
         ...
 
 
-class Draw(Struct, frozen=True, kw_only=True):
+class Draw(Struct, frozen=True, kw_only=True, gc=False):
     """How a continuation is to be sampled."""
 
     max_tokens: int
@@ -50,7 +50,7 @@ class Draw(Struct, frozen=True, kw_only=True):
     """Lower runs earlier."""
 
 
-class Drawn(Struct, frozen=True, kw_only=True):
+class Drawn(Struct, frozen=True, kw_only=True, gc=False):
     """A sampled continuation; a stop token is its last id."""
 
     token_ids: tuple[int, ...]
@@ -100,7 +100,7 @@ class Policy(Protocol):
         ...
 
 
-class LabelRead(Struct, frozen=True):
+class LabelRead(Struct, frozen=True, gc=False):
     """One generated token's log-probabilities of the two labels, over the full vocabulary and not renormalised."""
 
     good: float
@@ -109,7 +109,7 @@ class LabelRead(Struct, frozen=True):
     cached_tokens: int
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, gc=False):
     """One PRM read."""
 
     score: float | None

@@ -39,7 +39,7 @@ def seed_of(root: int, path: Path) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-class Place(Struct, frozen=True):
+class Place(Struct, frozen=True, gc=False):
     """Where a candidate is to stand, and how it is to be drawn."""
 
     chain: Chain

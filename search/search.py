@@ -4,7 +4,6 @@ A strategy never touches an engine, a clock or a budget. It expands chains, look
 returns the winner. Candidates are scored the moment they end; a strategy waits only for what it asks for.
 """
 
-import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +14,7 @@ from cos.search.ports import Comparer, Policy
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import together
+from cos.search.tasks import TaskGroup, together
 from cos.search.types import Chain, Path, Question
 from cos.search.vote import Group, groups_of
 
@@ -120,7 +119,7 @@ class Search:
             return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
 
         async def grow(chain: Chain | None, place: Place) -> Chain | None:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 grown = 0
                 while chain is not None and not chain.is_last and (steps is None or grown < steps):
                     chain = await self._requests.write(place, self._requests.reserve(chain, len(chains)))

@@ -1,8 +1,10 @@
 """Structured concurrency: run coroutines together, and tell one error when they fail."""
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError
@@ -13,14 +15,38 @@ TELLING = (EngineDead, EngineError, BudgetExhausted)
 """Errors of ours from the most to the least telling; whatever else is a bug and comes before them all."""
 
 
+class TaskGroup(asyncio.TaskGroup):
+    """A task group whose error does not keep alive what it came through. `asyncio.TaskGroup` keeps an error in the very
+    frames that the error's traceback leads to: a search that was cancelled would stay, with its picture, until the
+    garbage collector comes by."""
+
+    async def __aexit__(
+        self, et: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(et, exc, tb)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            del self, exc, tb
+            raise
+
+
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Results in order. When one fails, the others are cancelled first; then the most telling error is raised."""
+    group, tasks = TaskGroup(), list[asyncio.Task[T]]()
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        async with group:
+            tasks += [group.create_task(coroutine) for coroutine in coroutines]
+        return [task.result() for task in tasks]
     except BaseExceptionGroup as errors:
-        raise _most_telling(errors) from errors
-    return [task.result() for task in tasks]
+        error = _most_telling(errors)
+    finally:
+        # As above: group and tasks hold the error, whose traceback holds this frame.
+        del group, tasks
+    try:
+        raise error
+    finally:
+        del error
 
 
 class Gate:

@@ -58,7 +58,7 @@ class Step:
     reflection: str
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     """What the policy wrote from one cut to the next, and what it was found to be worth."""
 
     path: Path

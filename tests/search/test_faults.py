@@ -1,24 +1,27 @@
 """Engines fail: one request is tried again, one lost child is no loss, and a dead engine is told at once."""
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from time import perf_counter
 
 import pytest
+from PIL import Image
 
 from cos.engines.scripted import Fault, Script, ScriptedEngine, story
 from cos.prm.pair import pair
 from cos.search.budget import Limits
-from cos.search.errors import EngineDead, EngineError
+from cos.search.errors import EngineDead, EngineError, SearchFailed
 from cos.search.events import Event, Scored, Written
 from cos.search.grammar import answer_pieces
 from cos.search.requests import seed_of
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Question, Result
+from cos.search.types import Picture, Question, Result
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -201,3 +204,21 @@ async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> 
     spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.2))
     result = await solve(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
     assert result.usage.requests_aborted == policy.aborted == 2
+
+
+@pytest.mark.parametrize("strategy", ["auto", "beam", "dvts", "self_critique"])
+@pytest.mark.parametrize("limits", [Limits(), Limits(tokens=150)])
+async def test_a_search_that_is_over_leaves_no_picture_to_the_collector(strategy: str, limits: Limits) -> None:
+    image = Image.new("RGB", (8, 8))
+    gone = weakref.ref(image)
+    pairing = pair(ScriptedEngine(), ScriptedEngine())
+    spec = SearchSpec(strategy, {"n": 4}, limits=limits)
+    asked = Question("How much is it?", Picture(image, "digest"))
+    gc.disable()
+    try:
+        with suppress(SearchFailed):
+            await solve(asked, spec, pairing.policy, pairing.scorer, pairing.grammar)
+        del asked, image
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -5,10 +5,11 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cos.engines.scripted import Script, ScriptedEngine, sureness
 from cos.prm.pair import pair
