@@ -115,8 +115,10 @@ class Requests:
         """Drops all that was begun ahead and not taken up, and returns once none of it runs any more; what it wrote
         counts as aborted."""
         self.drop([()])
-        for drawn in await asyncio.gather(*self._dropped, return_exceptions=True):
-            if isinstance(drawn, Drawn):
+        if self._dropped:
+            await asyncio.wait(self._dropped)
+        for task in self._dropped:
+            if not task.cancelled() and task.exception() is None and (drawn := task.result()) is not None:
                 self.spent["tokens_aborted"] += len(drawn.token_ids)
         self._dropped.clear()
 
