@@ -1,7 +1,7 @@
 """Auto: as much search as the question needs, step by step. The default.
 
-It grows one chain. One candidate is drawn for a step; while the best of them is worth less than ``confidence``, as many
-more are drawn, up to half of n; the best goes on. It stops there when it is sure: the best chain is worth at least
+It grows one chain. One candidate is drawn for a step; while the best is worth less than ``confidence``, there are made
+four times as many, up to half of n; the best goes on. It stops there when it is sure: the best chain is worth at least
 ``confidence``, and the best one with another answer at least ``margin`` less. Still open, it grows a second chain with
 the other half; the best answer of all wins. Where chain values are no probabilities (likelihood, or no PRM) it draws 2,
 4, ... up to n whole chains until most have one answer (at least ``confidence`` of four or more), and takes the most
@@ -25,6 +25,8 @@ from cos.search.types import Chain
 if TYPE_CHECKING:
     from cos.search.search import Search
 
+GROWTH = 4
+"""By how much a step's candidates grow in number: fewer rounds take less time, more of them fewer tokens."""
 ENOUGH_VOTES = 4
 """Fewer chains than this are no majority."""
 
@@ -70,7 +72,7 @@ async def climb(search: "Search", params: AutoParams, most: int) -> list[Chain]:
     while not trunk.is_last:
         level, drawn = list[Chain](), 0
         while drawn < most and not believable(search, params, level):
-            n = min(max(1, drawn), most - drawn)
+            n = min(max(1, (GROWTH - 1) * drawn), most - drawn)
             drawn += n
             try:
                 level += await search.expand([(trunk, n)], then=partial(plan, search, params, tuple(level)))

@@ -219,11 +219,11 @@ async def test_auto_takes_one_candidate_a_step_while_each_is_believed(find: Find
     assert [candidate.path for candidate in result.tree] == [(0,), (0, 0), (0, 0, 0)]
 
 
-async def test_auto_draws_as_many_more_until_a_step_is_believed(find: Find) -> None:
-    doubted = {(root,): ("step", 0.1 * root) for root in range(3)}
-    policy, prm = planted({**doubted, (3,): ("step", 0.95), (3, 0): ("7", 0.95)})
-    result = await find("auto", {"n": 16}, policy=policy, prm=prm)
-    assert [candidate.path for candidate in result.tree] == [(0,), (1,), (2,), (3,), (3, 0)]
+async def test_auto_draws_four_times_as_many_until_a_step_is_believed(find: Find) -> None:
+    steps = {(root,): ("step", 0.95 if root == 4 else 0.01 * root) for root in range(16)}
+    policy, prm = planted({**steps, (4, 0): ("7", 0.95)})
+    result = await find("auto", {"n": 64}, policy=policy, prm=prm)
+    assert {candidate.path for candidate in result.tree} == {*steps, (4, 0)}
 
 
 async def test_auto_draws_half_of_n_for_a_step_and_goes_on_with_the_best(find: Find) -> None:
@@ -235,11 +235,11 @@ async def test_auto_draws_half_of_n_for_a_step_and_goes_on_with_the_best(find: F
 
 
 async def test_auto_grows_a_second_chain_while_a_rival_is_close(find: Find) -> None:
-    policy, prm = saying(("7", 0.78), ("8", 0.86), ("11", 0.99))
+    policy, prm = saying(("7", 0.78), ("8", 0.86), ("9", 0.1), ("10", 0.1), ("11", 0.99))
     result = await find("auto", {"n": 8}, policy=policy, prm=prm)
-    # "8" is believed after two, and "7" too near; the third draw begins another chain.
-    assert [candidate.path for candidate in result.tree] == [(0,), (1,), (2,)]
-    assert result.chain.path == (2,)
+    # "8" is believed, and "7" too near; the fifth draw begins another chain.
+    assert [candidate.path for candidate in result.tree] == [(root,) for root in range(5)]
+    assert result.chain.path == (4,)
 
 
 async def test_auto_takes_the_best_of_both_chains_when_nothing_convinces(find: Find) -> None:
