@@ -10,8 +10,9 @@ import math
 import random
 import re
 import time
+import types
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -110,6 +111,12 @@ def chance(seed: int, written: str, temperature: float, of: random.Random | None
     return of
 
 
+@types.coroutine
+def turn() -> Generator[None]:
+    """Lets others go first: `asyncio.sleep` of nothing, in one frame instead of two."""
+    yield
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What a scripted engine does."""
@@ -190,7 +197,8 @@ class ScriptedEngine:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(seconds + (self.script.delay(kind, number) if self.script.delay else 0.0))
+            late = seconds + (self.script.delay(kind, number) if self.script.delay else 0.0)
+            await (asyncio.sleep(late) if late else turn())
         except asyncio.CancelledError:
             self.aborted += 1
             raise

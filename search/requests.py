@@ -75,6 +75,7 @@ class Requests:
         self._sessions = [session]
         self._scorer = scorer
         self._emit = emit
+        self._speculates = spec.speculate and spec.limits.tokens is None and spec.limits.prm_reads is None
         self._budget = Budget(spec.limits)
         self._live = Gate(spec.limits.live_sequences)
         self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
@@ -93,9 +94,7 @@ class Requests:
     def may_begin(self) -> bool:
         """Whether anything may be begun ahead now: not where a limit would have to pay for it, and not where it would
         take the place of what is wanted."""
-        limits = self._spec.limits
-        unlimited = limits.tokens is None and limits.prm_reads is None
-        return self._spec.speculate and unlimited and not self._live.is_full and not self._policy.is_saturated
+        return self._speculates and not self._live.is_full and not self._policy.is_saturated
 
     def begin(self, place: Place) -> None:
         """Begins a candidate that will probably be wanted."""
