@@ -19,7 +19,7 @@ def unable(*_: object) -> float:
 
 
 async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Served) -> None:
-    response = await server.solve(n=4, seed=7)
+    response = await server.solve(strategy="best_of_n", n=4, seed=7)
     reply = response.json()
     assert response.status_code == 200
     assert reply["complete"] is True
