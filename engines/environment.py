@@ -25,9 +25,20 @@ def computes_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def has_bfloat16_tiles() -> bool:
+    """Whether this CPU multiplies whole tiles of bfloat16 (AMX)."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def fitting_dtype(settings: EngineSettings, *, on_cpu: bool) -> str:
-    """The number format for weights that are not quantised: ``auto`` is float32 on a CPU without bfloat16."""
-    return "float32" if settings.dtype == "auto" and on_cpu and not computes_bfloat16() else settings.dtype
+    """The number format for weights that are not quantised: ``auto`` is float32 where a CPU's bfloat16 is emulated, and
+    for a PRM on a CPU without tiles of it, whose scores would be off the checkpoint's by more than 0.02."""
+    if settings.dtype != "auto" or not on_cpu:
+        return settings.dtype
+    suits = has_bfloat16_tiles() if settings.role == "prm" else computes_bfloat16()
+    return "auto" if suits else "float32"
 
 
 def is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:

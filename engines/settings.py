@@ -18,7 +18,8 @@ class EngineSettings:
     max_num_seqs: int = 256
     """Sequences that run at once; more wait in the engine's queue."""
     dtype: str = "auto"
-    """What the engine computes in. ``auto`` is the checkpoint's own, but float32 on a CPU without bfloat16."""
+    """What the engine computes in. ``auto`` is the checkpoint's own, but float32 on a CPU without bfloat16, and for a
+    PRM on one without AMX."""
     tensor_parallel_size: int = 1
     memory_utilization: float = 0.45
     """Share of a GPU's memory; not used on CPU."""

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     max_num_seqs: int = _flag(256, "engines", "N", ge=1)
     """Sequences an engine runs at once."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag("auto", "engines")
-    """Number format of the weights; auto is the checkpoint's own, but float32 on a CPU without bfloat16."""
+    """Number format of the weights; auto is the checkpoint's own, but float32 on a CPU without bfloat16, and for the
+    PRM on a CPU without AMX."""
     tensor_parallel_size: int = _flag(1, "engines", "N", ge=1)
     """GPUs per engine."""
     policy_memory_utilization: float = _flag(0.5, "engines", "SHARE", gt=0, le=1)

@@ -4,20 +4,32 @@ import pytest
 
 from cos.engines import environment
 from cos.engines.environment import fitting_dtype
-from cos.engines.settings import EngineSettings
+from cos.engines.settings import EngineSettings, Role
 
 
 @pytest.mark.parametrize(
-    ("dtype", "on_cpu", "has_bfloat16", "found"),
+    ("role", "dtype", "on_cpu", "has_bfloat16", "has_tiles", "found"),
     [
-        ("auto", True, False, "float32"),
-        ("auto", True, True, "auto"),
-        ("auto", False, False, "auto"),
-        ("bfloat16", True, False, "bfloat16"),
+        ("policy", "auto", True, False, False, "float32"),
+        ("policy", "auto", True, True, False, "auto"),
+        ("policy", "auto", False, False, False, "auto"),
+        ("policy", "bfloat16", True, False, False, "bfloat16"),
+        ("prm", "auto", True, False, False, "float32"),
+        ("prm", "auto", True, True, False, "float32"),
+        ("prm", "auto", True, True, True, "auto"),
+        ("prm", "auto", False, False, False, "auto"),
+        ("prm", "bfloat16", True, True, False, "bfloat16"),
     ],
 )
-def test_a_cpu_without_bfloat16_computes_in_float32_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, on_cpu: bool, has_bfloat16: bool, found: str
+def test_a_cpu_computes_in_float32_where_bfloat16_is_slow_or_misjudges_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+    role: Role,
+    dtype: str,
+    on_cpu: bool,
+    has_bfloat16: bool,
+    has_tiles: bool,
+    found: str,
 ) -> None:
     monkeypatch.setattr(environment, "computes_bfloat16", lambda: has_bfloat16)
-    assert fitting_dtype(EngineSettings(role="policy", model="any", dtype=dtype), on_cpu=on_cpu) == found
+    monkeypatch.setattr(environment, "has_bfloat16_tiles", lambda: has_tiles)
+    assert fitting_dtype(EngineSettings(role=role, model="any", dtype=dtype), on_cpu=on_cpu) == found
