@@ -36,6 +36,7 @@ Fault = Callable[[str, int], Exception | None]
 Delay = Callable[[str, int], float]
 """``delay(kind, number)``: seconds by which request ``number`` (from 0) of a kind takes longer."""
 
+HALF_A_CHARACTER = "\ufffd"
 TURN_END = "<|im_end|>"
 """What a model writes when it is done and no stop token came before."""
 
@@ -48,6 +49,7 @@ class ScriptedVocabulary:
         self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
         self._controls = {token: index for index, token in enumerate(self._tokens)}
         self._encoded = lru_cache(maxsize=1024)(self._encode_markup)
+        self._decoded = lru_cache(maxsize=1024)(self._decode)
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
 
     @property
@@ -71,6 +73,9 @@ class ScriptedVocabulary:
         return (*ids, *self.encode(text[end:]))
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        return self._decoded(tuple(token_ids))
+
+    def _decode(self, token_ids: tuple[int, ...]) -> str:
         return b"".join(map(self._pieces.__getitem__, token_ids)).decode(errors="replace")
 
     def control_id(self, token: str) -> int | None:
@@ -195,7 +200,8 @@ class ScriptedEngine:
         number = self._counts[kind]
         self._counts[kind] += 1
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if self.in_flight > self.most_in_flight:
+            self.most_in_flight = self.in_flight
         try:
             late = seconds + (self.script.delay(kind, number) if self.script.delay else 0.0)
             await (asyncio.sleep(late) if late else turn())
@@ -219,8 +225,8 @@ class ScriptedSession:
         self._question = question
         self._prompt_tokens = prompt_tokens
         self._tokens_aborted = 0
-        self._last: tuple[tuple[int, ...], str] = ((), "")
-        self._seen: set[int] = set()
+        self._texts: dict[int, str] = {}
+        """Of all that was seen, by the hashes of its ids."""
         self._lengths: list[int] = []
 
     @property
@@ -233,7 +239,7 @@ class ScriptedSession:
 
     async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
         before = self._checked(continuation)
-        written = self._text(before)
+        _, written = self._known(before)
         rng = chance(draw.seed, written, draw.temperature, self._engine.chance)
         ids = self._written(written, rng, draw)
         luck = rng.random() if draw.logprobs else 0.0
@@ -244,15 +250,17 @@ class ScriptedSession:
         try:
             await self._engine.serve("draw", seconds)
         except asyncio.CancelledError:
-            written = len(ids) if not seconds else int(len(ids) * (time.perf_counter() - started) / seconds)
-            self._tokens_aborted += min(written, len(ids))
+            passed = len(ids) if not seconds else int(len(ids) * (time.perf_counter() - started) / seconds)
+            self._tokens_aborted += min(passed, len(ids))
             raise
+        cached_tokens, written = self._recalled(before)
+        self._remember(before + ids, written + self._engine.vocabulary.decode(ids))
         return Drawn(
             token_ids=ids,
             finish="stop" if len(ids) == whole else "length",
             logprob=-0.1 * len(ids) * (1 + luck) if draw.logprobs else None,
             prompt_tokens=self._prompt_tokens + len(before),
-            cached_tokens=self._cached(before, ids),
+            cached_tokens=cached_tokens,
         )
 
     def _written(self, before: str, rng: random.Random, draw: Draw) -> tuple[int, ...]:
@@ -270,14 +278,9 @@ class ScriptedSession:
         del labels, priority
         before = self._checked(continuation)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
-        p = self._engine.script.judge(self._question, self._text(before))
-        return LabelRead(_log(p), _log(1 - p), self._prompt_tokens + len(before), self._cached(before, ()))
-
-    def _text(self, before: tuple[int, ...]) -> str:
-        """The text of a continuation; what was asked for last is likely to be asked for again."""
-        if before is not self._last[0] and before != self._last[0]:
-            self._last = before, self._engine.vocabulary.decode(before)
-        return self._last[1]
+        cached_tokens, written = self._recalled(before)
+        p = self._engine.script.judge(self._question, written)
+        return LabelRead(_log(p), _log(1 - p), self._prompt_tokens + len(before), cached_tokens)
 
     def _checked(self, continuation: Sequence[int]) -> tuple[int, ...]:
         if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
@@ -286,27 +289,30 @@ class ScriptedSession:
             )
         return tuple(continuation)
 
-    def _cached(self, before: tuple[int, ...], written: tuple[int, ...]) -> int:
-        """As a prefix cache without blocks: all that an earlier request of this session has computed."""
-        is_first, known = not self._seen, self._known(before)
-        if written:
-            self._remember(before + written)
-        return 0 if is_first else self._prompt_tokens + min(known, len(before) - 1)
+    def _known(self, before: tuple[int, ...]) -> tuple[int, str]:
+        """Tokens of the longest text that was seen and that this one begins with; and all of its own text."""
+        if (text := self._texts.get(hash(before))) is not None:
+            return len(before), text
+        decode = self._engine.vocabulary.decode
+        for length in reversed(self._lengths[: bisect_left(self._lengths, len(before))]):
+            if (begin := self._texts.get(hash(before[:length]))) is not None:
+                is_whole = not begin.endswith(HALF_A_CHARACTER)
+                return length, begin + decode(before[length:]) if is_whole else decode(before)
+        return 0, decode(before)
 
-    def _known(self, text: tuple[int, ...]) -> int:
-        """Tokens of the longest text that was seen and that this one begins with; it counts as seen from now on. Texts
-        are known by their hashes."""
-        if hash(text) in self._seen:
-            return len(text)
-        self._remember(text)
-        within = reversed(self._lengths[: bisect_left(self._lengths, len(text))])
-        return next((n for n in within if hash(text[:n]) in self._seen), 0)
+    def _recalled(self, before: tuple[int, ...]) -> tuple[int, str]:
+        """Tokens that a prefix cache without blocks would have of prompt and text: all that an earlier request of this
+        session has computed; and the text, which counts as seen from now on."""
+        is_first, (known, text) = not self._texts, self._known(before)
+        if known < len(before) or is_first:
+            self._remember(before, text)
+        return 0 if is_first else self._prompt_tokens + min(known, len(before) - 1), text
 
-    def _remember(self, text: tuple[int, ...]) -> None:
-        self._seen.add(hash(text))
-        place = bisect_left(self._lengths, len(text))
-        if place == len(self._lengths) or self._lengths[place] != len(text):
-            self._lengths.insert(place, len(text))
+    def _remember(self, ids: tuple[int, ...], text: str) -> None:
+        self._texts[hash(ids)] = text
+        place = bisect_left(self._lengths, len(ids))
+        if place == len(self._lengths) or self._lengths[place] != len(ids):
+            self._lengths.insert(place, len(ids))
 
 
 def _log(p: float) -> float:

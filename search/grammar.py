@@ -10,7 +10,6 @@ A chain is cut right after ``<|reasoning_step_end|>`` and after ``<|answer_end|>
 to the next is one *segment*, and a segment is what a search expands and a PRM scores.
 """
 
-import re
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -117,16 +116,6 @@ class Segment(Struct, frozen=True, gc=False):
     answer: str | None = None
 
 
-def _between(start: str, end: str) -> re.Pattern[str]:
-    return re.compile(re.escape(start) + r"(.*?)" + re.escape(end), re.DOTALL)
-
-
-_NAME = _between(NAME_START, NAME_END)
-_THOUGHT = _between(THOUGHT_START, THOUGHT_END)
-_REFLECTION = _between(REFLECTION_START, REFLECTION_END)
-_ANSWER = _between(ANSWER_START, ANSWER_END)
-
-
 class CosGrammar:
     """Reads what a CoS policy writes. Token ids are looked up by their strings, once."""
 
@@ -164,12 +153,14 @@ class CosGrammar:
         if not token_ids or not self._foreign.isdisjoint(token_ids):
             return Segment("broken")
         if token_ids[-1] == self._step_end:
-            fields = [pattern.search(text) for pattern in (_NAME, _THOUGHT, _REFLECTION)]
-            found = [match.group(1).strip() for match in fields if match is not None]
-            return Segment("step", step=Step(*found)) if len(found) == len(fields) else Segment("broken")
+            name = _between(text, NAME_START, NAME_END)
+            thought = _between(text, THOUGHT_START, THOUGHT_END)
+            reflection = _between(text, REFLECTION_START, REFLECTION_END)
+            if name is None or thought is None or reflection is None:
+                return Segment("broken")
+            return Segment("step", step=Step(name, thought, reflection))
         if token_ids[-1] == self._answer_end:
-            match = _ANSWER.search(text)
-            answer = extract_answer(match.group(1)) if match is not None else ""
+            answer = extract_answer(_between(text, ANSWER_START, ANSWER_END) or "")
             return Segment("answer", answer=answer) if answer else Segment("broken")
         return Segment("broken")
 
@@ -178,6 +169,13 @@ def extract_answer(text: str) -> str:
     """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation)."""
     text = text.strip()
     return text[1:-1].strip() if is_bracketed(text) else text
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    """What stands between the first ``start`` and the ``end`` behind it, without white space around it."""
+    begin = text.find(start)
+    close = text.find(end, begin + len(start))
+    return None if begin < 0 or close < 0 else text[begin + len(start) : close].strip()
 
 
 def _must(token_id: int | None) -> int:

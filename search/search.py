@@ -215,9 +215,10 @@ class Search:
         return [(place, self._requests.reserve(place.chain, len(places) - i)) for i, place in enumerate(places)]
 
     def _place(self, chain: Chain, temperature: float) -> Place:
-        index = self._children.get(chain.path, 0)
-        self._children[chain.path] = index + 1
-        return Place(chain, (*chain.path, index), temperature)
+        path = chain.path
+        index = self._children.get(path, 0)
+        self._children[path] = index + 1
+        return Place(chain, (*path, index), temperature)
 
     def _foresee(self, then: Plan, temperature: float) -> Foresee:
         """The places that the next children would be given, without giving them."""

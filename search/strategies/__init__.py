@@ -51,10 +51,12 @@ def third_party() -> tuple[Strategy, ...]:
 def menu() -> dict[str, Strategy]:
     """Every strategy by its name. Errors: ValueError when two have the same name or alias."""
     found: dict[str, Strategy] = {}
+    taken: set[str] = set()
     for strategy in (*BUILT_IN, *third_party()):
-        for name in (strategy.name, *strategy.aliases):
-            if any(name in (known.name, *known.aliases) for known in found.values()):
-                raise ValueError(f"two strategies are called {name!r}")
+        names = {strategy.name, *strategy.aliases}
+        if clash := names & taken:
+            raise ValueError(f"two strategies are called {min(clash)!r}")
+        taken |= names
         found[strategy.name] = strategy
     return found
 
