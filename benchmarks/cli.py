@@ -99,7 +99,7 @@ def quality(
 ) -> None:
     """Accuracy against tokens, PRM reads and latency: strategies over several widths on the same problems."""
     from cos.benchmarks.commands import Job, run_quality
-    from cos.benchmarks.grid import grid_settings
+    from cos.benchmarks.grid import grid_of
     from cos.benchmarks.quality import check_picture
     from cos.benchmarks.serving import parse_levels
     from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
@@ -116,9 +116,11 @@ def quality(
         aggregation=aggregation,
     )
     names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
-    every = grid_settings(like, names, parse_levels(widths, "--widths"))
+    grid = grid_of(like, names, parse_levels(widths, "--widths"))
+    for told in grid.left_out:
+        typer.echo(told, err=True)
     rival = None if against is None else parse_rival(against, like)
-    asyncio.run(run_quality(job, every, rival, plot))
+    asyncio.run(run_quality(job, grid, rival, plot))
 
 
 @benches.command()

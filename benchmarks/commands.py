@@ -9,7 +9,7 @@ import httpx
 import typer
 
 from cos.benchmarks import barrier, cost, limit, orchestrator, pool, serving, speculation
-from cos.benchmarks.grid import Field, compare, grid_table, sweep
+from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
 from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
@@ -69,7 +69,7 @@ async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None
     _print({**facts, **job.provenance()})
 
 
-async def run_quality(job: Job, settings: Sequence[Setting], rival: Setting | None, picture: Path | None) -> None:
+async def run_quality(job: Job, grid: Grid, rival: Setting | None, picture: Path | None) -> None:
     """Accuracy and cost of all settings, each against the rival if there is one.
 
     A line of JSON for each as it comes, a Markdown table, and all of it again; drawn in ``picture`` as well.
@@ -77,14 +77,14 @@ async def run_quality(job: Job, settings: Sequence[Setting], rival: Setting | No
     problems = job.chosen()
     rows: list[Facts] = []
     async with running(job.policy, job.prm) as engines:
-        async for row in sweep(_field(job, engines.pair, problems), settings, rival):
+        async for row in sweep(_field(job, engines.pair, problems), grid.settings, rival):
             rows.append(row)
             _print(row)
     if picture is not None:
         plot_quality(picture, rows)
     if not job.json_only:
         typer.echo(f"\n{grid_table(rows)}\n")
-    _print({"rows": rows, **job.provenance()})
+    _print({"rows": rows, "left_out": grid.left_out, **job.provenance()})
 
 
 async def run_pool(job: Job, like: Setting, size: int) -> None:

@@ -8,6 +8,7 @@ from cos.benchmarks.report import difference_facts, markdown_table, outcome_fact
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.prm.pair import Pair
+from cos.search.errors import InputError
 from cos.search.spec import SearchSpec
 from cos.training.accuracy import Outcome, evaluate, root_seed
 from cos.training.provenance import Facts
@@ -48,10 +49,31 @@ async def compare(field: Field, ours: Setting, rival: Setting | None) -> Facts:
     }
 
 
-def grid_settings(like: Setting, strategies: Sequence[str], widths: Sequence[int]) -> list[Setting]:
-    """Every strategy at every width; a strategy without a width once. Errors: InputError for what cannot be used."""
-    every = [replace(like, strategy=name, n=n, beam_width=None).fitted() for name in strategies for n in widths]
-    return list(dict.fromkeys(every))
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Settings to compare, and what a strategy does not take."""
+
+    settings: tuple[Setting, ...]
+    left_out: tuple[str, ...]
+    """One sentence for each width that is too much for a strategy."""
+
+
+def grid_of(like: Setting, strategies: Sequence[str], widths: Sequence[int]) -> Grid:
+    """Every strategy at every width that it takes; a strategy without a width once. Errors: InputError for a strategy
+    that there is not, or that takes none of the widths."""
+    settings: dict[Setting, None] = {}
+    left_out: list[str] = []
+    for name in strategies:
+        refused: list[InputError] = []
+        for n in widths:
+            try:
+                settings[replace(like, strategy=name, n=n, beam_width=None).fitted()] = None
+            except InputError as error:
+                refused.append(error)
+        if len(refused) == len(widths):
+            raise refused[0]
+        left_out += [f"{name} is left out at {error}" for error in refused]
+    return Grid(tuple(settings), tuple(left_out))
 
 
 async def sweep(field: Field, settings: Sequence[Setting], rival: Setting | None) -> AsyncIterator[Facts]:

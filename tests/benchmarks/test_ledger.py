@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from cos.benchmarks.grid import Field, compare, grid_settings, grid_table, sweep
+from cos.benchmarks.grid import Field, compare, grid_of, grid_table, sweep
 from cos.benchmarks.setting import Setting, parse_rival
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.spec import SearchSpec
+from cos.search.strategies import menu
 from cos.training.accuracy import Outcome, choose, evaluate, is_right, root_seed
 
 
@@ -93,7 +94,7 @@ CHOSEN = ("greedy", "self_consistency", "best_of_n", "beam", "greedy_prm")
 
 
 async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, problems: list[LedgerProblem]):
-    settings = grid_settings(Setting(strategy="beam", n=8, beam_width=2), CHOSEN, (1, 4, 8))
+    settings = grid_of(Setting(strategy="beam", n=8, beam_width=2), CHOSEN, (1, 4, 8)).settings
     assert [(setting.strategy, setting.n) for setting in settings[:3]] == [
         ("greedy", None),
         ("self_consistency", 1),
@@ -107,11 +108,19 @@ async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, pr
     assert table[0].startswith("| strategy | n | accuracy |")
 
 
+def test_a_width_that_a_strategy_does_not_take_is_left_out_and_told():
+    grid = grid_of(Setting(strategy="beam"), sorted(menu()), (1, 2, 4, 8, 16, 32))
+    assert {setting.strategy for setting in grid.settings} == set(menu())
+    assert grid.left_out == ("self_critique is left out at n = 32: Input should be less than or equal to 16",)
+    with pytest.raises(InputError, match="n = 32"):
+        grid_of(Setting(strategy="beam"), ["beam", "self_critique"], (32,))
+
+
 async def test_the_grid_is_paired_with_a_rival(scripted: Pair, problems: list[LedgerProblem]):
     field = Field(pair=scripted, problems=problems[:12], seed=0, concurrency=8)
     like = Setting(strategy="beam")
     rival = parse_rival("best_of_n@1", like)
-    settings = grid_settings(like, CHOSEN, (1, 4))
+    settings = grid_of(like, CHOSEN, (1, 4)).settings
     rows = {(row["strategy"], row["n"]): row async for row in sweep(field, settings, rival)}
     alone = rows["best_of_n", 1]
     assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
