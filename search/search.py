@@ -37,7 +37,7 @@ class Search:
         emit: Callable[[Event], None],
     ) -> None:
         self.root = Chain()
-        self.warnings: list[str] = []
+        self.warnings = [*spec.doubts]
         self._question = question
         self._spec = spec
         self._policy = policy

@@ -54,3 +54,13 @@ class SearchSpec:
         self.limits = limits or Limits()
         self.explain = explain
         self.speculate = speculate
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What can hardly be meant, in words for whoever asked."""
+        n: int = getattr(self.params, "n", 1)
+        if self.sampling.temperature > 0 or n == 1:
+            return ()
+        return (
+            f"at temperature 0 all {n} candidates are the same; raise it (1.0 is the default)",
+        )

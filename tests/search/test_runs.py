@@ -111,6 +111,15 @@ async def test_a_single_sample_at_temperature_zero_is_greedy(find: Find) -> None
     assert cold.chain == (await find("greedy")).chain
 
 
+@pytest.mark.parametrize(("n", "temperature", "doubts"), [(8, 0.0, 1), (8, 0.1, 0), (1, 0.0, 0)])
+async def test_a_search_without_chance_is_told_that_its_candidates_are_the_same(
+    find: Find, n: int, temperature: float, doubts: int
+) -> None:
+    result = await find("beam", {"n": n}, sampling=Sampling(temperature=temperature))
+    assert len(result.warnings) == doubts
+    assert all("at temperature 0 all 8 candidates" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_a_search_ends_with_an_answer_whose_chain_is_scored_throughout(find: Find, strategy: str) -> None:
     result = await find(strategy)
