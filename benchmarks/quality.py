@@ -22,6 +22,7 @@ def plot_quality(path: Path, rows: Sequence[Facts]) -> None:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -33,9 +34,10 @@ def plot_quality(path: Path, rows: Sequence[Facts]) -> None:
             _line(axis, own, cost, name, colormaps["tab20"](index % 20))
         axis.set_xlabel(label)
         axis.set_xscale("symlog", base=2)
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("right answers, %")
-    axes[-1].legend(fontsize="small", ncols=2)
+    axes[-1].legend(fontsize="small", ncols=2, loc="lower right")
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
@@ -44,6 +46,6 @@ def _line(axis: Any, rows: Sequence[Facts], cost: str, name: str, colour: Any) -
     values = [100 * row["accuracy"] for row in rows]
     below = [100 * (row["accuracy"] - row["ci_low"]) for row in rows]
     above = [100 * (row["ci_high"] - row["accuracy"]) for row in rows]
-    axis.errorbar(
-        places, values, (below, above), color=colour, label=name, marker="o", markersize=4, linewidth=1, capsize=2
-    )
+    # The intervals of many lines overlap: they stand behind, pale.
+    axis.errorbar(places, values, (below, above), color=colour, alpha=0.3, linestyle="none", linewidth=1, capsize=2)
+    axis.plot(places, values, color=colour, label=name, marker="o", markersize=4, linewidth=1.5)

@@ -57,18 +57,24 @@ class Search:
         return self._spec.ruler.kind == "prm" and self._requests.has_scorer
 
     async def expand(
-        self, wanted: Wanted, *, then: Plan | None = None, temperature: float | None = None
+        self,
+        wanted: Wanted,
+        *,
+        temperature: float | None = None,
+        then: Plan | None = None,
+        then_temperature: float | None = None,
     ) -> list[Chain]:
         """Draws and scores new children: ``n`` of each chain, all at once, in path order; each is scored the moment it
         ends. Children that say the same are all there (`distinct` merges them).
 
-        ``then``: what will be asked for next. With it, children of likely survivors are begun while stragglers still
-        run and scores are not there yet, at low priority; the result is the same as without. Errors: EngineError when
-        no child could be had; BudgetExhausted, which a strategy lets pass.
+        ``then``: what will be asked for next, and at which temperature. With it, children of likely survivors are begun
+        while stragglers still run and scores are not there yet, at low priority; the result is the same as without.
+        Temperatures are those of the search unless given. Errors: EngineError when no child could be had;
+        BudgetExhausted, which a strategy lets pass.
         """
-        heat = self._spec.sampling.temperature if temperature is None else temperature
-        places = self._reserved(wanted, heat)
-        ahead = Ahead(self._requests, self._foresee(then, heat), len(places)) if then else None
+        places = self._reserved(wanted, self._heat(temperature))
+        foresee = self._foresee(then, self._heat(then_temperature)) if then else None
+        ahead = Ahead(self._requests, foresee, len(places)) if foresee else None
 
         async def child(place: Place, grant: int) -> Chain | None:
             longer = await self._requests.write(place, grant)
@@ -88,7 +94,7 @@ class Search:
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
-        places = self._reserved(wanted, self._spec.sampling.temperature)
+        places = self._reserved(wanted, self._heat(None))
         return _alive(await together(self._requests.write(place, grant) for place, grant in places))
 
     async def sample(
@@ -109,7 +115,7 @@ class Search:
         stop_hopeless: bool = False,
     ) -> list[Chain]:
         """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
-        heat = self._spec.sampling.temperature if temperature is None else temperature
+        heat = self._heat(temperature)
         answered: list[Chain] = []
 
         def is_hopeless(chain: Chain) -> bool:
@@ -205,6 +211,9 @@ class Search:
         leaves = [path for path in tree if path not in parents]
         chains = [Chain(tuple(tree[leaf[: i + 1]] for i in range(len(leaf)))) for leaf in leaves]
         return self.rank(chains)[0] if chains else None
+
+    def _heat(self, temperature: float | None) -> float:
+        return self._spec.sampling.temperature if temperature is None else temperature
 
     def _with_scores(self, chain: Chain) -> Chain:
         return chain.with_scores({c.path: self._requests.tree[c.path].score for c in chain.candidates})

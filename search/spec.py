@@ -15,7 +15,7 @@ class Sampling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """Sampling temperature of the policy. The greedy strategy always uses 0."""
+    """Sampling temperature of the policy. The greedy strategy always uses 0, and auto for a step's first candidate."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling threshold."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -61,6 +61,4 @@ class SearchSpec:
         n: int = getattr(self.params, "n", 1)
         if self.sampling.temperature > 0 or n == 1:
             return ()
-        return (
-            f"at temperature 0 all {n} candidates are the same; raise it (1.0 is the default)",
-        )
+        return (f"at temperature 0 all {n} candidates are the same; raise it (1.0 is the default)",)

@@ -1,11 +1,11 @@
 """Auto: as much search as the question needs, step by step. The default.
 
-It grows one chain. One candidate is drawn for a step; while the best is worth less than ``confidence``, there are made
-four times as many, up to half of n; the best goes on. It stops there when it is sure: the best chain is worth at least
-``confidence``, and the best one with another answer at least ``margin`` less. Still open, it grows a second chain with
-the other half; the best answer of all wins. Where chain values are no probabilities (likelihood, or no PRM) it draws 2,
-4, ... up to n whole chains until most have one answer (at least ``confidence`` of four or more), and takes the most
-frequent one.
+It grows one chain. The first candidate of a step is drawn at temperature 0; while the best is worth less than
+``confidence``, there are made four times as many, sampled, up to half of n; the best goes on. It stops there when it is
+sure: the best chain is worth at least ``confidence``, and the best one with another answer at least ``margin`` less.
+Still open, it grows a second chain with the other half, sampled throughout; the best answer of all wins. Where chain
+values are no probabilities (likelihood, or no PRM) it draws 2, 4, ... up to n whole chains until most have one answer (at
+least ``confidence`` of four or more), and takes the most frequent one.
 
 Source: ours. To accept a step by a threshold on its reward, and to spend more only where it fails, is done between a
 small and a large model by Liao et al., arXiv 2501.19324; to stop a vote early is adaptive consistency (Aggarwal et al.,
@@ -60,22 +60,24 @@ class Auto(Strategy):
 async def believed(search: "Search", params: AutoParams) -> list[Chain]:
     """One chain of steps that are believed, and a second one while the answer is open."""
     half = max(1, params.n // 2)
-    chains = await climb(search, params, half)
+    chains = await climb(search, params, half, first=0.0)
     if params.n > half and not await sure(search, chains, params):
         chains += await climb(search, params, params.n - half)
     return chains
 
 
-async def climb(search: "Search", params: AutoParams, most: int) -> list[Chain]:
-    """A chain that follows the best of up to ``most`` candidates a step, and whatever else answered on its way."""
+async def climb(search: "Search", params: AutoParams, most: int, *, first: float | None = None) -> list[Chain]:
+    """A chain that follows the best of up to ``most`` candidates a step, and whatever else answered on its way.
+    ``first``: the temperature of a step's first candidate, the search's unless given."""
     trunk, others = search.root, list[Chain]()
     while not trunk.is_last:
         level, drawn = list[Chain](), 0
         while drawn < most and not believable(search, params, level):
-            n = min(max(1, (GROWTH - 1) * drawn), most - drawn)
+            n, heat = min(max(1, (GROWTH - 1) * drawn), most - drawn), None if drawn else first
             drawn += n
+            next_step = partial(plan, search, params, tuple(level))
             try:
-                level += await search.expand([(trunk, n)], then=partial(plan, search, params, tuple(level)))
+                level += await search.expand([(trunk, n)], temperature=heat, then=next_step, then_temperature=first)
             except EngineError as error:
                 # One candidate that the engine fails is not the end while others may be drawn.
                 if isinstance(error, EngineDead) or (not level and drawn == most):

@@ -12,12 +12,16 @@ Tree = dict[Path, tuple[str, float]]
 
 
 def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
-    """A policy that writes this tree and a PRM that scores it; every text names its place."""
+    """A policy that writes this tree and a PRM that scores it; every text names its place. At temperature 0 it writes
+    what stands at the first place."""
     places = {random.Random(seed_of(0, path)).getstate(): path for path in tree}
+
+    def newest(written: str) -> Path:
+        return max(tree, key=lambda path: (written.rfind(f"{path}"), len(path)))
 
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
-        path = places[rng.getstate()]
+        path = places.get(rng.getstate()) or (*(newest(written) if written else ()), 0)
         kind, _ = tree[path]
         mark = f"{path}"
         if kind == "step":
@@ -26,7 +30,6 @@ def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
 
     def judge(question: Question, written: str) -> float:
         del question
-        newest = max(tree, key=lambda path: (written.rfind(f"{path}"), len(path)))
-        return tree[newest][1]
+        return tree[newest(written)][1]
 
     return ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))

@@ -203,9 +203,11 @@ def even(question: Question, written: str, rng: random.Random) -> str:
 @given(strategy=st.sampled_from(BY_RANK), n=st.integers(1, 8), score=st.floats(0.05, 0.95), seed=st.integers(0, 99))
 @settings(max_examples=60)
 async def test_a_constant_score_chooses_nothing(find: Find, strategy: str, n: int, score: float, seed: int) -> None:
-    """Chains of one length and one value are told apart by their places: the first sample wins, whatever it says."""
+    """Chains of one length and one value are told apart by their places: the first one wins, whatever it says. It is a
+    sample, and with auto the greedy one."""
     policy, prm = ScriptedEngine(Script(writer=even)), ScriptedEngine(Script(judge=lambda _, __: score))
     sampling = Sampling(seed=seed)
-    single = await find("best_of_n", {"n": 1}, policy=policy, prm=prm, sampling=sampling)
+    first = ("greedy", {}) if strategy == "auto" else ("best_of_n", {"n": 1})
+    single = await find(*first, policy=policy, prm=prm, sampling=sampling)
     found = await find(strategy, {"n": n}, policy=policy, prm=prm, sampling=sampling)
     assert found.chain == single.chain

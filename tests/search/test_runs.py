@@ -32,8 +32,8 @@ UNREAD = ("greedy", "self_consistency", "self_critique")
 ONE_WIDE = sorted(
     name
     for name, strategy in menu().items()
-    # The rollouts of lookahead take the first places.
-    if "n" in strategy.params.model_fields and name != "lookahead"
+    # The rollouts of lookahead take the first places; what auto draws first is no sample.
+    if "n" in strategy.params.model_fields and name not in ("lookahead", "auto")
 )
 
 
@@ -104,6 +104,10 @@ async def test_searches_side_by_side_on_the_same_engines_end_as_they_do_alone(fi
 async def test_a_search_one_wide_is_a_single_sample(find: Find, strategy: str) -> None:
     single = await find("self_consistency", {"n": 1})
     assert (await find(strategy, {"n": 1})).chain == single.chain
+
+
+async def test_auto_one_wide_is_greedy(find: Find) -> None:
+    assert (await find("auto", {"n": 1})).chain == (await find("greedy")).chain
 
 
 async def test_a_single_sample_at_temperature_zero_is_greedy(find: Find) -> None:

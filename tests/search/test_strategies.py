@@ -219,6 +219,14 @@ async def test_auto_takes_one_candidate_a_step_while_each_is_believed(find: Find
     assert [candidate.path for candidate in result.tree] == [(0,), (0, 0), (0, 0, 0)]
 
 
+async def test_auto_tries_the_likeliest_step_first_and_samples_where_it_is_not_believed(find: Find) -> None:
+    doubting = Script(judge=lambda _, __: 0.3)
+    found = [await find("auto", {"n": 8}, prm=ScriptedEngine(doubting), sampling=Sampling(seed=s)) for s in range(2)]
+    one, other = ({candidate.path: candidate.text for candidate in result.tree} for result in found)
+    assert one[0,] == other[0,] == (await find("greedy")).tree[0].text
+    assert all(one[root,] != other[root,] for root in range(1, 8)), "the second chain begins with a sample"
+
+
 async def test_auto_draws_four_times_as_many_until_a_step_is_believed(find: Find) -> None:
     steps = {(root,): ("step", 0.95 if root == 4 else 0.01 * root) for root in range(16)}
     policy, prm = planted({**steps, (4, 0): ("7", 0.95)})
