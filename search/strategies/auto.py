@@ -4,8 +4,8 @@ It grows one chain. The first candidate of a step is drawn at temperature 0; whi
 ``confidence``, there are made four times as many, sampled, up to half of n; the best goes on. It stops there when it is
 sure: the best chain is worth at least ``confidence``, and the best one with another answer at least ``margin`` less.
 Still open, it grows a second chain with the other half, sampled throughout; the best answer of all wins. Where chain
-values are no probabilities (likelihood, or no PRM) it draws 2, 4, ... up to n whole chains until most have one answer (at
-least ``confidence`` of four or more), and takes the most frequent one.
+values are no probabilities (likelihood, or no PRM) it draws 2, 4, ... up to n whole chains until most have one answer
+(at least ``confidence`` of four or more), and takes the most frequent one.
 
 Source: ours. To accept a step by a threshold on its reward, and to spend more only where it fails, is done between a
 small and a large model by Liao et al., arXiv 2501.19324; to stop a vote early is adaptive consistency (Aggarwal et al.,
