@@ -37,6 +37,7 @@ Delay = Callable[[str, int], float]
 """``delay(kind, number)``: seconds by which request ``number`` (from 0) of a kind takes longer."""
 
 HALF_A_CHARACTER = "\ufffd"
+"""How a text ends that was cut within a character: what follows cannot be decoded apart from it."""
 TURN_END = "<|im_end|>"
 """What a model writes when it is done and no stop token came before."""
 
@@ -253,7 +254,7 @@ class ScriptedSession:
             passed = len(ids) if not seconds else int(len(ids) * (time.perf_counter() - started) / seconds)
             self._tokens_aborted += min(passed, len(ids))
             raise
-        cached_tokens, written = self._recalled(before)
+        cached_tokens, _ = self._recalled(before)
         self._remember(before + ids, written + self._engine.vocabulary.decode(ids))
         return Drawn(
             token_ids=ids,

@@ -73,8 +73,7 @@ class Search:
         BudgetExhausted, which a strategy lets pass.
         """
         places = self._reserved(wanted, self._heat(temperature))
-        foresee = self._foresee(then, self._heat(then_temperature)) if then else None
-        ahead = Ahead(self._requests, foresee, len(places)) if foresee else None
+        ahead = then and Ahead(self._requests, self._foresee(then, self._heat(then_temperature)), len(places))
 
         async def child(place: Place, grant: int) -> Chain | None:
             longer = await self._requests.write(place, grant)
