@@ -88,6 +88,7 @@ async def _search(
             search = Search(question, spec, policy, requests, comparer, emit)
             # Type checkers that follow the links under src/ see this module, and its Search, twice.
             chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
+            chain = search.settled(chain)
             if spec.explain:
                 chain = await search.explain(chain)
     except BudgetExhausted as spent:
@@ -120,6 +121,8 @@ async def _search(
 
 
 def _reason(requests: Requests, winner: Chain) -> FinishReason:
+    if requests.limit is not None:
+        return requests.limit
     last = winner.candidates[-1]
     if last.path in requests.starved:
         return "tokens"

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -150,6 +150,15 @@ def _known(candidates: tuple[Candidate, ...], token_ids: tuple[int, ...]) -> Cha
     return chain
 
 
+class Wish(NamedTuple):
+    """A chain to continue, and how."""
+
+    chain: Chain
+    n: int
+    temperature: float | None = None
+    """The search's unless given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a search cost. Every generated token is kept (in the answer's chain), a duplicate, asked for, aborted, or
@@ -169,6 +178,8 @@ class Usage:
     requests_aborted: int = 0
     requests_failed: int = 0
     candidates: int = 0
+    candidates_begun_ahead: int = 0
+    """Candidates that were begun before it was decided that they are wanted."""
     prm_reads: int = 0
     prm_prompt_tokens: int = 0
     prm_cached_tokens: int = 0

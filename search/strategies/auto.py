@@ -20,7 +20,7 @@ from pydantic import Field
 
 from cos.search.errors import EngineDead, EngineError
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
-from cos.search.types import Chain
+from cos.search.types import Chain, Wish
 
 if TYPE_CHECKING:
     from cos.search.search import Search
@@ -73,11 +73,13 @@ async def climb(search: "Search", params: AutoParams, most: int, *, first: float
     while not trunk.is_last:
         level, drawn = list[Chain](), 0
         while drawn < most and not believable(search, params, level):
-            n, heat = min(max(1, (GROWTH - 1) * drawn), most - drawn), None if drawn else first
+            n, heat = next_round(drawn, most), None if drawn else first
             drawn += n
-            next_step = partial(plan, search, params, tuple(level))
+            more = next_round(drawn, most)
+            otherwise = [Wish(trunk, more)] if more else []
+            then = partial(plan, search, params, tuple(level), otherwise, first)
             try:
-                level += await search.expand([(trunk, n)], temperature=heat, then=next_step, then_temperature=first)
+                level += await search.expand([(trunk, n)], temperature=heat, then=then, otherwise=otherwise)
             except EngineError as error:
                 # One candidate that the engine fails is not the end while others may be drawn.
                 if isinstance(error, EngineDead) or (not level and drawn == most):
@@ -94,13 +96,25 @@ def believable(search: "Search", params: AutoParams, level: Sequence[Chain]) -> 
     return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
 
 
+def next_round(drawn: int, most: int) -> int:
+    """How many candidates of a step are drawn after so many."""
+    return min(max(1, (GROWTH - 1) * drawn), most - drawn)
+
+
 def plan(
-    search: "Search", params: AutoParams, earlier: Sequence[Chain], level: Sequence[Chain]
-) -> list[tuple[Chain, int]]:
-    """What follows on a step that is good enough: the first candidate of the next one."""
+    search: "Search",
+    params: AutoParams,
+    earlier: Sequence[Chain],
+    otherwise: Sequence[Wish],
+    first: float | None,
+    level: Sequence[Chain],
+) -> Sequence[Wish]:
+    """What follows on a step that is good enough: the first candidate of the next one. Otherwise more of this step."""
     level = [*earlier, *level]
+    if not believable(search, params, level):
+        return otherwise
     best = search.rank_newest(level)[0]
-    return [(best, 1)] if believable(search, params, level) and not best.is_last else []
+    return [] if best.is_last else [Wish(best, 1, first)]
 
 
 async def voted(search: "Search", params: AutoParams) -> list[Chain]:

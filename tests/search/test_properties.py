@@ -127,8 +127,7 @@ async def test_every_search_keeps_the_contract(
     except EngineError:
         assert faults
     except SearchFailed:
-        assert limits.tokens is not None
-        assert limits.tokens < n
+        assert limits.tokens == 0
     else:
         within_limits(result, limits)
         consistent(result, SearchSpec(strategy, params(strategy, n), sampling=sampling, limits=limits))
@@ -162,7 +161,9 @@ def consistent(result: Result, spec: SearchSpec) -> None:
         assert candidate.score is None or 0 <= candidate.score <= 1
         assert candidate.end not in UNREADABLE or candidate.score is None
     if result.finish_reason in ("tokens", "prm_reads") and result.chain.candidates[-1].end != "truncated":
-        assert rank(whole_chains(tree), spec.ruler)[0] == result.chain
+        best = rank(whole_chains(tree), spec.ruler)[0]
+        assert best.is_answered == result.chain.is_answered
+        assert best == result.chain or (best.is_answered and spec.strategy.name != "best_of_n")
 
 
 def whole_chains(tree: dict[Path, Candidate]) -> list[Chain]:
