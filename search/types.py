@@ -172,6 +172,8 @@ class Usage:
     """Of what the policy was asked about its own candidates, beside the tree."""
     tokens_aborted: int = 0
     """Of requests that were aborted before they ended, or begun ahead in vain."""
+    tokens_discarded: int = 0
+    """Of all other candidates outside the answer's chain."""
     policy_prompt_tokens: int = 0
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int = 0
@@ -185,12 +187,6 @@ class Usage:
     prm_cached_tokens: int = 0
     unscored: int = 0
     """Candidates whose score was missing or not finite."""
-
-    @property
-    def tokens_discarded(self) -> int:
-        """Of candidates that the answer's chain does without."""
-        other = self.tokens_kept + self.tokens_duplicate + self.tokens_asked + self.tokens_aborted
-        return self.tokens_generated - other
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Planner:
             sampling=_sampling(options),
             score=self._score(options),
             limits=self._limits(options.budget or BudgetOptions()),
-            **_given(options, ("aggregation", "step_weight")),
+            **_given(options, ("aggregation", "step_weight", "speculate")),
         )
         return Job(
             id=f"solve-{uuid.uuid4().hex}",

@@ -149,7 +149,8 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     written = sum(len(candidate.token_ids) for candidate in result.tree)
     assert usage.tokens_generated == written + usage.tokens_aborted + usage.tokens_asked
     assert usage.tokens_kept == len(result.chain.token_ids)
-    assert usage.tokens_discarded >= 0
+    beside = usage.tokens_duplicate + usage.tokens_asked + usage.tokens_aborted
+    assert usage.tokens_generated == usage.tokens_kept + beside + usage.tokens_discarded
     for depth, candidate in enumerate(result.chain.candidates, start=1):
         assert candidate.path == result.chain.path[:depth]
         assert candidate == tree[candidate.path]
