@@ -14,7 +14,7 @@ from cos.search.ports import Comparer, Policy
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import TaskGroup, together
+from cos.search.tasks import TaskGroup, forget_frames, together
 from cos.search.types import Chain, Path, Question
 from cos.search.vote import Group, groups_of
 
@@ -200,6 +200,7 @@ class Search:
         try:
             await together(self._requests.judge(prefix) for prefix in prefixes)
         except (BudgetExhausted, EngineError) as error:
+            forget_frames(error)
             self.warnings.append(f"the winning chain could not be scored: {error}")
         return self._with_scores(chain)
 
