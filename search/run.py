@@ -5,7 +5,8 @@ At any limit the best chain so far is the answer, and the result says which limi
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
@@ -36,14 +37,8 @@ async def run(
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    async def work() -> None:
-        try:
-            found = await leaving_nothing(_search(question, spec, policy, scorer, grammar, comparer, events.put_nowait))
-            events.put_nowait(Answered(found))
-        finally:
-            events.put_nowait(None)
-
-    task = asyncio.create_task(work())
+    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
+    task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
             yield event
@@ -54,6 +49,14 @@ async def run(
         finally:
             # The task holds the error, whose traceback holds this frame.
             del task
+
+
+async def _tell(searching: Coroutine[Any, Any, Result], events: asyncio.Queue[Event | None]) -> None:
+    """Puts the result behind all other events, and an end behind that, however the search ends."""
+    try:
+        events.put_nowait(Answered(await leaving_nothing(searching)))
+    finally:
+        events.put_nowait(None)
 
 
 async def solve(

@@ -3,7 +3,7 @@
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -19,19 +19,31 @@ def forget_frames(error: BaseException) -> None:
     """Takes the local variables out of all finished frames that an error, its causes and its parts have come through;
     the traceback can be told as before. An error whose frames hold it (in a task, a group, a variable) is a cycle: with
     the frames' variables, a search's picture would stay until the garbage collector comes by."""
-    seen, left = set[int](), [error]
-    while left:
-        found = left.pop()
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
+    for found in _with_its_causes(error):
         traceback.clear_frames(found.__traceback__)
-        left += [other for other in (found.__cause__, found.__context__) if other is not None]
-        if isinstance(found, BaseExceptionGroup):
-            left += cast("BaseExceptionGroup[BaseException]", found).exceptions
 
 
-async def leaving_nothing(work: Coroutine[Any, Any, T]) -> T:
+def forget_traceback(error: BaseException) -> None:
+    """As `forget_frames`, for an error that was told and is over: frames that still run go too."""
+    for found in _with_its_causes(error):
+        traceback.clear_frames(found.__traceback__)
+        found.__traceback__ = None
+
+
+def _with_its_causes(error: BaseException) -> list[BaseException]:
+    found, left = dict[int, BaseException](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in found:
+            continue
+        found[id(one)] = one
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", one).exceptions
+    return list(found.values())
+
+
+async def leaving_nothing(work: Awaitable[T]) -> T:
     """What the work gives. However it ends, no error keeps what the work had in its hands (`forget_frames`)."""
     try:
         return await work
