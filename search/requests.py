@@ -24,7 +24,7 @@ from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
-from cos.search.tasks import Gate
+from cos.search.tasks import Gate, forget_frames
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
 ATTEMPTS = 2
@@ -243,7 +243,8 @@ class Requests:
                 drawn = await session.draw(continuation, draw)
             except EngineDead:
                 raise
-            except EngineError:
+            except EngineError as error:
+                forget_frames(error)
                 self.spent["requests_failed"] += 1
                 continue
             except asyncio.CancelledError:
@@ -304,7 +305,8 @@ class Requests:
                 reading = await scorer.score(chain)
             except EngineDead:
                 raise
-            except EngineError:
+            except EngineError as error:
+                forget_frames(error)
                 self.spent["requests_failed"] += 1
             else:
                 self.spent["prm_reads"] += 1

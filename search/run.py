@@ -5,7 +5,8 @@ At any limit the best chain so far is the answer, and the result says which limi
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
@@ -15,7 +16,7 @@ from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSess
 from cos.search.requests import Requests
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
-from cos.search.tasks import dismiss
+from cos.search.tasks import dismiss, forget_frames, leaving_nothing
 from cos.search.types import Chain, FinishReason, Question, Result, Timings
 
 PLAIN = PlainComparer()
@@ -36,20 +37,26 @@ async def run(
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    async def work() -> None:
-        try:
-            found = await _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
-            events.put_nowait(Answered(found))
-        finally:
-            events.put_nowait(None)
-
-    task = asyncio.create_task(work())
+    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
+    task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
             yield event
         await task
     finally:
-        await dismiss(task)
+        try:
+            await dismiss(task)
+        finally:
+            # The task holds the error, whose traceback holds this frame.
+            del task
+
+
+async def _tell(searching: Coroutine[Any, Any, Result], events: asyncio.Queue[Event | None]) -> None:
+    """Puts the result behind all other events, and an end behind that, however the search ends."""
+    try:
+        events.put_nowait(Answered(await leaving_nothing(searching)))
+    finally:
+        events.put_nowait(None)
 
 
 async def solve(
@@ -61,7 +68,7 @@ async def solve(
     comparer: Comparer = PLAIN,
 ) -> Result:
     """The result of a search. Cancel it to cancel the search. Errors: as `run`."""
-    return await _search(question, spec, policy, scorer, grammar, comparer, lambda _: None)
+    return await leaving_nothing(_search(question, spec, policy, scorer, grammar, comparer, lambda _: None))
 
 
 async def _search(
@@ -92,15 +99,18 @@ async def _search(
             if spec.explain:
                 chain = await search.explain(chain)
     except BudgetExhausted as spent:
+        forget_frames(spent)
         limit = spent.kind
     except EngineError as error:
         chain = search.best_so_far() if search else None
         if isinstance(error, EngineDead) or search is None or chain is None or not chain.is_answered:
             raise
+        forget_frames(error)
         search.warnings.append(f"{error}; this is the best answer so far")
-    except TimeoutError:
+    except TimeoutError as late:
         if not deadline.expired():
             raise
+        forget_frames(late)
         limit = "seconds"
     finally:
         if requests is not None:
@@ -142,7 +152,10 @@ async def _open(
     try:
         return await policy.open(question), await judge
     finally:
-        await dismiss(judge)
+        try:
+            await dismiss(judge)
+        finally:
+            del judge
 
 
 async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:

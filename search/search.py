@@ -19,7 +19,7 @@ from cos.search.rations import Growth, Rations
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import TaskGroup, together
+from cos.search.tasks import TaskGroup, forget_frames, together
 from cos.search.types import UNREADABLE, Chain, Path, Question, Wish
 from cos.search.vote import Group, groups_of
 
@@ -280,6 +280,7 @@ class Search:
         try:
             await together(self._requests.judge(prefix, self._budget) for prefix in affordable)
         except EngineError as error:
+            forget_frames(error)
             self.warnings.append(f"the winning chain could not be scored: {error}")
         if len(affordable) < len(prefixes):
             self.warnings.append(f"the winning chain could not be scored: {self._budget.spent('prm_reads')}")

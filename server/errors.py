@@ -34,6 +34,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from cos.search.errors import CosError, EngineDead, EngineError, InputError, SearchFailed
+from cos.search.tasks import forget_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def tell(request: Request, error: Exception) -> Response:
         log_error(error, request.scope)
+        # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
+        forget_traceback(error)
         return error_response(error)
 
     async def tell_http(request: Request, error: Exception) -> Response:

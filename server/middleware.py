@@ -13,6 +13,7 @@ from secrets import compare_digest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cos.search.tasks import forget_traceback, leaving_nothing
 from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Unauthorized, error_response, log_error
 from cos.server.metrics import Account, Metrics, Outcome
 
@@ -52,13 +53,14 @@ class RequestId:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await leaving_nothing(self._app(scope, receive, send_with_id))
         except ClientGone:
             pass
         except Exception as error:
             if begun:
                 raise
             log_error(error, scope)
+            forget_traceback(error)
             await error_response(error)(scope, receive, send_with_id)
 
 

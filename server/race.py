@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
+from cos.search.tasks import leaving_nothing
 from cos.server.errors import ClientGone, Draining
 
 T = TypeVar("T")
@@ -26,14 +27,18 @@ async def unless_halted(halt: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _unless(stop: Coroutine[Any, Any, None], error: Exception, work: Coroutine[Any, Any, T]) -> T:
-    stopped, task = asyncio.create_task(stop), asyncio.create_task(work)
+    stopped, task = asyncio.create_task(stop), asyncio.create_task(leaving_nothing(work))
     try:
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise error
         return task.result()
     finally:
-        await cancelled(stopped, task)
+        try:
+            await cancelled(stopped, task)
+        finally:
+            # They hold an error, or are one, whose traceback holds this frame.
+            del stopped, task, error
 
 
 async def cancelled(*tasks: asyncio.Task[Any]) -> None:

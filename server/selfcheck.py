@@ -25,10 +25,10 @@ async def self_check(service: Service, console: Console) -> None:
     Errors: EngineDead, when there is nothing to serve with.
     """
     sample = example()
-    picture = await service.images.from_bytes(sample.image_path.read_bytes(), "example")
-    job = service.planner.plan(Question(sample.question, picture), SearchOptions(seed=0))
+    upload = await service.images.take(sample.image_path.read_bytes(), "example")
+    job = service.planner.plan(Question(sample.question), SearchOptions(seed=0))
     try:
-        reply = await service.search(job, Account("self_check"), stored=False).finish()
+        reply = await service.search(job, upload, Account("self_check"), stored=False).finish()
     except EngineDead:
         raise
     except (InputError, SearchFailed, SearchTimeout) as error:
