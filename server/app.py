@@ -15,7 +15,7 @@ from cos.server.errors import install_error_handlers
 from cos.server.metrics import Metrics
 from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, RequestId
 from cos.server.origins import Hosts, Origins
-from cos.server.routes import chat, health, models, solve
+from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
@@ -52,6 +52,7 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         summary="PRM-guided search over a vision-language model's reasoning steps.",
         version=version("cos-serve"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         # The first is the outermost.
@@ -68,6 +69,6 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         ],
     )
     install_error_handlers(app)
-    for module in (solve, chat, models, health):
+    for module in (solve, chat, models, health, docs):
         app.include_router(module.router)
     return app

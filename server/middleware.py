@@ -18,7 +18,12 @@ from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unautho
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {
+        *("/health", "/ready", "/ping", "/version", "/metrics", "/openapi.json"),
+        *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png"),
+    }
+)
 """What needs no key. Everything else does, whether it exists or not."""
 
 COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})

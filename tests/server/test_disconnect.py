@@ -20,7 +20,10 @@ async def leave(server: Served, fields: Mapping[str, object], path: str = "/solv
     url = server.http.base_url
     _, writer = await asyncio.open_connection(url.host, url.port)
     content = json.dumps(fields).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     writer.write(head.encode() + content)
     await until(lambda: server.in_flight > 0)
     writer.close()
