@@ -9,6 +9,7 @@ CosError
 |   +-- MalformedBody   400  a body that is no JSON, no form
 +-- ServerError              the server will not carry out this request
     +-- Unauthorized    401
+    +-- Foreign         403
     +-- BodyTooSlow     408
     +-- BodyTooLarge    413
     +-- UnsupportedMedia 415
@@ -65,6 +66,10 @@ class ServerError(CosError):
 
 class Unauthorized(ServerError):
     """No key, or a wrong one."""
+
+
+class Foreign(ServerError):
+    """A page, or a name for this server, that it does not answer to."""
 
 
 class BodyTooSlow(ServerError):
@@ -134,6 +139,7 @@ FAULTS: dict[type[Exception], Fault] = {
     MalformedBody: Fault(400, _BAD, "malformed_body"),
     InputError: Fault(422, _BAD, "invalid_value"),
     Unauthorized: Fault(401, "authentication_error", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"}),
+    Foreign: Fault(403, "permission_error", "foreign_request"),
     BodyTooSlow: Fault(408, _BAD, "body_too_slow", headers=_NO_RETRY),
     BodyTooLarge: Fault(413, _BAD, "body_too_large"),
     UnsupportedMedia: Fault(415, _BAD, "unsupported_media_type"),

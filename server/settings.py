@@ -1,6 +1,7 @@
 """Everything a server can be told at its start. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
 key; a flag wins over a variable, that over YAML, that over the default."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from cos.engines.launch import SCRIPTED
 from cos.engines.settings import EngineSettings, Role
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
+from cos.server.origins import usable_host, usable_origin
 
 NO_PRM = "none"
 
@@ -89,6 +91,14 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one."""
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = _flag((), "server", "KEY")
     """A key that clients must send as a bearer token; repeat it for several. Without keys everyone may ask."""
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "ORIGIN")
+    """An origin whose pages may use this server from a browser, as https://app.example; repeat it for several, or *
+    for any page. Pages of this machine (localhost, 127.0.0.1, [::1], any port) may without it; clients that are no
+    browsers are not held up."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "NAME")
+    """A name this server is asked under, as cos.example; repeat it for several, or * for any name. It answers to
+    localhost, 127.0.0.1, [::1] and its --host, too. With --host 0.0.0.0, as in a container, it answers to every address
+    and to every name without a dot; a name with dots must be given here."""
     shutdown_timeout_s: int = _flag(30, "server", "SECONDS", ge=0)
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
@@ -99,10 +109,25 @@ class Settings(BaseSettings):
     config: Path | None = _flag(None, "server", "FILE.yaml")
     """A YAML file with any of these settings, spelt as the flags with _ for -."""
 
-    @field_validator("api_key", mode="before")
+    @field_validator("api_key", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        return [key for key in value.split(",") if key] if isinstance(value, str) else value
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.startswith('["'):
+            # A list as vLLM's flags take it.
+            return json.loads(value)
+        return [part for part in value.split(",") if part]
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _usable_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(usable_origin(part) for part in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _usable_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(usable_host(part) for part in value)
 
     @field_validator("strategy")
     @classmethod
