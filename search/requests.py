@@ -25,6 +25,7 @@ from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
 from cos.search.tasks import Gate
+from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
 ATTEMPTS = 2
@@ -68,6 +69,7 @@ class Requests:
         """Candidates that were cut because the token budget had no more for them."""
         self.judged: set[Path] = set()
         """Candidates that were shown to the PRM."""
+        self.trust = Trust()
         self._spec = spec
         self._grammar = grammar
         self._policy = policy
@@ -144,8 +146,9 @@ class Requests:
         self._emit(Written(candidate))
         return place.chain.then(candidate)
 
-    async def judge(self, chain: Chain) -> Chain:
-        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM."""
+    async def judge(self, chain: Chain, *, decides: bool = True) -> Chain:
+        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM.
+        ``decides``: whether the search goes by the score."""
         newest = chain.candidates[-1]
         if self._spec.ruler.kind == "prm":
             if self._scorer is None or newest.end in UNREADABLE:
@@ -153,6 +156,8 @@ class Requests:
             reading = await self._reading(chain, self._scorer)
             self.judged.add(newest.path)
             newest = replace(newest, score=finite(reading.score) if reading else None)
+            if decides:
+                self.trust.count(newest.score)
             self.tree[newest.path] = newest
         if newest.score is None:
             self.spent["unscored"] += 1

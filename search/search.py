@@ -198,7 +198,7 @@ class Search:
             if candidate.path not in self._requests.judged
         ]
         try:
-            await together(self._requests.judge(prefix) for prefix in prefixes)
+            await together(self._requests.judge(prefix, decides=False) for prefix in prefixes)
         except (BudgetExhausted, EngineError) as error:
             self.warnings.append(f"the winning chain could not be scored: {error}")
         return self._with_scores(chain)
