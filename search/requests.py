@@ -25,6 +25,7 @@ from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
 from cos.search.tasks import Gate, forget_frames
+from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
 ATTEMPTS = 2
@@ -77,6 +78,7 @@ class Requests:
         """The limit that first kept the search from what its strategy wanted."""
         self.judged: set[Path] = set()
         """Candidates that were shown to the PRM."""
+        self.trust = Trust()
         self._spec = spec
         self._grammar = grammar
         self._policy = policy
@@ -152,9 +154,9 @@ class Requests:
         self._emit(Written(candidate))
         return place.chain.then(candidate)
 
-    async def judge(self, chain: Chain, budget: Budget) -> Chain:
+    async def judge(self, chain: Chain, budget: Budget, *, decides: bool = True) -> Chain:
         """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM. The read
-        is paid for by then; ``budget`` pays for a second try."""
+        is paid for by then; ``budget`` pays for a second try. ``decides``: whether the search goes by the score."""
         newest = chain.candidates[-1]
         if self._spec.ruler.kind == "prm":
             if self._scorer is None or newest.end in UNREADABLE:
@@ -162,6 +164,8 @@ class Requests:
             reading = await self._reading(chain, self._scorer, budget)
             self.judged.add(newest.path)
             newest = replace(newest, score=finite(reading.score) if reading else None)
+            if decides:
+                self.trust.count(newest.score)
             self.tree[newest.path] = newest
         if newest.score is None:
             self.spent["unscored"] += 1

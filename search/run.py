@@ -16,7 +16,9 @@ from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSess
 from cos.search.requests import Requests
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
+from cos.search.stop import Stop
 from cos.search.tasks import dismiss, forget_frames, leaving_nothing
+from cos.search.trust import doubts
 from cos.search.types import Chain, FinishReason, Question, Result, Timings
 
 PLAIN = PlainComparer()
@@ -29,15 +31,17 @@ async def run(
     scorer: Scorer | None,
     grammar: CosGrammar,
     comparer: Comparer = PLAIN,
+    stop: Stop | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
-    ``comparer`` tells which answers are the same, where a strategy votes.
+    ``comparer`` tells which answers are the same, where a strategy votes. ``stop`` ends the search as a limit does.
 
-    Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
+    Errors: InputError (before any engine work), EngineError (also when the PRM failed to score most of what it was
+    shown), SearchFailed when a limit came before the first candidate.
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
+    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait, stop)
     task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
@@ -79,20 +83,24 @@ async def _search(
     grammar: CosGrammar,
     comparer: Comparer,
     emit: Callable[[Event], None],
+    stop: Stop | None = None,
 ) -> Result:
     started = opened = time.perf_counter()
     requests: Requests | None = None
     search: Search | None = None
     limit: FinishReason | None = None
     chain: Chain | None = None
-    deadline = asyncio.timeout(spec.limits.seconds)
+    deadline, stop = asyncio.timeout(spec.limits.seconds), stop or Stop()
     try:
         async with deadline:
+            stop.watch(deadline)
             session, judge = await _open(question, spec, policy, scorer)
             opened = time.perf_counter()
             emit(Opened(spec.strategy.name, session.prompt_tokens))
             requests = Requests(spec, grammar, policy, session, judge, emit)
             search = Search(question, spec, policy, requests, comparer, emit)
+            if judge is None and scorer is not None and spec.ruler.kind == "prm":
+                search.warnings.append("the PRM's engine is gone; nothing is scored")
             # Type checkers that follow the links under src/ see this module, and its Search, twice.
             chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
             chain = search.settled(chain)
@@ -111,19 +119,23 @@ async def _search(
         if not deadline.expired():
             raise
         forget_frames(late)
-        limit = "seconds"
+        limit = "shutdown" if stop.is_set else "seconds"
     finally:
+        stop.forget(deadline)
         if requests is not None:
             await requests.settle()
     winner = chain or (search.best_so_far() if search else None)
     if requests is None or search is None or winner is None:
         raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
-    first = requests.first_candidate_at
+    requests.trust.check()
+    usage, first = requests.usage(winner), requests.first_candidate_at
+    if spec.ruler.kind == "likelihood" or scorer is not None:
+        search.warnings += doubts(winner, usage.candidates, usage.unscored)
     return Result(
         chain=winner,
         value=spec.ruler.value(winner),
         finish_reason=limit if limit and chain is None else _reason(requests, winner),
-        usage=requests.usage(winner),
+        usage=usage,
         timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
         tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
         warnings=tuple(search.warnings),
@@ -148,7 +160,7 @@ async def _open(
         raise InputError(message, "score")
     if scorer is None or spec.ruler.kind != "prm":
         return await policy.open(question), None
-    judge = asyncio.create_task(_open_scorer(scorer, question))
+    judge = asyncio.create_task(_open_scorer(scorer, question, must=spec.strategy.needs_scores))
     try:
         return await policy.open(question), await judge
     finally:
@@ -158,5 +170,11 @@ async def _open(
             del judge
 
 
-async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:
-    return await scorer.open(question)
+async def _open_scorer(scorer: Scorer, question: Question, *, must: bool) -> ScorerSession | None:
+    """None for a scorer that is dead and not needed."""
+    try:
+        return await scorer.open(question)
+    except EngineDead:
+        if must:
+            raise
+        return None

@@ -278,7 +278,7 @@ class Search:
         affordable = prefixes if left is None else prefixes[:left]
         self._budget.reserve_reads(len(affordable))
         try:
-            await together(self._requests.judge(prefix, self._budget) for prefix in affordable)
+            await together(self._requests.judge(prefix, self._budget, decides=False) for prefix in affordable)
         except EngineError as error:
             forget_frames(error)
             self.warnings.append(f"the winning chain could not be scored: {error}")

@@ -26,9 +26,9 @@ UNREADABLE: frozenset[End] = frozenset({"truncated", "broken", "empty", "repeate
 """Ends that nothing can follow and no PRM is shown."""
 
 FinishReason = Literal[
-    "answer", "max_steps", "truncated", "broken", "empty", "repeated", "tokens", "prm_reads", "seconds"
+    "answer", "max_steps", "truncated", "broken", "empty", "repeated", "tokens", "prm_reads", "seconds", "shutdown"
 ]
-"""Why a search returned what it did: an answer, or the limit it met first."""
+"""Why a search returned what it did: an answer, the limit it met first, or that the server was stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,7 @@ class SolveReply(ReplyModel):
     choice: str | None = None
     """The one of the request's choices that the answer means."""
     confidence: float | None
-    """The chain's score on a scale from 0 to 1."""
+    """The chain's score on a scale from 0 to 1; by likelihood, the mean probability of its tokens."""
     steps: tuple[StepReply, ...]
     answer_score: float | None
     chain_score: float | None

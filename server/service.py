@@ -14,17 +14,19 @@ from cos.search.events import Answered, Event, Opened
 from cos.search.math_answers import MathComparer
 from cos.search.ports import Comparer
 from cos.search.run import run
+from cos.search.stop import Stop
 from cos.search.types import Question, Result
 from cos.server.admission import Admission
 from cos.server.errors import Draining, Overloaded, SearchTimeout
 from cos.server.images import ImageReader, Upload
 from cos.server.jobs import Job, Planner
 from cos.server.metrics import Account, Metrics, SearchMeter
-from cos.server.race import unless_halted
+from cos.server.race import cancelled
 from cos.server.replies import solve_reply
 from cos.server.schemas import SolveReply
 from cos.server.settings import Settings
 from cos.server.traces import Status, TraceStore
+from cos.server.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +55,19 @@ class Service:
     metrics: Metrics
     started_at: int
     """Unix time, seconds."""
+    watch: Watch
+    """Knows how the engines are."""
     comparer: Comparer
     """Tells which answers are the same."""
     traces: TraceStore | None = None
     """Where finished searches are stored; None stores none."""
-    halt: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when even running searches must end."""
+    stop: Stop = field(default_factory=Stop)
+    """Set when even running searches must end, with the best they have."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a search would be let in."""
-        return self.engines.are_alive and not self.admission.is_draining
+        return self.watch.is_well and not self.admission.is_draining
 
     async def take(self, source: str | bytes, param: str) -> Upload:
         """A picture that was sent, not decoded yet. Errors: Overloaded when the server is full, whatever was sent;
@@ -88,10 +92,10 @@ class Service:
         return Run(self, job, upload, account, self.traces if stored else None)
 
     async def drain(self) -> None:
-        """Lets running searches end, up to the shutdown time-out, then ends them."""
+        """Lets running searches end, up to the shutdown time-out, then ends them with the best they have."""
         if not await self.admission.drain(self.settings.shutdown_timeout_s):
             logger.warning("%d searches did not end in time", self.admission.running)
-            self.halt.set()
+            self.stop.set()
 
 
 @asynccontextmanager
@@ -102,6 +106,8 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
     """
     traces = _open_traces(settings, metrics)
     engines = await start(settings)
+    watch = Watch(engines, settings.engine_patience_s)
+    watching = asyncio.create_task(watch.run())
     try:
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
         metrics.watch(admission)
@@ -116,10 +122,12 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
                     admission=admission,
                     metrics=metrics,
                     started_at=int(time.time()),
+                    watch=watch,
                     comparer=comparer,
                     traces=traces,
                 )
     finally:
+        await cancelled(watching)
         await engines.close()
         if traces is not None:
             await traces.close()
@@ -175,11 +183,11 @@ class Run:
 
     async def _admitted(self, tell: Tell | None) -> Result:
         service, spec = self._service, self.job.spec
-        if not service.engines.are_alive:
-            raise EngineDead("an engine has died")
+        if not service.engines.policy.is_alive:
+            raise EngineDead("the policy engine has died")
         with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
             async with service.admission.place(service.settings.timeout_s) as self.queue_s:
-                return await unless_halted(service.halt, self._search(meter, tell))
+                return await self._search(meter, tell)
 
     async def _decode(self) -> None:
         """Gives the question its picture."""
@@ -190,7 +198,8 @@ class Run:
     async def _search(self, meter: SearchMeter, tell: Tell | None) -> Result:
         await self._decode()
         job, pair, started = self.job, self._service.pair, time.perf_counter()
-        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, self._service.comparer)
+        service = self._service
+        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, service.comparer, service.stop)
         try:
             async with aclosing(searching) as events:
                 async for event in events:
@@ -202,6 +211,8 @@ class Run:
                     if isinstance(event, Answered):
                         return event.result
         except SearchFailed as error:
+            if service.stop.is_set:
+                raise Draining("the server shut down before the search had found anything") from error
             seconds = job.spec.limits.seconds
             if seconds is not None and time.perf_counter() - started >= seconds:
                 raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error

@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     """Compute threads of an engine on CPU; half of the cores unless given."""
     enforce_eager: bool | None = _flag(None, "engines")
     """Neither graph capture nor compilation; on for CPU and off for GPU unless given."""
+    engine_patience_s: float = _flag(15.0, "engines", "SECONDS", gt=0, allow_inf_nan=False)
+    """Longest time without any progress of an engine before /health says 503."""
 
     strategy: str = _flag("auto", "search", "NAME")
     """Strategy of a request that names none."""
