@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -243,6 +244,19 @@ async def test_likelihood_needs_no_prm(find: Find, strategy: str) -> None:
     assert result.value == pytest.approx(sum(c.logprob or math.nan for c in result.chain.candidates))
     for candidate in result.chain.candidates:
         assert candidate.score == pytest.approx((candidate.logprob or math.nan) / len(candidate.token_ids))
+
+
+async def test_likelihoods_of_long_texts_still_tell_chains_apart(find: Find) -> None:
+    """All these chains have a likelihood next to 0, and one token of each between 0.82 and 0.91."""
+    rebased = await find("rebase", {"n": 16, "balance": 0.02}, has_prm=False, score="likelihood")
+    children = Counter(candidate.path[0] for candidate in rebased.tree if len(candidate.path) == 2)
+    assert max(children.values()) >= 3
+    searched = await find("mcts", {"n": 4, "iterations": 16, "exploration": 0.05}, has_prm=False, score="likelihood")
+    below = Counter(candidate.path[0] for candidate in searched.tree if len(candidate.path) > 1)
+    assert max(below.values()) > 2 * sorted([*below.values(), 0, 0, 0])[-2]
+    spec = SearchSpec("mcts", score="likelihood")
+    assert 0.8 < (spec.ruler.confidence(searched.chain) or 0.0) < 0.92
+    assert math.exp(searched.value or 0.0) < 1e-6
 
 
 async def test_likelihood_reads_no_prm_that_happens_to_be_there(find: Find) -> None:
