@@ -24,7 +24,7 @@ from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
-from cos.search.tasks import Gate, forget_frames
+from cos.search.tasks import Gate, forget_frames, leaving_nothing
 from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
@@ -112,7 +112,7 @@ class Requests:
             return
         grant = self.longest(place.chain)
         if self._for_guesses is None or self._at_risk() + grant <= self._for_guesses:
-            task = asyncio.create_task(self._draw(place, grant, ahead=True))
+            task = asyncio.create_task(leaving_nothing(self._draw(place, grant, ahead=True)))
             self._ahead[place.path] = Begun(task, grant)
 
     def drop(self, paths: Iterable[Path]) -> None:
