@@ -112,7 +112,7 @@ class Requests:
             return
         grant = self.longest(place.chain)
         if self._for_guesses is None or self._at_risk() + grant <= self._for_guesses:
-            task = asyncio.create_task(leaving_nothing(self._draw(place, grant, ahead=True)))
+            task = asyncio.create_task(self._guess(place, grant))
             self._ahead[place.path] = Begun(task, grant)
 
     def drop(self, paths: Iterable[Path]) -> None:
@@ -226,6 +226,9 @@ class Requests:
         """Tokens that were written in vain, or may yet be by what was begun ahead."""
         self._count_dropped()
         return self._aborted() + sum(begun.grant for begun in (*self._ahead.values(), *self._dropped))
+
+    async def _guess(self, place: Place, grant: int) -> Drawn | None:
+        return await leaving_nothing(self._draw(place, grant, ahead=True))
 
     def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Coroutine[Any, Any, Drawn | None]:
         sampling = self._spec.sampling

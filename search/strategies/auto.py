@@ -74,10 +74,10 @@ async def climb(search: "Search", params: AutoParams, most: int, *, first: float
         level, drawn = list[Chain](), 0
         while drawn < most and not believable(search, params, level):
             n, heat = next_round(drawn, most), None if drawn else first
+            is_doubted = drawn > 0 or doubted(trunk, params)
             drawn += n
-            more = next_round(drawn, most)
-            otherwise = [Wish(trunk, more)] if more else []
-            then = partial(plan, search, params, tuple(level), otherwise, first)
+            more = [Wish(trunk, next_round(drawn, most))] if drawn < most else []
+            then, otherwise = partial(plan, search, params, tuple(level), more, first), more if is_doubted else []
             try:
                 level += await search.expand([(trunk, n)], temperature=heat, then=then, otherwise=otherwise)
             except EngineError as error:
@@ -96,6 +96,12 @@ def believable(search: "Search", params: AutoParams, level: Sequence[Chain]) -> 
     return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
 
 
+def doubted(trunk: Chain, params: AutoParams) -> bool:
+    """Whether a step was believed only just: what follows on it will likely need more than one candidate."""
+    scores = [candidate.score or 0.0 for candidate in trunk.candidates]
+    return min(scores, default=1.0) < (1 + params.confidence) / 2
+
+
 def next_round(drawn: int, most: int) -> int:
     """How many candidates of a step are drawn after so many."""
     return min(max(1, (GROWTH - 1) * drawn), most - drawn)
@@ -105,14 +111,14 @@ def plan(
     search: "Search",
     params: AutoParams,
     earlier: Sequence[Chain],
-    otherwise: Sequence[Wish],
+    more: Sequence[Wish],
     first: float | None,
     level: Sequence[Chain],
 ) -> Sequence[Wish]:
     """What follows on a step that is good enough: the first candidate of the next one. Otherwise more of this step."""
     level = [*earlier, *level]
     if not believable(search, params, level):
-        return otherwise
+        return more
     best = search.rank_newest(level)[0]
     return [] if best.is_last else [Wish(best, 1, first)]
 
