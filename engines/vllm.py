@@ -116,7 +116,7 @@ class VllmEngine:
         from vllm.inputs import TokensPrompt
 
         picture = question.picture
-        token_ids = self._prompt.token_ids(question.text, image=picture is not None)
+        token_ids = self._prompt.token_ids(question.text, image=picture is not None, bare=question.is_bare)
         self._check_fits(len(token_ids))
         request = TokensPrompt(prompt_token_ids=token_ids)
         if picture is not None:

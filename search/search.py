@@ -259,7 +259,7 @@ class Search:
         """What the policy says to a prompt beside the picture, about the candidate at ``path``; empty when its engine
         failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
-            session = await self._policy.open(Question(prompt, self._question.picture))
+            session = await self._policy.open(Question(prompt, self._question.picture, is_bare=True))
         except InputError:
             return ""
         seed = seed_of(self._spec.sampling.seed, (*path, len(prompt)))

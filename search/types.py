@@ -47,6 +47,8 @@ class Question:
     picture: Picture | None = None
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, A first. They guide how answers are compared, never the prompt."""
+    is_bare: bool = False
+    """Whether it is a prompt of the search's own, to which no engine adds anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     """The process reward model that judges its steps: as --policy, or "none" to rank by the policy's likelihood.
     The embedded and the scripted policy have one of their own."""
     policy_suffix: str = _flag("", "models", "TEXT")
-    """Put behind every question for the policy, on a line of its own."""
+    """Put behind every question for the policy, on a line of its own; not behind what a strategy asks it by itself."""
     prm_suffix: str = _flag("", "models", "TEXT")
     """The same for the PRM."""
     served_model_name: str | None = _flag(None, "models", "NAME", min_length=1)
@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     strategy: str = _flag("auto", "search", "NAME")
     """Strategy of a request that names none."""
     n: int | None = _flag(None, "search", "N", ge=1)
-    """Candidates of a request that does not say; the strategy's own default unless given."""
+    """Candidates of a request that does not say, as far as its strategy takes so many; the strategy's own default
+    unless given."""
     max_n: int = _flag(64, "search", "N", ge=1)
     """Most candidates a request may ask for."""
     max_tokens_per_search: int = _flag(65_536, "search", "TOKENS", ge=1)
