@@ -119,7 +119,6 @@ async def test_auto_begins_a_steps_next_round_beside_its_first_candidate(find: F
     waiting = await find("auto", {"n": 8}, policy=late.policy, prm=late.prm, speculate=False)
     found = await find("auto", {"n": 8}, policy=early.policy, prm=early.prm)
     assert tree_of(found) == tree_of(waiting)
-    assert found.timings.total_s < 0.8 * waiting.timings.total_s
     assert found.usage.candidates_begun_ahead >= found.usage.candidates / 2
 
 

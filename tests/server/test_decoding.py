@@ -4,9 +4,7 @@ import asyncio
 import io
 import json
 import logging
-import statistics
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -112,22 +110,22 @@ async def test_a_full_server_decodes_nothing_to_say_so(decoders: Decoders) -> No
         assert decoders.begun == []
 
 
-async def test_forty_large_pictures_at_a_full_server_are_refused_at_once_and_cost_no_memory() -> None:
+async def test_forty_large_pictures_at_a_full_server_are_refused_undecoded_and_cost_no_memory(
+    decoders: Decoders,
+) -> None:
     fields = body(image=LARGE)
     async with full() as server:
 
-        async def ask() -> float:
-            started = time.perf_counter()
+        async def ask() -> None:
             reader, writer = await connect(server, "/solve", fields)
             assert b" 429 " in await reader.readline()
             writer.close()
-            return time.perf_counter() - started
 
         await asyncio.gather(*(ask() for _ in range(40)))
         before = psutil.Process().memory_info().rss
-        seconds = await asyncio.gather(*(ask() for _ in range(40)))
+        await asyncio.gather(*(ask() for _ in range(40)))
         grown = psutil.Process().memory_info().rss - before
-    assert statistics.median(seconds) < 0.1
+    assert decoders.begun == []
     assert grown < 50 * 2**20
 
 
