@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from cos.benchmarks.caches import forget
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Way, compare
-from cos.benchmarks.speculation import forget
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.ports import Engine

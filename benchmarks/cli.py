@@ -24,6 +24,8 @@ Aggregate = Annotated[Aggregation, typer.Option("--aggregation", help="How step 
 Seed = Annotated[int, typer.Option(min=0, help="Picks the problems; the root of all sampling.")]
 Problems = Annotated[int, typer.Option(min=1, help="How many held-out problems.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Searches at once.")]
+Url = Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")]
 JsonOnly = Annotated[bool, typer.Option("--json", help="No tables, only JSON.")]
 
 
@@ -158,8 +160,8 @@ def serving(
     against: Annotated[
         str | None, typer.Option(help="barrier: search level by level, one at a time, beside it.")
     ] = None,
-    url: Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -256,18 +258,19 @@ def speculation(
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    url: Url = None,
+    api_key: ApiKey = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """Latency with and without beginning ahead, and whether both come to the same tree."""
-    from cos.benchmarks.commands import Job, run_speculation
+    """Latency over HTTP with and without beginning ahead, and whether both come to the same tree."""
+    from cos.benchmarks.commands import Target, run_speculation
     from cos.benchmarks.setting import Setting, prm_for
 
-    judge = prm_for(policy, prm)
-    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=1, json_only=json_only)
+    target = Target(url=url, api_key=api_key, policy=policy, prm=prm_for(policy, prm))
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
-    asyncio.run(run_speculation(job, setting))
+    asyncio.run(run_speculation(target, problems, setting, seed, json_only=json_only))
 
 
 @benches.command()

@@ -1,7 +1,7 @@
 """What the commands do, once their options are read: run, show a table on stderr, end stdout with one JSON object."""
 
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -145,16 +145,6 @@ async def run_peers(job: Job, setting: Setting, peers: Sequence[Peer], levels: t
     _print({**facts, **job.provenance()})
 
 
-async def run_speculation(job: Job, setting: Setting) -> None:
-    """What beginning ahead is worth."""
-    problems = choose(heldout(), job.problems + speculation.WARM_UP, job.seed)
-    async with running(job.policy, job.prm) as engines:
-        facts = await speculation.measure(engines, problems, setting, job.seed)
-    if not job.json_only:
-        show_speculation(facts)
-    _print({**facts, **job.provenance()})
-
-
 def run_orchestrator(levels: Sequence[int], strategy: str, n: int, rounds: int, *, json_only: bool) -> None:
     """What a search costs beside its engines, on the event loop that the server has."""
     import uvloop
@@ -179,16 +169,21 @@ class Target:
 async def run_serving(target: Target, load: serving.Load, setting: Setting, seed: int, *, json_only: bool) -> None:
     """Throughput and latency. Errors: CosError for a server that does not start or answers nothing."""
     requests = serving.bodies(heldout(), setting, seed)
-    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-    async with AsyncExitStack() as stack:
-        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm))
-        limits = httpx.Limits(max_connections=max(load.levels))
-        client = httpx.AsyncClient(base_url=url, headers=headers, limits=limits)
-        facts = await serving.measure(await stack.enter_async_context(client), load, requests)
+    async with _client(target, max(load.levels)) as client:
+        facts = await serving.measure(client, load, requests)
     if not json_only:
         show_serving(facts)
-    where = {"url": url, **machine()} if target.url else provenance(target.policy, target.prm)
-    _print({**facts, **setting.facts(), "seed": seed, "provenance": where})
+    _print({**facts, **setting.facts(), "seed": seed, "provenance": _where(target)})
+
+
+async def run_speculation(target: Target, problems: int, setting: Setting, seed: int, *, json_only: bool) -> None:
+    """What beginning ahead is worth. Errors: as `run_serving`."""
+    chosen = choose(heldout(), problems + speculation.WARM_UP, seed)
+    async with _client(target, 1) as client:
+        facts = await speculation.measure(client, chosen, setting, seed)
+    if not json_only:
+        show_speculation(facts)
+    _print({**facts, **_where(target)})
 
 
 def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, threads: int, compiled: bool) -> None:
@@ -200,6 +195,21 @@ def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, th
     if not json_only:
         show_training(facts)
     _print({**facts, **machine()})
+
+
+@asynccontextmanager
+async def _client(target: Target, connections: int) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the server to be measured."""
+    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    async with AsyncExitStack() as stack:
+        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm))
+        client = httpx.AsyncClient(base_url=url, headers=headers, limits=httpx.Limits(max_connections=connections))
+        yield await stack.enter_async_context(client)
+
+
+def _where(target: Target) -> Facts:
+    """Where numbers come from."""
+    return {"url": target.url, **machine()} if target.url else provenance(target.policy, target.prm)
 
 
 def _field(job: Job, pair: Pair, problems: Sequence[LedgerProblem]) -> Field:

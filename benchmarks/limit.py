@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cos.benchmarks.caches import forget
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.speculation import forget
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines

@@ -100,21 +100,26 @@ class Level:
         }
 
 
-def bodies(problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Iterator[Body]:
-    """Request bodies without end, in shuffled order; image after image, then again with other seeds."""
-    order = random.Random(seed).sample(list(problems), len(problems))
+def body_of(problem: LedgerProblem, setting: Setting, seed: int) -> Body:
+    """The request for one search."""
     options = {name: value for name, value in setting.facts().items() if value is not None}
     if setting.n is None:
         del options["n"]
+    return {
+        **options,
+        "question": problem.question,
+        "image": base64.b64encode(problem.image_png).decode(),
+        "seed": seed,
+        "return_tree": False,
+    }
+
+
+def bodies(problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Iterator[Body]:
+    """Request bodies without end, in shuffled order; image after image, then again with other seeds."""
+    order = random.Random(seed).sample(list(problems), len(problems))
     for turn in count():
         for problem in order:
-            yield {
-                **options,
-                "question": problem.question,
-                "image": base64.b64encode(problem.image_png).decode(),
-                "seed": root_seed(seed, f"{turn}:{problem.id}"),
-                "return_tree": False,
-            }
+            yield body_of(problem, setting, root_seed(seed, f"{turn}:{problem.id}"))
 
 
 async def measure(client: httpx.AsyncClient, load: Load, requests: Iterator[Body]) -> Facts:

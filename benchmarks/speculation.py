@@ -1,23 +1,26 @@
-"""What beginning ahead is worth: the same searches with and without it, one after the other on the same engines.
+"""What beginning ahead is worth: the same searches with and without it, one after the other on one server with its own
+defaults, over HTTP.
 
-Every problem is searched both ways with the same seed, in alternating order and with empty caches, so that neither way
-finds the other's prefixes. Answers and trees must be the same to the last token and score.
+Every problem is searched three times with the same seed. The first time does not count: after it both ways find the
+same in the engines' caches. The other two are with it and without, in alternating order. Trees must be the same to the
+last token and score.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import httpx
 from tqdm import tqdm
 
+from cos.benchmarks.serving import TIMEOUT_S, Body, body_of
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
-from cos.search.run import solve
-from cos.search.types import Result
-from cos.training.accuracy import ask, root_seed
-from cos.training.engines import Running
+from cos.search.errors import CosError
+from cos.training.accuracy import root_seed
 from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_median_ratio
+from cos.training.statistics import bootstrap_ratio
 
 WARM_UP = 2
 """Problems that are searched before any counts."""
@@ -30,42 +33,32 @@ class Ways:
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     identical: int = 0
     searches: int = 0
+    candidates: int = 0
+    begun: int = 0
     tokens: int = 0
     aborted: int = 0
 
 
-async def measure(running: Running, problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Facts:
-    """Both ways over all problems. Errors: those of a search."""
+async def measure(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Facts:
+    """Both ways over all problems. Errors: CosError for a search that fails."""
     ways = Ways()
     for index, problem in enumerate(tqdm(problems, desc=f"{setting.strategy}, both ways", unit="problem")):
-        found: dict[bool, Result] = {}
+        body = {**body_of(problem, setting, root_seed(seed, problem.id)), "return_tree": True}
+        await _solve(client, body)
+        found: dict[bool, Facts] = {}
         for speculate in (True, False) if index % 2 else (False, True):
-            await forget(running)
-            spec = setting.spec(root_seed(seed, problem.id), speculate=speculate)
-            question, pair = ask(problem), running.pair
             started = time.perf_counter()
-            found[speculate] = await solve(question, spec, pair.policy, pair.scorer, pair.grammar)
+            found[speculate] = await _solve(client, {**body, "speculate": speculate})
             if index >= WARM_UP:
                 ways.seconds[speculate].append(time.perf_counter() - started)
         if index >= WARM_UP:
-            ways.searches += 1
-            ways.identical += same(found[True], found[False])
-            ways.tokens += found[True].usage.tokens_generated
-            ways.aborted += found[True].usage.tokens_aborted
+            _count(ways, found[True], same=said(found[True]) == said(found[False]))
     return facts_of(ways, setting, seed)
 
 
-async def forget(running: Running) -> None:
-    """Empties the caches of both engines."""
-    await running.engines.policy.forget()
-    if running.engines.prm is not None:
-        await running.engines.prm.forget()
-
-
-def same(one: Result, other: Result) -> bool:
-    """Whether two searches came to the same answer by the same tree."""
-    ends = [(result.chain, result.value, result.finish_reason, result.tree) for result in (one, other)]
-    return ends[0] == ends[1]
+def said(reply: Facts) -> tuple[Any, ...]:
+    """What two replies must have in common."""
+    return tuple(reply[name] for name in ("answer", "finish_reason", "chain_score", "steps", "tree"))
 
 
 def facts_of(ways: Ways, setting: Setting, seed: int) -> Facts:
@@ -73,17 +66,41 @@ def facts_of(ways: Ways, setting: Setting, seed: int) -> Facts:
     import numpy as np
 
     with_it, without = ways.seconds[True], ways.seconds[False]
-    ratio, interval = bootstrap_median_ratio(with_it, without, seed)
+    half, half_interval = bootstrap_ratio(with_it, without, seed)
+    late, late_interval = bootstrap_ratio(with_it, without, seed, 95)
     return {
-        "p50_ratio": ratio,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
+        "p50_ratio": half,
+        "ci_low": half_interval.low,
+        "ci_high": half_interval.high,
+        "p95_ratio": late,
+        "p95_ci_low": late_interval.low,
+        "p95_ci_high": late_interval.high,
+        "begun_share": ways.begun / max(1, ways.candidates),
         "identical": ways.identical == ways.searches,
         "identical_searches": ways.identical,
         "searches": ways.searches,
         "p50_s": float(np.median(with_it)),
         "p50_without_s": float(np.median(without)),
+        "p95_s": float(np.percentile(with_it, 95)),
+        "p95_without_s": float(np.percentile(without, 95)),
         "aborted_share": ways.aborted / max(1, ways.tokens),
         "seed": seed,
         **setting.facts(),
     }
+
+
+def _count(ways: Ways, reply: Facts, *, same: bool) -> None:
+    usage = reply["usage"]
+    ways.searches += 1
+    ways.identical += same
+    ways.candidates += usage["candidates"]
+    ways.begun += usage["candidates_begun_ahead"]
+    ways.tokens += usage["tokens_generated"]
+    ways.aborted += usage["tokens_aborted"]
+
+
+async def _solve(client: httpx.AsyncClient, body: Body) -> Facts:
+    response = await client.post("/solve", json=body, timeout=TIMEOUT_S)
+    if not response.is_success:
+        raise CosError(f"the server answered {response.status_code}: {response.text[:200]}")
+    return response.json()

@@ -120,14 +120,16 @@ def show_limit(facts: Facts) -> None:
 
 def show_speculation(facts: Facts) -> None:
     """Latency both ways."""
-    table = _table(f"{facts['strategy']}, one search at a time", ("begins ahead", "p50 ms"))
-    table.add_row("yes", f"{1000 * facts['p50_s']:.0f}")
-    table.add_row("no", f"{1000 * facts['p50_without_s']:.0f}")
+    table = _table(f"{facts['strategy']}, one search at a time", ("begins ahead", "p50 ms", "p95 ms"))
+    table.add_row("yes", f"{1000 * facts['p50_s']:.0f}", f"{1000 * facts['p95_s']:.0f}")
+    table.add_row("no", f"{1000 * facts['p50_without_s']:.0f}", f"{1000 * facts['p95_without_s']:.0f}")
     console = Console(stderr=True)
     console.print(table)
     spread = f"95 % CI {facts['ci_low']:.2f} - {facts['ci_high']:.2f}"
     same = f"{facts['identical_searches']} of {facts['searches']} searches came to the same tree"
-    console.print(f"Ratio {facts['p50_ratio']:.2f}, {spread}; {same}; {percent(facts['aborted_share'])} tokens in vain")
+    late = f"{facts['p95_ratio']:.2f}, 95 % CI {facts['p95_ci_low']:.2f} - {facts['p95_ci_high']:.2f}"
+    shares = f"{percent(facts['begun_share'])} candidates begun ahead, {percent(facts['aborted_share'])} tokens in vain"
+    console.print(f"p50 {facts['p50_ratio']:.2f}, {spread}; p95 {late}; {same}; {shares}")
 
 
 def show_orchestrator(facts: Facts) -> None:

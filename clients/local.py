@@ -85,7 +85,7 @@ class _Teller:
             parameters=self._parameters,
             finish_reason=result.finish_reason,
             complete=result.is_complete,
-            usage=models.Usage(**asdict(result.usage), tokens_discarded=result.usage.tokens_discarded),
+            usage=models.Usage(**asdict(result.usage)),
             timings=models.Timings(queue_s=0.0, **asdict(result.timings)),
             warnings=result.warnings,
             tree=tuple(_node(candidate, kept=candidate.path in kept) for candidate in result.tree),

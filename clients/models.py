@@ -99,6 +99,7 @@ class Usage(Model):
     policy_prompt_tokens: int
     policy_cached_tokens: int
     candidates: int
+    candidates_begun_ahead: int
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int

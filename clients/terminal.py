@@ -154,7 +154,7 @@ def summary(solution: Solution) -> Text:
         text.append("Answer: ").append(printable(solution.answer), "bold green")
     text.append("\nChain score: ").append(score_text(solution.chain_score, likelihood=likelihood))
     if likelihood and solution.confidence is not None:
-        text.append(f" (log-probability; probability {solution.confidence:.3g})")
+        text.append(f" (log-probability; mean probability of a token {solution.confidence:.3g})")
     text.append(
         f"\nCost: {usage.tokens_generated} tokens ({fates(usage)}), "
         f"{usage.candidates} candidates, {usage.prm_reads} PRM reads"

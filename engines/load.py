@@ -12,6 +12,8 @@ class Load:
 
     running: int = 0
     waiting: int = 0
+    steps: int = 0
+    """How many steps it has taken."""
 
     def is_high(self, most: int) -> bool:
         """Whether requests wait for a place, or so many of ``most`` run that each one more slows the others down."""

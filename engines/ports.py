@@ -49,12 +49,24 @@ class Engine(Protocol):
         ...
 
     @property
+    def steps(self) -> int:
+        """A number that grows as long as the engine gets on with requests, its probes included."""
+        ...
+
+    @property
     def registry(self) -> CollectorRegistry:
         """The engine's own metrics."""
         ...
 
     async def open(self, question: Question) -> Session:
         """Renders a question. Errors: InputError, EngineDead."""
+        ...
+
+    async def probe(self) -> None:
+        """Has it carry out the smallest request there is, before all others; returns when that is done.
+
+        Errors: EngineError, EngineDead.
+        """
         ...
 
     async def forget(self, *, prefixes_only: bool = False) -> None:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cos.engines.scripted import Script, chance
+from cos.search.budget import Limits
 from cos.search.errors import EngineError
 from cos.search.grammar import STEP_TAG, answer_pieces, step_pieces
 from cos.search.requests import seed_of
+from cos.search.spec import Sampling, SearchSpec
+from cos.search.strategies import resolve
 from cos.search.types import Path, Question, Step
 
 Node = Mapping[str, Any]
@@ -41,6 +44,30 @@ class Written:
         """NaN for what the stored search has not scored."""
         del question
         return self.scores.get(written.replace(STEP_TAG, ""), float("nan"))
+
+
+def question_of(trace: Mapping[str, Any]) -> Question:
+    """What a stored search was asked, its choices included; without its picture, which no script looks at."""
+    return Question(trace["question"], choices=tuple(trace["parameters"].get("choices", ())))
+
+
+def spec_of(trace: Mapping[str, Any]) -> SearchSpec:
+    """All that was in force in a stored search. Its limit in seconds is left out: time does not come back.
+
+    Errors: InputError for a strategy or a parameter that there is no more.
+    """
+    parameters: Mapping[str, Any] = trace["parameters"]
+    strategy = resolve(trace["strategy"])
+    own = {name: value for name, value in parameters.items() if name in strategy.params.model_fields}
+    sampling = {name: value for name, value in parameters.items() if name in Sampling.model_fields}
+    limits = {name: parameters["budget"][name] for name in ("tokens", "prm_reads")}
+    return SearchSpec(
+        strategy.name,
+        own,
+        sampling=Sampling.model_validate(sampling),
+        limits=Limits(**limits),
+        **{name: parameters[name] for name in ("score", "aggregation", "step_weight")},
+    )
 
 
 def replay(tree: Sequence[Node], seed: int) -> Script:

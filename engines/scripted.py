@@ -152,7 +152,11 @@ class ScriptedEngine:
         self.aborted = 0
         self._context_tokens = context_tokens
         self._vocabulary = vocabulary or ScriptedVocabulary()
+        self.steps = 0
+        """Requests that were carried out."""
         self._alive = True
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self._counts = {"draw": 0, "read": 0}
         self._registry = CollectorRegistry()
 
@@ -179,6 +183,20 @@ class ScriptedEngine:
     def kill(self) -> None:
         """From now on every request finds the engine dead."""
         self._alive = False
+        self._thawed.set()
+
+    def freeze(self) -> None:
+        """From now on no request gets anywhere, and none fails: as a process that was stopped."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """Whatever waits goes on."""
+        self._thawed.set()
+
+    async def probe(self) -> None:
+        await self._thawed.wait()
+        if not self._alive:
+            raise EngineDead("the scripted engine has died")
 
     async def open(self, question: Question) -> "ScriptedSession":
         if not self._alive:
@@ -206,6 +224,8 @@ class ScriptedEngine:
         try:
             late = seconds + (self.script.delay(kind, number) if self.script.delay else 0.0)
             await (asyncio.sleep(late) if late else turn())
+            if not self._thawed.is_set():
+                await self._thawed.wait()
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -213,6 +233,7 @@ class ScriptedEngine:
             self.in_flight -= 1
         if not self._alive:
             raise EngineDead("the scripted engine has died")
+        self.steps += 1
         error = self.script.fault(kind, number) if self.script.fault else None
         if error is not None:
             raise error

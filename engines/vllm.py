@@ -42,6 +42,8 @@ PRELOADED = ("vllm.v1.engine.async_llm", "vllm.v1.worker.cpu_worker", "transform
 STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
+PROBE_PRIORITY = -1_000_000
+"""Before whatever a search wants."""
 
 
 class VllmEngine:
@@ -81,8 +83,22 @@ class VllmEngine:
         """False once the engine process has died or was shut down."""
         return not self._llm.errored
 
+    @property
+    def steps(self) -> int:
+        return self._load.steps
+
+    async def probe(self) -> None:
+        """See `cos.engines.ports.Engine`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind as Kind
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=Kind.FINAL_ONLY)
+        base = {"type": "token", "prompt_token_ids": self._prompt.token_ids("?", image=False)}
+        await self.generate(base, (), params, PROBE_PRIORITY, [])
+
     async def open(self, question: Question) -> VllmSession:
         """Renders a question. Errors: InputError when it does not fit the context, EngineDead."""
+        self._raise_if_dead(None)  # rendering takes no engine process, and would find out nothing
         session = VllmSession(self, question, await self.render(question))
         self._check_fits(session.prompt_tokens)
         return session
@@ -100,7 +116,7 @@ class VllmEngine:
         from vllm.inputs import TokensPrompt
 
         picture = question.picture
-        token_ids = self._prompt.token_ids(question.text, image=picture is not None)
+        token_ids = self._prompt.token_ids(question.text, image=picture is not None, bare=question.is_bare)
         self._check_fits(len(token_ids))
         request = TokensPrompt(prompt_token_ids=token_ids)
         if picture is not None:
@@ -161,7 +177,7 @@ class VllmEngine:
             raise
         return output
 
-    def _raise_if_dead(self, cause: Exception) -> None:
+    def _raise_if_dead(self, cause: Exception | None) -> None:
         if not self.is_alive:
             raise EngineDead(f"the {self.settings.role} engine has died") from cause
 
@@ -367,6 +383,7 @@ def _stat_logger(registry: CollectorRegistry, load: Load) -> Any:
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     def record(self: Any, scheduler_stats: Any, *rest: Any, **named: Any) -> None:
+        load.steps += 1
         if scheduler_stats is not None:
             load.running, load.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
         PrometheusStatLogger.record(self, scheduler_stats, *rest, **named)

@@ -95,9 +95,13 @@ class ChatPrompt:
         head, tail = text.split(_QUESTION)
         return head, tail
 
-    def token_ids(self, question: str, *, image: bool) -> list[int]:
-        """The prompt with an unexpanded image placeholder."""
-        head, tail = self._with_image if image else self._without
-        asked = f"{question}\n{self._suffix}" if self._suffix else question
+    def around(self, *, image: bool) -> tuple[str, str]:
+        """What stands before and behind a question, as markup with an unexpanded image placeholder."""
+        return self._with_image if image else self._without
+
+    def token_ids(self, question: str, *, image: bool, bare: bool = False) -> list[int]:
+        """The prompt with an unexpanded image placeholder. ``bare``: without the suffix."""
+        head, tail = self.around(image=image)
+        asked = f"{question}\n{self._suffix}" if self._suffix and not bare else question
         encode = self._vocabulary.encode_markup
         return [*encode(head), *self._vocabulary.encode(asked), *encode(tail)]

@@ -16,6 +16,8 @@ from cos.search.types import Candidate, Chain, Path, Question
 
 READ_PRIORITY = -1_000
 """Reads are one token long and a search waits for them: they go before any generation."""
+LEAST_LABEL_LOGPROB = math.log(1e-6)
+"""A model that gives each label less than this was never taught to judge: what it would say is noise."""
 
 
 class CosPrm:
@@ -74,8 +76,9 @@ class _Session:
 
 
 def p_good(good: float, bad: float) -> float | None:
-    """Two-way softmax of two log-probabilities; None when they are not finite."""
+    """Two-way softmax of two log-probabilities; None when they are not finite, or both so small that the model meant
+    neither."""
     margin = good - bad
-    if not math.isfinite(margin):
+    if not math.isfinite(margin) or max(good, bad) < LEAST_LABEL_LOGPROB:
         return None
     return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))

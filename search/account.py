@@ -10,20 +10,24 @@ def account(
 ) -> Usage:
     """What a search cost. ``spent``: by the names of `Usage`; ``numbers``: the same for candidates whose chains say the
     same."""
-    duplicate = duplicate_tokens(tree, numbers, winner)
-    return Usage(**{**spent, "tokens_kept": len(winner.token_ids), "tokens_duplicate": duplicate})
+    duplicate, discarded = fates(tree, numbers, winner)
+    kept = sum(len(candidate.token_ids) for candidate in winner.candidates)
+    return Usage(**{**spent, "tokens_kept": kept, "tokens_duplicate": duplicate, "tokens_discarded": discarded})
 
 
-def duplicate_tokens(tree: Mapping[Path, Candidate], numbers: Mapping[Path, int], winner: Chain) -> int:
-    """Tokens of candidates whose chains say what another one says: of the winner's candidates all are originals, and of
-    others one."""
+def fates(tree: Mapping[Path, Candidate], numbers: Mapping[Path, int], winner: Chain) -> tuple[int, int]:
+    """Tokens of duplicates and tokens that were discarded: of candidates outside the winner whose chains say what
+    another one says, and of all others. Of the winner's candidates all are originals, and of others that say the same
+    one is."""
     seen = {numbers[candidate.path] for candidate in winner.candidates}
     kept = {candidate.path for candidate in winner.candidates}
-    tokens = 0
+    duplicate = discarded = 0
     for path, candidate in tree.items():
         if path in kept:
             continue
         if numbers[path] in seen:
-            tokens += len(candidate.token_ids)
+            duplicate += len(candidate.token_ids)
+        else:
+            discarded += len(candidate.token_ids)
         seen.add(numbers[path])
-    return tokens
+    return duplicate, discarded

@@ -20,13 +20,19 @@ class Ahead:
     A candidate counts from the moment it is written. Until its score is there, what it will be worth is guessed.
     """
 
-    def __init__(self, requests: Requests, foresee: Foresee, candidates: int) -> None:
-        """``candidates``: how many this level is to have."""
+    def __init__(self, requests: Requests, foresee: Foresee, candidates: int, otherwise: Sequence[Place] = ()) -> None:
+        """``candidates``: how many this level is to have. ``otherwise``: what is wanted should it not do."""
         self._requests = requests
         self._foresee = foresee
         self._unjudged = candidates
+        self._otherwise = otherwise
         self._level: dict[Path, Chain] = {}
         self._begun: set[Path] = set()
+
+    def begin(self) -> None:
+        """Begins what is wanted should the level not do."""
+        if self._otherwise:
+            self._follow()
 
     def written(self, chain: Chain) -> None:
         """Takes in a candidate without a score."""
@@ -50,7 +56,8 @@ class Ahead:
         # Asked first, as a guess costs time where engines are busy.
         if not self._begun and not self._requests.may_begin:
             return
-        likely = self._foresee(guessed(self._level.values()))
+        foreseen = self._foresee(guessed(self._level.values())) if self._level else ()
+        likely = [*foreseen, *self._otherwise]
         self._drop_all_but(likely)
         for place in likely:
             if not self._requests.may_begin:

@@ -17,14 +17,15 @@ from msgspec.structs import replace
 
 from cos.search.account import account
 from cos.search.budget import Budget
-from cos.search.errors import EngineDead, EngineError
+from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError
 from cos.search.events import Event, Scored, Written
 from cos.search.grammar import CosGrammar
 from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
-from cos.search.tasks import Gate
+from cos.search.tasks import Gate, forget_frames, leaving_nothing
+from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
 ATTEMPTS = 2
@@ -48,6 +49,13 @@ class Place(Struct, frozen=True, gc=False):
     temperature: float
 
 
+class Begun(Struct, frozen=True, gc=False):
+    """A candidate begun ahead: its draw, and the tokens it may write."""
+
+    task: asyncio.Task[Drawn | None]
+    grant: int
+
+
 class Requests:
     """The engines of one search, its tree, and what it has spent."""
 
@@ -66,8 +74,11 @@ class Requests:
         self.first_candidate_at: float | None = None
         self.starved: set[Path] = set()
         """Candidates that were cut because the token budget had no more for them."""
+        self.limit: BudgetKind | None = None
+        """The limit that first kept the search from what its strategy wanted."""
         self.judged: set[Path] = set()
         """Candidates that were shown to the PRM."""
+        self.trust = Trust()
         self._spec = spec
         self._grammar = grammar
         self._policy = policy
@@ -75,11 +86,10 @@ class Requests:
         self._sessions = [session]
         self._scorer = scorer
         self._emit = emit
-        self._speculates = spec.speculate and spec.limits.tokens is None and spec.limits.prm_reads is None
-        self._budget = Budget(spec.limits)
+        self._for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
         self._live = Gate(spec.limits.live_sequences)
-        self._ahead: dict[Path, asyncio.Task[Drawn | None]] = {}
-        self._dropped: list[asyncio.Task[Drawn | None]] = []
+        self._ahead: dict[Path, Begun] = {}
+        self._dropped: list[Begun] = []
         self._numbers: dict[Path, int] = {(): 0}
         """The same for candidates whose chains say the same."""
         self._said: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -92,49 +102,49 @@ class Requests:
 
     @property
     def may_begin(self) -> bool:
-        """Whether anything may be begun ahead now: not where a limit would have to pay for it, and not where it would
-        take the place of what is wanted."""
-        return self._speculates and not self._live.is_full and not self._policy.is_saturated
+        """Whether anything may be begun ahead now: not where it would take the place of what is wanted."""
+        return self._spec.speculate and not self._live.is_full and not self._policy.is_saturated
 
     def begin(self, place: Place) -> None:
-        """Begins a candidate that will probably be wanted."""
-        if place.path not in self._ahead and place.path not in self.tree:
-            draw = self._draw(place, self._longest(place.chain), ahead=True)
-            self._ahead[place.path] = asyncio.create_task(draw)
+        """Begins a candidate that will probably be wanted, unless the tokens that are set aside for guesses might not
+        suffice for it."""
+        if place.path in self._ahead or place.path in self.tree:
+            return
+        grant = self.longest(place.chain)
+        if self._for_guesses is None or self._at_risk() + grant <= self._for_guesses:
+            task = asyncio.create_task(self._guess(place, grant))
+            self._ahead[place.path] = Begun(task, grant)
 
     def drop(self, paths: Iterable[Path]) -> None:
         """Aborts what was begun ahead at these places and after them."""
         for path in paths:
             for stale in [begun for begun in self._ahead if begun[: len(path)] == path]:
-                task = self._ahead.pop(stale)
-                task.cancel()
-                self._dropped.append(task)
+                self._drop(self._ahead.pop(stale))
 
     async def settle(self) -> None:
         """Drops all that was begun ahead and not taken up, and returns once none of it runs any more; what it wrote
         counts as aborted."""
         self.drop([()])
         if self._dropped:
-            await asyncio.wait(self._dropped)
-        for task in self._dropped:
-            if not task.cancelled() and task.exception() is None and (drawn := task.result()) is not None:
-                self.spent["tokens_aborted"] += len(drawn.token_ids)
-        self._dropped.clear()
+            await asyncio.wait([begun.task for begun in self._dropped])
+        self._count_dropped()
 
-    def reserve(self, chain: Chain, sharers: int) -> int:
-        """Tokens for one candidate more, of which ``sharers`` are about to be drawn. Errors: BudgetExhausted."""
-        return self._budget.reserve_tokens(self._longest(chain), sharers)
-
-    async def write(self, place: Place, grant: int) -> Chain | None:
-        """The chain with one candidate more; None when the engine failed twice."""
+    async def write(self, place: Place, grant: int, budget: Budget) -> Chain | None:
+        """The chain with one candidate more, of ``grant`` tokens at most, which ``budget`` has reserved for it; None
+        when the engine failed twice."""
         begun = self._ahead.pop(place.path, None)
-        drawn = await (begun or self._draw(place, grant))
-        self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
+        if begun is not None and begun.grant != grant:
+            # It might have written what is not granted any more, and the tree must not tell.
+            self._drop(begun)
+            begun = None
+        drawn = await (begun.task if begun else self._draw(place, grant))
+        budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
         if drawn is None:
             return None
         self.spent["candidates"] += 1
+        self.spent["candidates_begun_ahead"] += begun is not None
         self.spent["tokens_generated"] += len(drawn.token_ids)
-        if drawn.finish == "length" and grant < self._longest(place.chain):
+        if drawn.finish == "length" and grant < self.longest(place.chain):
             self.starved.add(place.path)
         candidate = self._candidate(place, drawn)
         self.tree[place.path] = candidate
@@ -144,15 +154,18 @@ class Requests:
         self._emit(Written(candidate))
         return place.chain.then(candidate)
 
-    async def judge(self, chain: Chain) -> Chain:
-        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM."""
+    async def judge(self, chain: Chain, budget: Budget, *, decides: bool = True) -> Chain:
+        """The chain with its newest candidate scored. What the grammar cannot read is never shown to the PRM. The read
+        is paid for by then; ``budget`` pays for a second try. ``decides``: whether the search goes by the score."""
         newest = chain.candidates[-1]
         if self._spec.ruler.kind == "prm":
             if self._scorer is None or newest.end in UNREADABLE:
                 return chain
-            reading = await self._reading(chain, self._scorer)
+            reading = await self._reading(chain, self._scorer, budget)
             self.judged.add(newest.path)
             newest = replace(newest, score=finite(reading.score) if reading else None)
+            if decides:
+                self.trust.count(newest.score)
             self.tree[newest.path] = newest
         if newest.score is None:
             self.spent["unscored"] += 1
@@ -161,32 +174,61 @@ class Requests:
 
     def usage(self, winner: Chain) -> Usage:
         """What was spent by now, if ``winner`` is the answer's chain."""
-        aborted = self.spent["tokens_aborted"] + sum(session.tokens_aborted for session in self._sessions)
+        aborted = self._aborted()
         written = {"tokens_aborted": aborted, "tokens_generated": self.spent["tokens_generated"] + aborted}
         return account({**self.spent, **written}, self.tree, self._numbers, winner)
 
-    async def ask(self, session: PolicySession, seed: int, max_tokens: int) -> str:
+    async def ask(self, session: PolicySession, seed: int, max_tokens: int, budget: Budget) -> str:
         """What the policy says to a question of its own, as plain text; empty when the engine failed twice.
 
         Errors: BudgetExhausted, EngineDead.
         """
         self._sessions.append(session)
         room = self._policy.context_tokens - session.prompt_tokens
-        grant = self._budget.reserve_tokens(min(max_tokens, room), 1)
+        grant = budget.reserve_tokens(min(max_tokens, room))
         draw = Draw(max_tokens=grant, stop_ids=(), seed=seed, temperature=self._spec.sampling.temperature)
         drawn = await self._request(session, (), draw)
-        self._budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
+        budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
         if drawn is None:
             return ""
         self.spent["tokens_generated"] += len(drawn.token_ids)
         self.spent["tokens_asked"] += len(drawn.token_ids)
         return self._policy.vocabulary.decode(drawn.token_ids)
 
-    def _room(self, chain: Chain) -> int:
+    def room(self, chain: Chain) -> int:
+        """Tokens that the policy's context has left behind a chain."""
         return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
 
-    def _longest(self, chain: Chain) -> int:
-        return min(self._spec.sampling.step_tokens, self._room(chain))
+    def longest(self, chain: Chain) -> int:
+        """Most tokens of one candidate more."""
+        return min(self._spec.sampling.step_tokens, self.room(chain))
+
+    def meet(self, kind: BudgetKind) -> None:
+        """Notes that a limit kept the search from something."""
+        self.limit = self.limit or kind
+
+    def _drop(self, begun: Begun) -> None:
+        begun.task.cancel()
+        self._dropped.append(begun)
+
+    def _count_dropped(self) -> None:
+        """Counts what was written in vain by draws that are over, and forgets them."""
+        for begun in self._dropped:
+            task = begun.task
+            if task.done() and not task.cancelled() and task.exception() is None and (drawn := task.result()):
+                self.spent["tokens_aborted"] += len(drawn.token_ids)
+        self._dropped = [begun for begun in self._dropped if not begun.task.done()]
+
+    def _aborted(self) -> int:
+        return self.spent["tokens_aborted"] + sum(session.tokens_aborted for session in self._sessions)
+
+    def _at_risk(self) -> int:
+        """Tokens that were written in vain, or may yet be by what was begun ahead."""
+        self._count_dropped()
+        return self._aborted() + sum(begun.grant for begun in (*self._ahead.values(), *self._dropped))
+
+    async def _guess(self, place: Place, grant: int) -> Drawn | None:
+        return await leaving_nothing(self._draw(place, grant, ahead=True))
 
     def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Coroutine[Any, Any, Drawn | None]:
         sampling = self._spec.sampling
@@ -208,7 +250,8 @@ class Requests:
                 drawn = await session.draw(continuation, draw)
             except EngineDead:
                 raise
-            except EngineError:
+            except EngineError as error:
+                forget_frames(error)
                 self.spent["requests_failed"] += 1
                 continue
             except asyncio.CancelledError:
@@ -226,7 +269,7 @@ class Requests:
         segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
         end = end_of(segment, place.chain)
         too_deep = len(place.path) > self._spec.sampling.max_steps
-        if end == "step" and (too_deep or self._room(place.chain) - len(drawn.token_ids) < 1):
+        if end == "step" and (too_deep or self.room(place.chain) - len(drawn.token_ids) < 1):
             end = "max_steps"
         candidate = Candidate(
             path=place.path,
@@ -241,7 +284,7 @@ class Requests:
             return replace(candidate, score=likelihood_score(candidate))
         return candidate
 
-    async def _reading(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
+    async def _reading(self, chain: Chain, scorer: ScorerSession, budget: Budget) -> Reading | None:
         """What the PRM says of a chain's newest candidate; chains of the same tokens share one read."""
         said = self._numbers[chain.path]
         while (known := self._readings.get(said)) is not None:
@@ -250,7 +293,7 @@ class Requests:
                 return known.result()
         shared = self._readings[said] = asyncio.get_running_loop().create_future()
         try:
-            shared.set_result(await self._read(chain, scorer))
+            shared.set_result(await self._read(chain, scorer, budget))
         finally:
             if not shared.done():
                 # Whoever waits for a read that failed makes it for itself.
@@ -258,14 +301,19 @@ class Requests:
                 shared.cancel()
         return shared.result()
 
-    async def _read(self, chain: Chain, scorer: ScorerSession) -> Reading | None:
-        for _ in range(ATTEMPTS):
-            self._budget.reserve_read()
+    async def _read(self, chain: Chain, scorer: ScorerSession, budget: Budget) -> Reading | None:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                try:
+                    budget.reserve_reads(1)
+                except BudgetExhausted:
+                    return None
             try:
                 reading = await scorer.score(chain)
             except EngineDead:
                 raise
-            except EngineError:
+            except EngineError as error:
+                forget_frames(error)
                 self.spent["requests_failed"] += 1
             else:
                 self.spent["prm_reads"] += 1

@@ -5,7 +5,8 @@ At any limit the best chain so far is the answer, and the result says which limi
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
@@ -15,7 +16,9 @@ from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSess
 from cos.search.requests import Requests
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
-from cos.search.tasks import dismiss
+from cos.search.stop import Stop
+from cos.search.tasks import dismiss, forget_frames, leaving_nothing
+from cos.search.trust import doubts
 from cos.search.types import Chain, FinishReason, Question, Result, Timings
 
 PLAIN = PlainComparer()
@@ -28,28 +31,36 @@ async def run(
     scorer: Scorer | None,
     grammar: CosGrammar,
     comparer: Comparer = PLAIN,
+    stop: Stop | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
-    ``comparer`` tells which answers are the same, where a strategy votes.
+    ``comparer`` tells which answers are the same, where a strategy votes. ``stop`` ends the search as a limit does.
 
-    Errors: InputError (before any engine work), EngineError, SearchFailed when a limit came before the first candidate.
+    Errors: InputError (before any engine work), EngineError (also when the PRM failed to score most of what it was
+    shown), SearchFailed when a limit came before the first candidate.
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    async def work() -> None:
-        try:
-            found = await _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait)
-            events.put_nowait(Answered(found))
-        finally:
-            events.put_nowait(None)
-
-    task = asyncio.create_task(work())
+    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait, stop)
+    task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
             yield event
         await task
     finally:
-        await dismiss(task)
+        try:
+            await dismiss(task)
+        finally:
+            # The task holds the error, whose traceback holds this frame.
+            del task
+
+
+async def _tell(searching: Coroutine[Any, Any, Result], events: asyncio.Queue[Event | None]) -> None:
+    """Puts the result behind all other events, and an end behind that, however the search ends."""
+    try:
+        events.put_nowait(Answered(await leaving_nothing(searching)))
+    finally:
+        events.put_nowait(None)
 
 
 async def solve(
@@ -61,7 +72,7 @@ async def solve(
     comparer: Comparer = PLAIN,
 ) -> Result:
     """The result of a search. Cancel it to cancel the search. Errors: as `run`."""
-    return await _search(question, spec, policy, scorer, grammar, comparer, lambda _: None)
+    return await leaving_nothing(_search(question, spec, policy, scorer, grammar, comparer, lambda _: None))
 
 
 async def _search(
@@ -72,47 +83,59 @@ async def _search(
     grammar: CosGrammar,
     comparer: Comparer,
     emit: Callable[[Event], None],
+    stop: Stop | None = None,
 ) -> Result:
     started = opened = time.perf_counter()
     requests: Requests | None = None
     search: Search | None = None
     limit: FinishReason | None = None
     chain: Chain | None = None
-    deadline = asyncio.timeout(spec.limits.seconds)
+    deadline, stop = asyncio.timeout(spec.limits.seconds), stop or Stop()
     try:
         async with deadline:
+            stop.watch(deadline)
             session, judge = await _open(question, spec, policy, scorer)
             opened = time.perf_counter()
             emit(Opened(spec.strategy.name, session.prompt_tokens))
             requests = Requests(spec, grammar, policy, session, judge, emit)
             search = Search(question, spec, policy, requests, comparer, emit)
+            if judge is None and scorer is not None and spec.ruler.kind == "prm":
+                search.warnings.append("the PRM's engine is gone; nothing is scored")
             # Type checkers that follow the links under src/ see this module, and its Search, twice.
             chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
+            chain = search.settled(chain)
             if spec.explain:
                 chain = await search.explain(chain)
     except BudgetExhausted as spent:
+        forget_frames(spent)
         limit = spent.kind
     except EngineError as error:
         chain = search.best_so_far() if search else None
         if isinstance(error, EngineDead) or search is None or chain is None or not chain.is_answered:
             raise
+        forget_frames(error)
         search.warnings.append(f"{error}; this is the best answer so far")
-    except TimeoutError:
+    except TimeoutError as late:
         if not deadline.expired():
             raise
-        limit = "seconds"
+        forget_frames(late)
+        limit = "shutdown" if stop.is_set else "seconds"
     finally:
+        stop.forget(deadline)
         if requests is not None:
             await requests.settle()
     winner = chain or (search.best_so_far() if search else None)
     if requests is None or search is None or winner is None:
         raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
-    first = requests.first_candidate_at
+    requests.trust.check()
+    usage, first = requests.usage(winner), requests.first_candidate_at
+    if spec.ruler.kind == "likelihood" or scorer is not None:
+        search.warnings += doubts(winner, usage.candidates, usage.unscored)
     return Result(
         chain=winner,
         value=spec.ruler.value(winner),
         finish_reason=limit if limit and chain is None else _reason(requests, winner),
-        usage=requests.usage(winner),
+        usage=usage,
         timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
         tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
         warnings=tuple(search.warnings),
@@ -120,6 +143,8 @@ async def _search(
 
 
 def _reason(requests: Requests, winner: Chain) -> FinishReason:
+    if requests.limit is not None:
+        return requests.limit
     last = winner.candidates[-1]
     if last.path in requests.starved:
         return "tokens"
@@ -135,12 +160,21 @@ async def _open(
         raise InputError(message, "score")
     if scorer is None or spec.ruler.kind != "prm":
         return await policy.open(question), None
-    judge = asyncio.create_task(_open_scorer(scorer, question))
+    judge = asyncio.create_task(_open_scorer(scorer, question, must=spec.strategy.needs_scores))
     try:
         return await policy.open(question), await judge
     finally:
-        await dismiss(judge)
+        try:
+            await dismiss(judge)
+        finally:
+            del judge
 
 
-async def _open_scorer(scorer: Scorer, question: Question) -> ScorerSession:
-    return await scorer.open(question)
+async def _open_scorer(scorer: Scorer, question: Question, *, must: bool) -> ScorerSession | None:
+    """None for a scorer that is dead and not needed."""
+    try:
+        return await scorer.open(question)
+    except EngineDead:
+        if must:
+            raise
+        return None

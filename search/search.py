@@ -4,23 +4,32 @@ A strategy never touches an engine, a clock or a budget. It expands chains, look
 returns the winner. Candidates are scored the moment they end; a strategy waits only for what it asks for.
 """
 
+import copy
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from cos.search.ahead import Ahead, Foresee
-from cos.search.errors import BudgetExhausted, EngineError, InputError
+from cos.search.budget import Budget, even_parts
+from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError, InputError
 from cos.search.events import Event, Selected
 from cos.search.ports import Comparer, Policy
+from cos.search.rations import Growth, Rations
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
-from cos.search.tasks import TaskGroup, together
-from cos.search.types import Chain, Path, Question
+from cos.search.tasks import TaskGroup, forget_frames, together
+from cos.search.types import UNREADABLE, Chain, Path, Question, Wish
 from cos.search.vote import Group, groups_of
+
+T = TypeVar("T")
 
 Wanted = Sequence[tuple[Chain, int]]
 """Chains to continue, each with the number of its new children."""
-Plan = Callable[[Sequence[Chain]], Wanted]
+
+
+Plan = Callable[[Sequence[Chain]], Sequence[tuple[Chain, int] | Wish]]
 """What a strategy will expand next, given a level's chains: a pure function of them, whatever their order."""
 
 
@@ -45,6 +54,12 @@ class Search:
         self._comparer = comparer
         self._emit = emit
         self._children: dict[Path, int] = {}
+        limits, aside = spec.limits, spec.limits.for_guesses(spec.sampling.step_tokens)
+        self._budget = Budget(limits, None if limits.tokens is None else limits.tokens - (aside or 0))
+        self._rations = Rations(spec.sampling, requests.room)
+        self._pilot: Chain | None = None
+        self._short: BudgetKind = "tokens"
+        """Which limit had no room for a chain."""
 
     @property
     def question(self) -> str:
@@ -62,39 +77,78 @@ class Search:
         *,
         temperature: float | None = None,
         then: Plan | None = None,
-        then_temperature: float | None = None,
+        otherwise: Sequence[Wish] = (),
     ) -> list[Chain]:
         """Draws and scores new children: ``n`` of each chain, all at once, in path order; each is scored the moment it
-        ends. Children that say the same are all there (`distinct` merges them).
+        ends. Children that say the same are all there (`distinct` merges them). Where a limit has no room for
+        all, there are fewer, the first of each chain first.
 
-        ``then``: what will be asked for next, and at which temperature. With it, children of likely survivors are begun
-        while stragglers still run and scores are not there yet, at low priority; the result is the same as without.
-        Temperatures are those of the search unless given. Errors: EngineError when no child could be had;
-        BudgetExhausted, which a strategy lets pass.
+        ``then``: what will be asked for next. With it, children of likely survivors are begun while stragglers still
+        run and scores are not there yet, at low priority; the result is the same as without. ``otherwise``: what will
+        be asked for should the level not do; it is begun at once, and dropped when ``then`` has no more use for it.
+        ``temperature``: the search's unless given. Errors: EngineError when no child could be had; BudgetExhausted,
+        which a strategy lets pass.
         """
-        places = self._reserved(wanted, self._heat(temperature))
-        ahead = then and Ahead(self._requests, self._foresee(then, self._heat(then_temperature)), len(places))
+        places = await self._granted(wanted, self._heat(temperature), reads=self._requests.has_scorer)
+        ahead = then and Ahead(self._requests, self._foresee(then), len(places), self._places(otherwise))
 
         async def child(place: Place, grant: int) -> Chain | None:
-            longer = await self._requests.write(place, grant)
+            longer = await self._requests.write(place, grant, self._budget)
             if longer is None:
                 return None
             if ahead is None:
-                return await self._requests.judge(longer)
+                return await self._requests.judge(longer, self._budget)
             ahead.written(longer)
-            judged = await self._requests.judge(longer)
+            judged = await self._requests.judge(longer, self._budget)
             ahead.judged(judged)
             return judged
 
-        found = _alive(await together(child(place, grant) for place, grant in places))
+        async def begin() -> None:
+            if ahead is not None:
+                ahead.begin()
+
+        # What is wanted now reaches the engine before what may be wanted next.
+        found = _alive(await together([*(child(place, grant) for place, grant in places), begin()]))
         if ahead is not None:
             ahead.decide(found)
+        if self._requests.has_scorer:
+            read = {chain.token_ids for chain in found if chain.candidates[-1].end not in UNREADABLE}
+            self._budget.settle_reads(len(places), len(read))
         return found
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
-        places = self._reserved(wanted, self._heat(None))
-        return _alive(await together(self._requests.write(place, grant) for place, grant in places))
+        places = await self._granted(wanted, self._heat(None), reads=False)
+        return _alive(await together(self._requests.write(place, grant, self._budget) for place, grant in places))
+
+    async def apart(self, works: Sequence[Callable[["Search"], Awaitable[T]]], *, keep: Chain | None = None) -> list[T]:
+        """Runs parts of a search side by side, each on a handle and an equal share of the limits of its own; what they
+        leave is there again afterwards. Results in order, without those whose share did not suffice. ``keep``: a chain
+        that must still be able to come to its end. Errors: BudgetExhausted when no share sufficed; those of the parts.
+        """
+        await self._steer(len(works))
+        held: list[Budget] = []
+        if keep is not None and (left := self._budget.tokens_left) is not None:
+            kept = min(left, self._rations.longest(keep) + self._rations.kept_back(keep, self._pilot))
+            held = [self._budget.part(kept, 0)]
+        tokens, reads = (even_parts(left, len(works)) for left in (self._budget.tokens_left, self._budget.reads_left))
+        parts = [self._budget.part(*share) for share in zip(tokens, reads, strict=True)]
+
+        async def branch(work: Callable[[Search], Awaitable[T]], part: Budget) -> tuple[T] | BudgetKind:
+            handle = copy.copy(self)
+            handle._budget = part
+            try:
+                return (await work(handle),)
+            except BudgetExhausted as spent:
+                self._requests.meet(spent.kind)
+                return spent.kind
+
+        found = await together(branch(work, part) for work, part in zip(works, parts, strict=True))
+        self._budget.take_back([*parts, *held])
+        done = [result[0] for result in found if isinstance(result, tuple)]
+        if not done:
+            raise self._budget.spent(self._requests.limit or "tokens")
+        return done
 
     async def sample(
         self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
@@ -113,33 +167,56 @@ class Search:
         steps: int | None = None,
         stop_hopeless: bool = False,
     ) -> list[Chain]:
-        """Grows every chain to its end, or by at most ``steps`` candidates. Otherwise as `sample`."""
-        heat = self._heat(temperature)
+        """Grows every chain to its end, or by at most ``steps`` candidates. Where a limit has no room for all,
+        the first ones are grown. Otherwise as `sample`."""
+        heat, reads = self._heat(temperature), scored and self._requests.has_scorer
+        growths = [Growth(chain, chain, chain.is_last) for chain in chains]
+        places = [self._place(chain, heat) for chain in chains]
         answered: list[Chain] = []
+        if reads and self._budget.reads_left == 0:
+            await self._unread(places[0])
 
         def is_hopeless(chain: Chain) -> bool:
-            values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
-            best = max((value for value in values if value is not None), default=None)
-            most = self._spec.sampling.max_steps
-            return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
+            if stop_hopeless and chain.is_answered:
+                answered.append(chain)
+            return bool(answered) and not chain.is_answered and self._is_hopeless(chain, answered)
 
-        async def grow(chain: Chain | None, place: Place) -> Chain | None:
+        async def grow(index: int, part: Budget, *, is_lead: bool) -> Growth:
+            growth = growths[index]
             async with TaskGroup() as group:
-                grown = 0
-                while chain is not None and not chain.is_last and (steps is None or grown < steps):
-                    chain = await self._requests.write(place, self._requests.reserve(chain, len(chains)))
-                    grown += 1
-                    if chain is not None:
-                        if stop_hopeless and chain.is_answered:
-                            answered.append(chain)
-                        elif stop_hopeless and answered and is_hopeless(chain):
-                            break
-                        place = Place(chain, (*chain.path, 0), heat)
-                        if scored:
-                            group.create_task(self._requests.judge(chain))
-            return chain and self._with_scores(chain)
+                while growth.chain is not None and not growth.is_over:
+                    chain = growth.chain
+                    if short := self._rations.short(part, chain, reads=reads, is_lead=is_lead):
+                        self._short = short
+                        break
+                    place = places[index] if chain is growth.start else Place(chain, (*chain.path, 0), heat)
+                    grant = part.reserve_tokens(self._rations.longest(chain))
+                    part.reserve_reads(reads)
+                    longer = await self._requests.write(place, grant, part)
+                    growth = growth.grown(longer, steps)
+                    if longer is None or is_hopeless(longer) or (reads and longer.candidates[-1].end in UNREADABLE):
+                        part.settle_reads(reads, 0)
+                        growth = replace(growth, is_over=True)
+                    elif scored:
+                        group.create_task(self._requests.judge(longer, part))
+            return growth
 
-        return _alive(await together([grow(chain, self._place(chain, heat)) for chain in chains]))
+        while waiting := [index for index, growth in enumerate(growths) if not growth.is_over]:
+            whole = [growth for growth in growths if growth.is_whole(steps)]
+            of = [growths[index] for index in waiting]
+            parts, short = self._rations.parts(self._budget, of, whole, steps, reads=reads)
+            self._short = short or self._short
+            served = waiting[: len(parts)]
+            work = [
+                grow(index, part, is_lead=not whole and index == served[0])
+                for index, part in zip(served, parts, strict=True)
+            ]
+            fresh = dict(zip(served, await together(work), strict=True))
+            self._budget.take_back(parts)
+            if all(growths[index] == growth for index, growth in fresh.items()):
+                break
+            growths = [fresh.get(index, growth) for index, growth in enumerate(growths)]
+        return self._grown(growths)
 
     def distinct(self, chains: Iterable[Chain]) -> list[Chain]:
         """The chains without those that say what one with an earlier path says; in path order."""
@@ -182,26 +259,38 @@ class Search:
         """What the policy says to a prompt beside the picture, about the candidate at ``path``; empty when its engine
         failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
-            session = await self._policy.open(Question(prompt, self._question.picture))
+            session = await self._policy.open(Question(prompt, self._question.picture, is_bare=True))
         except InputError:
             return ""
         seed = seed_of(self._spec.sampling.seed, (*path, len(prompt)))
-        return await self._requests.ask(session, seed, max_tokens)
+        return await self._requests.ask(session, seed, max_tokens, self._budget)
 
     async def explain(self, chain: Chain) -> Chain:
         """The chain with scores for candidates that were never read, as far as the budget allows."""
-        if self._spec.ruler.kind != "prm":
+        if not self._requests.has_scorer:
             return chain
         prefixes = [
             Chain(chain.candidates[: i + 1])
             for i, candidate in enumerate(chain.candidates)
-            if candidate.path not in self._requests.judged
+            if candidate.path not in self._requests.judged and candidate.end not in UNREADABLE
         ]
+        left = self._budget.reads_left
+        affordable = prefixes if left is None else prefixes[:left]
+        self._budget.reserve_reads(len(affordable))
         try:
-            await together(self._requests.judge(prefix) for prefix in prefixes)
-        except (BudgetExhausted, EngineError) as error:
+            await together(self._requests.judge(prefix, self._budget, decides=False) for prefix in affordable)
+        except EngineError as error:
+            forget_frames(error)
             self.warnings.append(f"the winning chain could not be scored: {error}")
+        if len(affordable) < len(prefixes):
+            self.warnings.append(f"the winning chain could not be scored: {self._budget.spent('prm_reads')}")
         return self._with_scores(chain)
+
+    def settled(self, chain: Chain) -> Chain:
+        """The winner, where a strategy came to ``chain``: that, unless a limit kept it from an answer that another
+        chain has."""
+        is_short = self._pilot is not None or self._requests.limit is not None
+        return (is_short and not chain.is_answered and self.best_so_far()) or chain
 
     def best_so_far(self) -> Chain | None:
         """The best of all chains in the tree; None before the first candidate."""
@@ -217,10 +306,66 @@ class Search:
     def _with_scores(self, chain: Chain) -> Chain:
         return chain.with_scores({c.path: self._requests.tree[c.path].score for c in chain.candidates})
 
-    def _reserved(self, wanted: Wanted, temperature: float) -> list[tuple[Place, int]]:
-        """New places, each with the tokens that are reserved for it. Errors: BudgetExhausted."""
-        places = [self._place(chain, temperature) for chain, n in wanted for _ in range(n)]
-        return [(place, self._requests.reserve(place.chain, len(places) - i)) for i, place in enumerate(places)]
+    async def _steer(self, branches: int) -> None:
+        """Before anything else: the pilot, where so many branches cannot all have room for the longest chain."""
+        left = self._budget.tokens_left
+        if self._children or left is None or left >= branches * self._rations.worst(self.root):
+            return
+        try:
+            self._pilot = (await self.finish([self.root], scored=True))[0]
+        except EngineError as error:
+            if isinstance(error, EngineDead):
+                raise
+
+    async def _granted(self, wanted: Wanted, temperature: float, *, reads: bool) -> list[tuple[Place, int]]:
+        """New places, each with the tokens that are reserved for it, and the reads, if it is to be read. Errors:
+        BudgetExhausted."""
+        await self._steer(1)
+        order = [
+            index for number in range(max(n for _, n in wanted)) for index, (_, n) in enumerate(wanted) if number < n
+        ]
+        chains = [wanted[index][0] for index in order]
+        left, looks = self._budget.tokens_left, self._budget.reads_left
+        grants = [self._rations.longest(chain) for chain in chains]
+        if left is not None:
+            grants = self._rations.level(chains, left, self._pilot)
+        if len(grants) < len(order):
+            self._requests.meet("tokens")
+        if reads and looks is not None and looks < len(grants):
+            self._requests.meet("prm_reads")
+            if looks == 0:
+                await self._unread(self._place(chains[0], temperature))
+            grants = grants[:looks]
+        places = [
+            (self._place(wanted[index][0], temperature), self._budget.reserve_tokens(grant))
+            for index, grant in sorted(zip(order, grants, strict=False), key=lambda pair: pair[0])
+        ]
+        self._budget.reserve_reads(len(places) if reads else 0)
+        return places
+
+    async def _unread(self, place: Place) -> None:
+        """Where no read is left: one candidate without a score, if there is none at all. Errors: BudgetExhausted."""
+        if not self._requests.tree:
+            grant = self._budget.reserve_tokens(self._rations.longest(place.chain))
+            await self._requests.write(place, grant, self._budget)
+        raise self._budget.spent("prm_reads")
+
+    def _is_hopeless(self, chain: Chain, answered: Sequence[Chain]) -> bool:
+        """Whether a growing chain can no longer be worth as much as one that has answered."""
+        values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
+        best = max((value for value in values if value is not None), default=None)
+        most = self._spec.sampling.max_steps
+        return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
+
+    def _grown(self, growths: Sequence[Growth]) -> list[Chain]:
+        """What has grown, with its scores. Errors: EngineError where the engine failed all, BudgetExhausted where
+        a limit did."""
+        if any(not growth.is_over for growth in growths):
+            self._requests.meet(self._short)
+        chains = [growth.chain for growth in growths if growth.chain and (growth.is_over or growth.steps)]
+        if not chains and any(growth.chain for growth in growths):
+            raise self._budget.spent(self._short)
+        return [self._with_scores(chain) for chain in _alive(chains)]
 
     def _place(self, chain: Chain, temperature: float) -> Place:
         path = chain.path
@@ -228,17 +373,16 @@ class Search:
         self._children[path] = index + 1
         return Place(chain, (*path, index), temperature)
 
-    def _foresee(self, then: Plan, temperature: float) -> Foresee:
+    def _foresee(self, then: Plan) -> Foresee:
         """The places that the next children would be given, without giving them."""
+        return lambda chains: self._places([w if isinstance(w, Wish) else Wish(*w) for w in then(chains)])
 
-        def places(chains: Sequence[Chain]) -> list[Place]:
-            return [
-                Place(chain, (*chain.path, self._children.get(chain.path, 0) + number), temperature)
-                for chain, n in then(chains)
-                for number in range(n)
-            ]
-
-        return places
+    def _places(self, wishes: Sequence[Wish]) -> list[Place]:
+        return [
+            Place(chain, (*chain.path, self._children.get(chain.path, 0) + number), self._heat(temperature))
+            for chain, n, temperature in wishes
+            for number in range(n)
+        ]
 
 
 def _alive(found: Sequence[Chain | None]) -> list[Chain]:

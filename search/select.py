@@ -77,9 +77,12 @@ class Ruler:
         return finite(chain.candidates[-1].score) if chain.candidates else None
 
     def confidence(self, chain: Chain) -> float | None:
-        """The chain's value on a scale from 0 to 1."""
+        """The chain's value on a scale from 0 to 1. A likelihood is there what a token has on average (the geometric
+        mean): that of a whole text is next to 0 for any text of some length, and tells no two apart."""
         value = self.value(chain)
-        return math.exp(min(0.0, value)) if value is not None and self.kind == "likelihood" else value
+        if value is None or self.kind == "prm":
+            return value
+        return math.exp(min(0.0, value / max(1, len(chain.token_ids))))
 
 
 RankKey = tuple[bool, bool, float, int, tuple[int, ...]]

@@ -3,7 +3,7 @@
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -15,10 +15,46 @@ TELLING = (EngineDead, EngineError, BudgetExhausted)
 """Errors of ours from the most to the least telling; whatever else is a bug and comes before them all."""
 
 
+def forget_frames(error: BaseException) -> None:
+    """Takes the local variables out of all finished frames that an error, its causes and its parts have come through;
+    the traceback can be told as before. An error whose frames hold it (in a task, a group, a variable) is a cycle: with
+    the frames' variables, a search's picture would stay until the garbage collector comes by."""
+    for found in _with_its_causes(error):
+        traceback.clear_frames(found.__traceback__)
+
+
+def forget_traceback(error: BaseException) -> None:
+    """As `forget_frames`, for an error that was told and is over: frames that still run go too."""
+    for found in _with_its_causes(error):
+        traceback.clear_frames(found.__traceback__)
+        found.__traceback__ = None
+
+
+def _with_its_causes(error: BaseException) -> list[BaseException]:
+    found, left = dict[int, BaseException](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in found:
+            continue
+        found[id(one)] = one
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", one).exceptions
+    return list(found.values())
+
+
+async def leaving_nothing(work: Awaitable[T]) -> T:
+    """What the work gives. However it ends, no error keeps what the work had in its hands (`forget_frames`)."""
+    try:
+        return await work
+    except BaseException as error:
+        forget_frames(error)
+        raise
+
+
 class TaskGroup(asyncio.TaskGroup):
     """A task group whose error does not keep alive what it came through. `asyncio.TaskGroup` keeps an error in the very
-    frames that the error's traceback leads to: a search that was cancelled would stay, with its picture, until the
-    garbage collector comes by."""
+    frames that the error's traceback leads to, and it knows the task it was opened in, which ends with that error."""
 
     async def __aexit__(
         self, et: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -26,9 +62,13 @@ class TaskGroup(asyncio.TaskGroup):
         try:
             await super().__aexit__(et, exc, tb)
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)
-            del self, exc, tb
+            forget_frames(error)
+            del exc, tb
             raise
+        finally:
+            # It is over: nothing more can be asked of it.
+            vars(self).clear()
+            del self
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -41,7 +81,7 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except BaseExceptionGroup as errors:
         error = _most_telling(errors)
     finally:
-        # As above: group and tasks hold the error, whose traceback holds this frame.
+        # Group and tasks hold the error, whose traceback holds this frame.
         del group, tasks
     try:
         raise error

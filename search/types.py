@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,9 +26,9 @@ UNREADABLE: frozenset[End] = frozenset({"truncated", "broken", "empty", "repeate
 """Ends that nothing can follow and no PRM is shown."""
 
 FinishReason = Literal[
-    "answer", "max_steps", "truncated", "broken", "empty", "repeated", "tokens", "prm_reads", "seconds"
+    "answer", "max_steps", "truncated", "broken", "empty", "repeated", "tokens", "prm_reads", "seconds", "shutdown"
 ]
-"""Why a search returned what it did: an answer, or the limit it met first."""
+"""Why a search returned what it did: an answer, the limit it met first, or that the server was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Question:
     picture: Picture | None = None
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, A first. They guide how answers are compared, never the prompt."""
+    is_bare: bool = False
+    """Whether it is a prompt of the search's own, to which no engine adds anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,15 @@ def _known(candidates: tuple[Candidate, ...], token_ids: tuple[int, ...]) -> Cha
     return chain
 
 
+class Wish(NamedTuple):
+    """A chain to continue, and how."""
+
+    chain: Chain
+    n: int
+    temperature: float | None = None
+    """The search's unless given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a search cost. Every generated token is kept (in the answer's chain), a duplicate, asked for, aborted, or
@@ -163,23 +174,21 @@ class Usage:
     """Of what the policy was asked about its own candidates, beside the tree."""
     tokens_aborted: int = 0
     """Of requests that were aborted before they ended, or begun ahead in vain."""
+    tokens_discarded: int = 0
+    """Of all other candidates outside the answer's chain."""
     policy_prompt_tokens: int = 0
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int = 0
     requests_aborted: int = 0
     requests_failed: int = 0
     candidates: int = 0
+    candidates_begun_ahead: int = 0
+    """Candidates that were begun before it was decided that they are wanted."""
     prm_reads: int = 0
     prm_prompt_tokens: int = 0
     prm_cached_tokens: int = 0
     unscored: int = 0
     """Candidates whose score was missing or not finite."""
-
-    @property
-    def tokens_discarded(self) -> int:
-        """Of candidates that the answer's chain does without."""
-        other = self.tokens_kept + self.tokens_duplicate + self.tokens_asked + self.tokens_aborted
-        return self.tokens_generated - other
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,15 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def refuse_if_full(self) -> None:
+        """Errors: Overloaded when even the queue has no room. Asked before anything is done for a request."""
+        if self._places.locked() and self.queued >= self._max_queued:
+            raise Overloaded(
+                f"{self.running} searches run and {self.queued} wait, which is all this server takes "
+                f"(--max-concurrent-searches {self._max_running}, --max-queued-searches {self._max_queued}); "
+                "try again later"
+            )
+
     @asynccontextmanager
     async def place(self, patience_s: float) -> AsyncGenerator[float]:
         """Holds a place; gives the seconds waited for it.
@@ -38,12 +47,7 @@ class Admission:
 
     async def _enter(self, patience_s: float) -> float:
         self._refuse_if_draining()
-        if self._places.locked() and self.queued >= self._max_queued:
-            raise Overloaded(
-                f"{self.running} searches run and {self.queued} wait, which is all this server takes "
-                f"(--max-concurrent-searches {self._max_running}, --max-queued-searches {self._max_queued}); "
-                "try again later"
-            )
+        self.refuse_if_full()
         started = time.perf_counter()
         self.queued += 1
         try:

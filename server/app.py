@@ -13,8 +13,9 @@ from pydantic.json_schema import models_json_schema
 from cos.server.chat_schemas import ChatRequest
 from cos.server.errors import install_error_handlers
 from cos.server.metrics import Metrics
-from cos.server.middleware import Accounting, Auth, BodyLimit, RequestId
-from cos.server.routes import chat, health, models, solve
+from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, RequestId
+from cos.server.origins import Hosts, Origins
+from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
@@ -51,17 +52,23 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         summary="PRM-guided search over a vision-language model's reasoning steps.",
         version=version("cos-serve"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         # The first is the outermost.
         middleware=[
             Middleware(RequestId),
             Middleware(Accounting, metrics=metrics),
+            Middleware(
+                ForeignGuard,
+                hosts=Hosts(settings.host, settings.allowed_hosts),
+                origins=Origins(settings.allowed_origins),
+            ),
             Middleware(Auth, keys=[key.get_secret_value() for key in settings.api_key]),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
     install_error_handlers(app)
-    for module in (solve, chat, models, health):
+    for module in (solve, chat, models, health, docs):
         app.include_router(module.router)
     return app

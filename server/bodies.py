@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from cos.server.errors import BodyTooSlow, MalformedBody, UnsupportedMedia, input_error
+from cos.server.errors import BodyTooSlow, ClientGone, MalformedBody, UnsupportedMedia, input_error
 
 BODY_TIMEOUT_S = 60.0
 """How long a client may take to send its body."""
@@ -28,27 +30,34 @@ def media_type(request: Request) -> str:
 
 
 async def read_json(request: Request, model: type[Model]) -> Model:
-    """The body as a model. Errors: UnsupportedMedia, BodyTooSlow, MalformedBody, InputError, UnknownField."""
+    """The body as a model. Errors: UnsupportedMedia, BodyTooSlow, ClientGone, MalformedBody, InputError,
+    UnknownField."""
     if (given := media_type(request)) != "application/json":
         raise UnsupportedMedia(f"Content-Type {given or 'missing'!r} is not supported; send application/json")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.body()
-    except TimeoutError:
-        raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+    async with _arriving():
+        body = await request.body()
     return parse(model, body)
 
 
 async def read_form(request: Request, model: type[Model], max_bytes: int) -> tuple[Model, bytes | None]:
     """A form's fields as a model, and the file in its ``image`` field. Errors: as `read_json`."""
+    async with (
+        _arriving(),
+        request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes) as form,
+    ):
+        return await _from_form(form, model)
+
+
+@asynccontextmanager
+async def _arriving() -> AsyncGenerator[None]:
+    """Waits for a body. Errors: BodyTooSlow, ClientGone."""
     try:
-        async with (
-            asyncio.timeout(BODY_TIMEOUT_S),
-            request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes) as form,
-        ):
-            return await _from_form(form, model)
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            yield
     except TimeoutError:
         raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+    except ClientDisconnect:
+        raise ClientGone("the client closed the connection before its body was there") from None
 
 
 async def _from_form(form: FormData, model: type[Model]) -> tuple[Model, bytes | None]:

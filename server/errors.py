@@ -9,6 +9,7 @@ CosError
 |   +-- MalformedBody   400  a body that is no JSON, no form
 +-- ServerError              the server will not carry out this request
     +-- Unauthorized    401
+    +-- Foreign         403
     +-- BodyTooSlow     408
     +-- BodyTooLarge    413
     +-- UnsupportedMedia 415
@@ -34,6 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from cos.search.errors import CosError, EngineDead, EngineError, InputError, SearchFailed
+from cos.search.tasks import forget_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class ServerError(CosError):
 
 class Unauthorized(ServerError):
     """No key, or a wrong one."""
+
+
+class Foreign(ServerError):
+    """A page, or a name for this server, that it does not answer to."""
 
 
 class BodyTooSlow(ServerError):
@@ -133,6 +139,7 @@ FAULTS: dict[type[Exception], Fault] = {
     MalformedBody: Fault(400, _BAD, "malformed_body"),
     InputError: Fault(422, _BAD, "invalid_value"),
     Unauthorized: Fault(401, "authentication_error", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"}),
+    Foreign: Fault(403, "permission_error", "foreign_request"),
     BodyTooSlow: Fault(408, _BAD, "body_too_slow", headers=_NO_RETRY),
     BodyTooLarge: Fault(413, _BAD, "body_too_large"),
     UnsupportedMedia: Fault(415, _BAD, "unsupported_media_type"),
@@ -209,6 +216,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def tell(request: Request, error: Exception) -> Response:
         log_error(error, request.scope)
+        # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
+        forget_traceback(error)
         return error_response(error)
 
     async def tell_http(request: Request, error: Exception) -> Response:

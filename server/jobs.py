@@ -13,7 +13,8 @@ from cos.search.budget import Limits
 from cos.search.errors import InputError
 from cos.search.select import ScoreKind
 from cos.search.spec import Sampling, SearchSpec
-from cos.search.strategies import Strategy, menu, resolve
+from cos.search.strategies import Strategy, menu, parse_params, resolve
+from cos.search.strategies.base import MAX_WIDTH
 from cos.search.types import Question
 from cos.server.errors import UnknownField, input_error
 from cos.server.schemas import BudgetOptions, SearchOptions
@@ -49,14 +50,14 @@ class Planner:
             sampling=_sampling(options),
             score=self._score(options),
             limits=self._limits(options.budget or BudgetOptions()),
-            **_given(options, ("aggregation", "step_weight")),
+            **_given(options, ("aggregation", "step_weight", "speculate")),
         )
         return Job(
             id=f"solve-{uuid.uuid4().hex}",
             model=self.settings.model_name,
             question=question,
             spec=spec,
-            parameters=_in_force(spec),
+            parameters=_in_force(spec, question),
             return_tree=options.return_tree,
             warnings=tuple(warnings),
         )
@@ -68,7 +69,7 @@ class Planner:
         largest, fields = self.settings.max_n, strategy.params.model_fields
         if "n" in fields and "n" not in params:
             default = self.settings.n or fields["n"].default
-            params["n"] = min(default, largest) if isinstance(default, int) else default
+            params["n"] = _fitting(strategy, params, min(default, largest)) if isinstance(default, int) else default
         if isinstance(n := params.get("n"), int) and n > largest:
             raise InputError(f"n = {n} is above this server's limit of {largest} (--max-n)", "n")
         return params
@@ -100,6 +101,18 @@ class Planner:
         )
 
 
+def _fitting(strategy: Strategy, given: Mapping[str, Any], wanted: int) -> int:
+    """The server's default for ``n``, or the largest below it that the strategy takes beside what the request gave. If
+    there is none, the default: what is wrong then is the request's, and it is told."""
+    for n in (wanted, *range(min(wanted - 1, MAX_WIDTH), 0, -1)):
+        try:
+            parse_params(strategy, {**given, "n": n})
+        except InputError:
+            continue
+        return n
+    return wanted
+
+
 def _given(options: SearchOptions, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
@@ -123,8 +136,11 @@ def _sampling(options: SearchOptions) -> Sampling:
         raise input_error(error) from error
 
 
-def _in_force(spec: SearchSpec) -> dict[str, Any]:
+def _in_force(spec: SearchSpec, question: Question) -> dict[str, Any]:
+    # They decide how answers are compared: without them a vote cannot be made again.
+    choices = {"choices": question.choices} if question.choices else {}
     return {
+        **choices,
         **spec.params.model_dump(),
         **spec.sampling.model_dump(),
         "score": spec.ruler.kind,

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id and its last resort, its count, its key, the size of its body.
+"""What surrounds every request: its id and its last resort, its count, its page, its key, the size of its body.
 
 Plain ASGI throughout: a middleware that wraps the response in a stream of its own would hide the client's disconnect.
 """
@@ -11,15 +11,26 @@ from collections.abc import Sequence
 from secrets import compare_digest
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Unauthorized, error_response, log_error
+from cos.search.tasks import forget_traceback, leaving_nothing
+from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unauthorized, error_response, log_error
 from cos.server.metrics import Account, Metrics, Outcome
+from cos.server.origins import Hosts, Origins, name_of
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/version", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {
+        *("/health", "/ready", "/ping", "/version", "/metrics", "/openapi.json"),
+        *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png"),
+    }
+)
 """What needs no key. Everything else does, whether it exists or not."""
 
 COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})
+
+READABLE = ("X-Request-Id", "Retry-After")
+"""Headers of ours that a page may read."""
 
 CLIENT_GONE = FAULTS[ClientGone].status
 
@@ -52,13 +63,14 @@ class RequestId:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await leaving_nothing(self._app(scope, receive, send_with_id))
         except ClientGone:
             pass
         except Exception as error:
             if begun:
                 raise
             log_error(error, scope)
+            forget_traceback(error)
             await error_response(error)(scope, receive, send_with_id)
 
 
@@ -100,6 +112,47 @@ def _outcome(status: int) -> Outcome:
     if status == CLIENT_GONE:
         return "cancelled"
     return "failed" if status >= 500 else "rejected"
+
+
+class ForeignGuard:
+    """Refuses what comes from a foreign page, or for a foreign name, and answers the preflights of the others."""
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, origins: Origins) -> None:
+        self._hosts, self._origins = hosts, origins
+        # Whatever gets that far may ask, so that any origin is echoed.
+        self._app = CORSMiddleware(
+            app,
+            allow_origin_regex=".*",
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=READABLE,
+        )
+        self._plain = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._plain(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(headers.get("host"), headers.get("origin"))
+        if refusal is not None:
+            await error_response(refusal)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, host: str | None, origin: str | None) -> Foreign | None:
+        if host is not None and not self._hosts.answer_to(name := name_of(host)):
+            return Foreign(
+                f"this server does not answer to the host {host[:200]!r}; if that is its name, start it with "
+                f"--allowed-hosts {name[:200] or 'NAME'}"
+            )
+        if origin is not None and not self._origins.answer_to(origin, host or ""):
+            return Foreign(
+                f"pages of the origin {origin[:200]!r} may not use this server; to let them, start it with "
+                f"--allowed-origins {origin[:200]}"
+            )
+        return None
 
 
 class Auth:

@@ -1,7 +1,8 @@
 """The server as a process: its socket, its signals, its start and its end.
 
 The socket is bound before any model is loaded, so that a taken port is found at once, and listens only when everything
-is ready. The first stop signal lets running searches end, the second ends them.
+is ready. The first stop signal lets running searches end, the second ends them with the best they have. A lost engine
+ends the process with exit code 1, so that whoever looks after it can start it again.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
+from cos.server.race import cancelled
 from cos.server.selfcheck import self_check
 from cos.server.service import Service, StartEngines, launch_engines
 from cos.server.settings import Settings
@@ -73,7 +75,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: Settings, listener: socket.socket, console: Console, start: StartEngines) -> int:
-    """Serves until a stop signal; gives the exit code.
+    """Serves until a stop signal or until an engine is lost; gives the exit code.
 
     Errors: InputError for models that cannot be used, EngineDead when an engine dies at the start.
     """
@@ -101,13 +103,13 @@ async def serve(settings: Settings, listener: socket.socket, console: Console, s
         async with app.router.lifespan_context(app):
             service: Service = app.state.service
             await self_check(service, console)
-            await _listen(app, service, listener, console)
+            return await _listen(app, service, listener, console)
     except asyncio.CancelledError:
         logger.warning("stopped before the start was complete")
     return 0
 
 
-async def _listen(app: FastAPI, service: Service, listener: socket.socket, console: Console) -> None:
+async def _listen(app: FastAPI, service: Service, listener: socket.socket, console: Console) -> int:
     def announce() -> None:
         host, port = service.settings.host, listener.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -129,17 +131,27 @@ async def _listen(app: FastAPI, service: Service, listener: socket.socket, conso
         await service.drain()
         server.should_exit = True
 
+    async def stop_when_lost() -> None:
+        await service.watch.lost.wait()
+        logger.error("an engine is lost; the server ends with exit code 1")
+        await stop()
+
     def on_signal() -> None:
         if stopping:
-            service.halt.set()
+            service.stop.set()
         else:
             stopping.append(asyncio.create_task(stop()))
 
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal)
-    await server.serve(sockets=[listener])
-    await asyncio.gather(*stopping)
+    losing = asyncio.create_task(stop_when_lost())
+    try:
+        await server.serve(sockets=[listener])
+        await asyncio.gather(*stopping)
+    finally:
+        await cancelled(losing)
+    return 1 if service.watch.lost.is_set() else 0
 
 
 def run(settings: Settings, console: Console, start: StartEngines = launch_engines) -> int:

@@ -1,4 +1,4 @@
-"""Work that ends early: when its client goes away, or when the server must stop.
+"""Work that ends early: when its client goes away.
 
 Asking ``request.is_disconnected()`` now and then would find out too late: the work is raced against the disconnect
 message itself. Cancelling the work closes the search, which aborts its engine requests.
@@ -10,30 +10,26 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from cos.server.errors import ClientGone, Draining
+from cos.search.tasks import leaving_nothing
+from cos.server.errors import ClientGone
 
 T = TypeVar("T")
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; the request's body must have been read before. Errors: ClientGone, and the work's own."""
-    return await _unless(_disconnect(receive), ClientGone("the client closed the connection"), work)
-
-
-async def unless_halted(halt: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. Errors: Draining once ``halt`` is set, and the work's own."""
-    return await _unless(_set(halt), Draining("the server shut down before the search ended"), work)
-
-
-async def _unless(stop: Coroutine[Any, Any, None], error: Exception, work: Coroutine[Any, Any, T]) -> T:
-    stopped, task = asyncio.create_task(stop), asyncio.create_task(work)
+    gone, task = asyncio.create_task(_disconnect(receive)), asyncio.create_task(leaving_nothing(work))
     try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise error
+            raise ClientGone("the client closed the connection")
         return task.result()
     finally:
-        await cancelled(stopped, task)
+        try:
+            await cancelled(gone, task)
+        finally:
+            # The task holds the error, whose traceback holds this frame.
+            del gone, task
 
 
 async def cancelled(*tasks: asyncio.Task[Any]) -> None:
@@ -46,7 +42,3 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _set(halt: asyncio.Event) -> None:
-    await halt.wait()

@@ -51,6 +51,7 @@ def usage_reply(usage: Usage) -> UsageReply:
         policy_prompt_tokens=usage.policy_prompt_tokens,
         policy_cached_tokens=usage.policy_cached_tokens,
         candidates=usage.candidates,
+        candidates_begun_ahead=usage.candidates_begun_ahead,
         prm_reads=usage.prm_reads,
         prm_prompt_tokens=usage.prm_prompt_tokens,
         prm_cached_tokens=usage.prm_cached_tokens,

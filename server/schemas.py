@@ -101,6 +101,8 @@ class SearchOptions(RequestModel):
     step_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the steps' mean in a "cos" chain score; the answer's score has the rest."""
     budget: BudgetOptions | None = None
+    speculate: bool | None = None
+    """Whether what is likely wanted next is begun before it is decided (yes unless given); the tree is the same."""
     return_tree: bool = False
     """Whether the reply lists every candidate of the search."""
 
@@ -176,6 +178,8 @@ class UsageReply(ReplyModel):
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int
     candidates: int
+    candidates_begun_ahead: int
+    """Candidates that were begun before it was decided that they are wanted."""
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int
@@ -208,7 +212,7 @@ class SolveReply(ReplyModel):
     choice: str | None = None
     """The one of the request's choices that the answer means."""
     confidence: float | None
-    """The chain's score on a scale from 0 to 1."""
+    """The chain's score on a scale from 0 to 1; by likelihood, the mean probability of its tokens."""
     steps: tuple[StepReply, ...]
     answer_score: float | None
     chain_score: float | None

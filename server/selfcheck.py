@@ -1,6 +1,12 @@
-"""The first search of a server, before anyone may ask: it warms the engines up and shows what they can do."""
+"""The first search of a server, before anyone may ask: it warms the engines up, and refuses a pair that cannot work.
+
+A PRM is shown a right and a wrong chain for the bundled example. One that gives either no score, or for both nothing
+but scores near one half, was never taught to judge: it is refused. The embedded PRM must put the right chain above the
+wrong one; another one was trained on other pictures, so there it is a warning.
+"""
 
 import logging
+import math
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,9 +15,12 @@ from rich.tree import Tree
 
 from cos.checkpoints import EMBEDDED, Example, example
 from cos.engines.launch import SCRIPTED
-from cos.search.errors import EngineDead, InputError, SearchFailed
-from cos.search.types import Question
+from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
+from cos.search.ports import ScorerSession
+from cos.search.select import finite
+from cos.search.types import Chain, Question
 from cos.server.errors import SearchTimeout
+from cos.server.golden import RIGHT, WRONG
 from cos.server.metrics import Account
 from cos.server.schemas import SearchOptions, SolveReply
 from cos.server.service import Service
@@ -19,36 +28,123 @@ from cos.server.service import Service
 logger = logging.getLogger(__name__)
 
 
-async def self_check(service: Service, console: Console) -> None:
-    """Solves the bundled example with the server's defaults; what falls short is a warning.
+class Unusable(InputError):
+    """Models that cannot be served with."""
 
-    Errors: EngineDead, when there is nothing to serve with.
+
+UNDECIDED = 0.2
+"""Scores this close to one half say nothing. A policy in place of a PRM keeps within 0.15."""
+
+
+async def self_check(service: Service, console: Console) -> None:
+    """Solves the bundled example with the server's defaults; what falls short of an answer is a warning.
+
+    Errors: Unusable for a policy or a PRM that cannot work; EngineDead, when there is nothing to serve with.
     """
-    sample = example()
-    picture = await service.images.from_bytes(sample.image_path.read_bytes(), "example")
-    job = service.planner.plan(Question(sample.question, picture), SearchOptions(seed=0))
+    sample, settings = example(), service.settings
+    picture = await service.images.decode(await service.images.take(sample.image_path.read_bytes(), "example"))
+    question = Question(sample.question, picture)
+    await check_prm(service, question)
     try:
-        reply = await service.search(job, Account("self_check"), stored=False).finish()
-    except EngineDead:
+        reply = await solved(service, question, SearchOptions(seed=0))
+    except Unusable:
         raise
     except (InputError, SearchFailed, SearchTimeout) as error:
         logger.warning("the first search failed: %s", error)
         return
-    if service.settings.policy in (EMBEDDED, SCRIPTED):
+    if settings.policy in (EMBEDDED, SCRIPTED):
         show(reply, sample, console)
     else:
         # Another checkpoint was trained on other pictures: that it answers at all is what counts.
         console.print(f"First search: {reply.usage.candidates} candidates in {reply.timings.total_s:.1f} s.")
     if not reply.complete:
         logger.warning("the first search ended without an answer (%s)", reply.finish_reason)
+    elif settings.policy == settings.prm_name == EMBEDDED and reply.answer != sample.answer:
+        await refuse_if_wrong(service, question, sample)
+
+
+async def solved(service: Service, question: Question, options: SearchOptions) -> SolveReply:
+    """The reply to a search of the server's own. Errors: Unusable where the engines fail it; EngineDead."""
+    job = service.planner.plan(question, options)
+    try:
+        return await service.search(job, None, Account("self_check"), stored=False).finish()
+    except EngineDead:
+        raise
+    except EngineError as error:
+        raise Unusable(
+            f"--policy {service.settings.policy} cannot solve anything: in the first search {error}; "
+            "the log says why, or give another checkpoint",
+            "policy",
+        ) from error
+
+
+async def check_prm(service: Service, question: Question) -> None:
+    """Errors: Unusable for a PRM that cannot judge."""
+    scorer, name = service.pair.scorer, service.settings.prm_name
+    if scorer is None:
+        return
+    try:
+        session = await scorer.open(question)
+    except InputError as error:
+        logger.warning("the PRM could not be tried: %s", error)
+        return
+    vocabulary = service.pair.policy.vocabulary
+    right, wrong = [
+        [await _score(session, prefix) for prefix in solution.prefixes(vocabulary)] for solution in (RIGHT, WRONG)
+    ]
+    scores = [finite(score) for score in (*right, *wrong)]
+    known = [score for score in scores if score is not None]
+    advice = "give a PRM that was trained for this policy, or --prm none to rank by the policy's likelihood"
+    if len(known) < len(scores):
+        raise Unusable(
+            f"--prm {name}: {len(scores) - len(known)} of {len(scores)} scores of a known chain are missing; {advice}",
+            "prm",
+        )
+    if name == SCRIPTED:
+        return
+    if all(abs(score - 0.5) < UNDECIDED for score in known):
+        raise Unusable(
+            f"--prm {name} gives right and wrong chains alike about one half ({min(known):.2f} to {max(known):.2f}): "
+            f"it was not trained to judge; {advice}",
+            "prm",
+        )
+    if math.fsum(known[: len(right)]) <= math.fsum(known[len(right) :]) or known[len(right) - 1] <= known[-1]:
+        told = f"--prm {name} gives a wrong answer {known[-1]:.3f} and the right one {known[len(right) - 1]:.3f}"
+        if name == EMBEDDED:
+            raise Unusable(f"{told}; install cos-serve again: its checkpoint is damaged", "prm")
+        logger.warning("%s, in an example that it may not have been trained for", told)
+
+
+async def _score(session: ScorerSession, chain: Chain) -> float | None:
+    try:
+        return (await session.score(chain)).score
+    except EngineDead:
+        raise
+    except EngineError as error:
+        logger.warning("the PRM failed a read: %s", error)
+        return None
+
+
+async def refuse_if_wrong(service: Service, question: Question, sample: Example) -> None:
+    """Gives the embedded pair a second chance with the strategy it is known to solve its example with, as the server's
+    own default may be a narrow one. Errors: Unusable when the answer is wrong again."""
+    n = min(16, service.settings.max_n)
+    reply = await solved(service, question, SearchOptions(seed=0, strategy="auto", n=n))
+    if reply.answer != sample.answer:
+        raise Unusable(
+            f"the embedded pair answers its own example with {reply.answer!r} where {sample.answer!r} is right; "
+            "install cos-serve again, or take away the --dtype, --policy-suffix or --prm-suffix it was started with",
+            "policy",
+        )
+    logger.warning("strategy %s gets the example wrong; auto gets it right", service.settings.strategy)
 
 
 def show(reply: SolveReply, sample: Example, console: Console) -> None:
     """Prints the winning chain with the score of every step."""
     steps = Table("step", "score", "thought", box=None, padding=(0, 2, 0, 0))
     for step in reply.steps:
-        steps.add_row(escape(step.name or step.end), _score(step.score), escape(step.thought or step.excerpt or ""))
-    steps.add_row("[bold]answer[/]", _score(reply.answer_score), f"[bold]{escape(reply.answer or 'none')}[/]")
+        steps.add_row(escape(step.name or step.end), _told(step.score), escape(step.thought or step.excerpt or ""))
+    steps.add_row("[bold]answer[/]", _told(reply.answer_score), f"[bold]{escape(reply.answer or 'none')}[/]")
     expected = "" if reply.model == SCRIPTED else f" (expected: {sample.answer})"
     tree = Tree(f"[bold]Q:[/] {escape(sample.question)}{escape(expected)}")
     tree.add(steps)
@@ -59,5 +155,5 @@ def show(reply: SolveReply, sample: Example, console: Console) -> None:
     console.print(tree)
 
 
-def _score(score: float | None) -> str:
+def _told(score: float | None) -> str:
     return "unscored" if score is None else f"{score:.3f}"

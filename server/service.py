@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
@@ -14,17 +14,19 @@ from cos.search.events import Answered, Event, Opened
 from cos.search.math_answers import MathComparer
 from cos.search.ports import Comparer
 from cos.search.run import run
-from cos.search.types import Picture, Question, Result
+from cos.search.stop import Stop
+from cos.search.types import Question, Result
 from cos.server.admission import Admission
 from cos.server.errors import Draining, Overloaded, SearchTimeout
-from cos.server.images import ImageReader
+from cos.server.images import ImageReader, Upload
 from cos.server.jobs import Job, Planner
 from cos.server.metrics import Account, Metrics, SearchMeter
-from cos.server.race import unless_halted
+from cos.server.race import cancelled
 from cos.server.replies import solve_reply
 from cos.server.schemas import SolveReply
 from cos.server.settings import Settings
 from cos.server.traces import Status, TraceStore
+from cos.server.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -53,37 +55,47 @@ class Service:
     metrics: Metrics
     started_at: int
     """Unix time, seconds."""
+    watch: Watch
+    """Knows how the engines are."""
     comparer: Comparer
     """Tells which answers are the same."""
     traces: TraceStore | None = None
     """Where finished searches are stored; None stores none."""
-    halt: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when even running searches must end."""
+    stop: Stop = field(default_factory=Stop)
+    """Set when even running searches must end, with the best they have."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a search would be let in."""
-        return self.engines.are_alive and not self.admission.is_draining
+        return self.watch.is_well and not self.admission.is_draining
 
-    def question(self, text: str, picture: Picture | None, choices: tuple[str, ...] = ()) -> Question:
-        """Errors: InputError when there is no picture and this server needs one."""
-        if picture is None and self.settings.image_required:
+    async def take(self, source: str | bytes, param: str) -> Upload:
+        """A picture that was sent, not decoded yet. Errors: Overloaded when the server is full, whatever was sent;
+        BadImage, ImageUrlDisabled."""
+        self.admission.refuse_if_full()
+        return await self.images.take(source, param)
+
+    def question(self, text: str, upload: Upload | None, choices: tuple[str, ...] = ()) -> Question:
+        """A question whose picture, if it has one, is decoded later. Errors: InputError when there is none and this
+        server needs one."""
+        if upload is None and self.settings.image_required:
             raise InputError(
                 "image is missing; send a data URI, or the file as multipart/form-data "
                 "(--no-image-required lets questions without one in)",
                 "image",
             )
-        return Question(text, picture, choices)
+        return Question(text, None, choices)
 
-    def search(self, job: Job, account: Account, *, stored: bool = True) -> "Run":
-        """A search that has not begun yet. ``stored``: whether it leaves a trace, where traces are wanted."""
-        return Run(self, job, account, self.traces if stored else None)
+    def search(self, job: Job, upload: Upload | None, account: Account, *, stored: bool = True) -> "Run":
+        """A search that has not begun yet. ``upload``: the picture of its question. ``stored``: whether it leaves a
+        trace, where traces are wanted."""
+        return Run(self, job, upload, account, self.traces if stored else None)
 
     async def drain(self) -> None:
-        """Lets running searches end, up to the shutdown time-out, then ends them."""
+        """Lets running searches end, up to the shutdown time-out, then ends them with the best they have."""
         if not await self.admission.drain(self.settings.shutdown_timeout_s):
             logger.warning("%d searches did not end in time", self.admission.running)
-            self.halt.set()
+            self.stop.set()
 
 
 @asynccontextmanager
@@ -94,23 +106,28 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
     """
     traces = _open_traces(settings, metrics)
     engines = await start(settings)
+    watch = Watch(engines, settings.engine_patience_s)
+    watching = asyncio.create_task(watch.run())
     try:
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
         metrics.watch(admission)
         async with MathComparer() as comparer:
-            yield Service(
-                settings=settings,
-                engines=engines,
-                pair=pair(engines.policy, engines.prm),
-                planner=Planner(settings, has_prm=engines.prm is not None),
-                images=ImageReader(settings.max_image_megapixels),
-                admission=admission,
-                metrics=metrics,
-                started_at=int(time.time()),
-                comparer=comparer,
-                traces=traces,
-            )
+            with ImageReader(settings.max_image_megapixels) as images:
+                yield Service(
+                    settings=settings,
+                    engines=engines,
+                    pair=pair(engines.policy, engines.prm),
+                    planner=Planner(settings, has_prm=engines.prm is not None),
+                    images=images,
+                    admission=admission,
+                    metrics=metrics,
+                    started_at=int(time.time()),
+                    watch=watch,
+                    comparer=comparer,
+                    traces=traces,
+                )
     finally:
+        await cancelled(watching)
         await engines.close()
         if traces is not None:
             await traces.close()
@@ -127,13 +144,16 @@ def _open_traces(settings: Settings, metrics: Metrics) -> TraceStore | None:
 
 
 class Run:
-    """One search: it waits for its place, runs, is counted, and ends in exactly one outcome."""
+    """One search: it waits for its place, decodes its picture, runs, is counted, and ends in exactly one outcome."""
 
-    def __init__(self, service: Service, job: Job, account: Account, traces: TraceStore | None) -> None:
+    def __init__(
+        self, service: Service, job: Job, upload: Upload | None, account: Account, traces: TraceStore | None
+    ) -> None:
         self.job = job
         self.queue_s = 0.0
         self.prompt_tokens = 0
         self._service = service
+        self._upload = upload
         self._account = account
         self._traces = traces
         account.strategy = job.spec.strategy.name
@@ -163,15 +183,23 @@ class Run:
 
     async def _admitted(self, tell: Tell | None) -> Result:
         service, spec = self._service, self.job.spec
-        if not service.engines.are_alive:
-            raise EngineDead("an engine has died")
+        if not service.engines.policy.is_alive:
+            raise EngineDead("the policy engine has died")
         with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
             async with service.admission.place(service.settings.timeout_s) as self.queue_s:
-                return await unless_halted(service.halt, self._search(meter, tell))
+                return await self._search(meter, tell)
+
+    async def _decode(self) -> None:
+        """Gives the question its picture."""
+        if self._upload is not None:
+            picture = await self._service.images.decode(self._upload)
+            self._upload, self.job = None, replace(self.job, question=replace(self.job.question, picture=picture))
 
     async def _search(self, meter: SearchMeter, tell: Tell | None) -> Result:
+        await self._decode()
         job, pair, started = self.job, self._service.pair, time.perf_counter()
-        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, self._service.comparer)
+        service = self._service
+        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, service.comparer, service.stop)
         try:
             async with aclosing(searching) as events:
                 async for event in events:
@@ -183,6 +211,8 @@ class Run:
                     if isinstance(event, Answered):
                         return event.result
         except SearchFailed as error:
+            if service.stop.is_set:
+                raise Draining("the server shut down before the search had found anything") from error
             seconds = job.spec.limits.seconds
             if seconds is not None and time.perf_counter() - started >= seconds:
                 raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error

@@ -1,6 +1,7 @@
 """Everything a server can be told at its start. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
 key; a flag wins over a variable, that over YAML, that over the default."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from cos.engines.launch import SCRIPTED
 from cos.engines.settings import EngineSettings, Role
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
+from cos.server.origins import usable_host, usable_origin
 
 NO_PRM = "none"
 
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     """The process reward model that judges its steps: as --policy, or "none" to rank by the policy's likelihood.
     The embedded and the scripted policy have one of their own."""
     policy_suffix: str = _flag("", "models", "TEXT")
-    """Put behind every question for the policy, on a line of its own."""
+    """Put behind every question for the policy, on a line of its own; not behind what a strategy asks it by itself."""
     prm_suffix: str = _flag("", "models", "TEXT")
     """The same for the PRM."""
     served_model_name: str | None = _flag(None, "models", "NAME", min_length=1)
@@ -60,11 +62,14 @@ class Settings(BaseSettings):
     """Compute threads of an engine on CPU; half of the cores unless given."""
     enforce_eager: bool | None = _flag(None, "engines")
     """Neither graph capture nor compilation; on for CPU and off for GPU unless given."""
+    engine_patience_s: float = _flag(15.0, "engines", "SECONDS", gt=0, allow_inf_nan=False)
+    """Longest time without any progress of an engine before /health says 503."""
 
     strategy: str = _flag("auto", "search", "NAME")
     """Strategy of a request that names none."""
     n: int | None = _flag(None, "search", "N", ge=1)
-    """Candidates of a request that does not say; the strategy's own default unless given."""
+    """Candidates of a request that does not say, as far as its strategy takes so many; the strategy's own default
+    unless given."""
     max_n: int = _flag(64, "search", "N", ge=1)
     """Most candidates a request may ask for."""
     max_tokens_per_search: int = _flag(65_536, "search", "TOKENS", ge=1)
@@ -89,6 +94,14 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one."""
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = _flag((), "server", "KEY")
     """A key that clients must send as a bearer token; repeat it for several. Without keys everyone may ask."""
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "ORIGIN")
+    """An origin whose pages may use this server from a browser, as https://app.example; repeat it for several, or *
+    for any page. Pages of this machine (localhost, 127.0.0.1, [::1], any port) may without it; clients that are no
+    browsers are not held up."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "NAME")
+    """A name this server is asked under, as cos.example; repeat it for several, or * for any name. It answers to
+    localhost, 127.0.0.1, [::1] and its --host, too. With --host 0.0.0.0, as in a container, it answers to every address
+    and to every name without a dot; a name with dots must be given here."""
     shutdown_timeout_s: int = _flag(30, "server", "SECONDS", ge=0)
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
@@ -99,10 +112,25 @@ class Settings(BaseSettings):
     config: Path | None = _flag(None, "server", "FILE.yaml")
     """A YAML file with any of these settings, spelt as the flags with _ for -."""
 
-    @field_validator("api_key", mode="before")
+    @field_validator("api_key", "allowed_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        return [key for key in value.split(",") if key] if isinstance(value, str) else value
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.startswith('["'):
+            # A list as vLLM's flags take it.
+            return json.loads(value)
+        return [part for part in value.split(",") if part]
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _usable_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(usable_origin(part) for part in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _usable_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(usable_host(part) for part in value)
 
     @field_validator("strategy")
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cos.search.tasks import forget_traceback
 from cos.server.errors import ClientGone, error_reply, log_error
 from cos.server.race import cancelled, unless_gone
 
@@ -104,6 +105,7 @@ class EventStream(Response):
             await self._task
         except Exception as error:
             log_error(error, scope)
+            forget_traceback(error)
             await _send_text(send, frame(error_reply(error).model_dump_json(), event=self._error_event))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -132,6 +132,7 @@ def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile) -
 
 def test_the_wheel_holds_what_the_modules_read(wheel: zipfile.ZipFile) -> None:
     data = {"cos/py.typed", "cos/checkpoints/heldout.zip", "cos/checkpoints/example.png"}
+    data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "server" / "static").iterdir()}
     data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "training").rglob("*.yaml")}
     assert data <= set(wheel.namelist())
 

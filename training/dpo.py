@@ -12,6 +12,7 @@ import torch
 
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.failures import naming, of_stage, rows_named
 from cos.training.folder import StageContext, StageRun
 from cos.training.precision import is_bf16
 from cos.training.preference import (
@@ -67,7 +68,8 @@ def reference_of(
     key = f"{weights_digest(reference)} {data.fingerprint} {bf16=}"
 
     def compute() -> list[tuple[float, float]]:
-        return reference_logprobs(reference, data, collate, config.batch, bf16=bf16)
+        with naming(of_stage(context.folder.name)):
+            return reference_logprobs(reference, data, rows_named(collate), config.batch, bf16=bf16)
 
     return cached_reference(context.folder, key, compute)
 

@@ -1,13 +1,14 @@
 """From chains to tensors: token ids of a turn, targets and tags, and batches for any image-text-to-text checkpoint.
 
-Prompt and image go through the checkpoint's own chat template and processor, as serving does it. The assistant's turn
-is token ids: control tokens by id, fields as plain text. Sequences are padded on the right and carry no attention
-mask: attention is causal, so padding is never seen.
+Picture and chat template go through the checkpoint's own processor; what a row says never does. The question and the
+fields of the assistant's turn are encoded as plain text, as serving does it: a control token spelt in them stays text.
+Sequences are padded on the right and carry no attention mask: attention is causal, so padding is never seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from cos.engines.vocabulary import HfVocabulary
+from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, segment_ids
 from cos.search.types import Step
@@ -48,6 +49,8 @@ class Sample:
     """A PIL image, or uint8 (3, height, width)."""
     question: str
     turn: Turn
+    row: str = ""
+    """Id of the row it is made of, for errors; empty where it is made of none."""
 
 
 class TurnEncoder:
@@ -58,9 +61,7 @@ class TurnEncoder:
         vocabulary = HfVocabulary(tokenizer)
         self._encode = lru_cache(maxsize=1 << 16)(vocabulary.encode)
         self.control_id = vocabulary.control_id
-        if tokenizer.eos_token_id is None:
-            raise InputError(f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token; set one", "model")
-        self._end = cast(int, tokenizer.eos_token_id)
+        self._end = end_of_turn(tokenizer)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Plain text."""
@@ -109,33 +110,65 @@ class TurnEncoder:
         return found
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a turn. Errors: InputError when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token; set one", "model")
+    return cast(int, tokenizer.eos_token_id)
+
+
+def that_pads(processor: Any) -> Any:
+    """The processor, or, where its tokenizer has no padding token, a copy that pads with the end of the turn.
+
+    No target stands on padding and no token sees it, so which token it is does not matter. A copy, as the processor is
+    written beside the trained model. Errors: InputError when there is no end of turn either.
+    """
+    if processor.tokenizer.pad_token_id is not None:
+        return processor
+    end_of_turn(processor.tokenizer)
+    padding = copy.deepcopy(processor)
+    padding.tokenizer.pad_token = padding.tokenizer.eos_token
+    return padding
+
+
 class Collator:
     """Samples to one padded batch: what the model takes, and ``should``, ``verdict``, ``is_tag`` (batch, length)."""
 
     def __init__(self, processor: Any, buckets: Sequence[int] | None = None, max_tokens: int | None = None) -> None:
-        """``buckets``: lengths to pad to, ascending (few shapes compile few times). ``max_tokens``: longest sample."""
-        self._processor = processor
+        """``buckets``: lengths to pad to, ascending (few shapes compile few times). ``max_tokens``: longest sample.
+
+        Errors: InputError for a tokenizer that has nothing to pad with, or a chat template without the question.
+        """
+        self._processor = that_pads(processor)
         self._buckets = tuple(buckets or ())
         self._max_tokens = max_tokens
-        self._padding = int(processor.tokenizer.pad_token_id)
-        self._prompts: Callable[[str], str] = lru_cache(maxsize=4096)(self._prompt)
+        self._padding = int(self._processor.tokenizer.pad_token_id)
+        vocabulary = HfVocabulary(processor.tokenizer)
+        prompt = ChatPrompt(vocabulary, processor)
+        head, tail = prompt.around(image=True)
+        self._picture_first = head != prompt.around(image=False)[0]
+        self._shown = head if self._picture_first else tail
+        self._other = vocabulary.encode_markup(tail if self._picture_first else head)
+        self._asked = lru_cache(maxsize=4096)(vocabulary.encode)
 
-    def _prompt(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        return self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+    def _around_picture(self, question: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt before and behind the part that shows the picture."""
+        asked = self._asked(question)
+        return ([], [*asked, *self._other]) if self._picture_first else ([*self._other, *asked], [])
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Errors: InputError for a sample longer than ``max_tokens``."""
         made: Mapping[str, Tensor] = self._processor(
-            text=[self._prompts(sample.question) for sample in samples],
+            text=[self._shown] * len(samples),
             images=[sample.picture for sample in samples],
             padding=True,
+            add_special_tokens=False,
             return_tensors="pt",
         )
         kept = made["attention_mask"].bool()
-        prompts = [ids[mask].tolist() for ids, mask in zip(made["input_ids"], kept, strict=True)]
+        shown = [ids[mask].tolist() for ids, mask in zip(made["input_ids"], kept, strict=True)]
+        around = [self._around_picture(sample.question) for sample in samples]
+        prompts = [[*before, *ids, *behind] for ids, (before, behind) in zip(shown, around, strict=True)]
         turns = [sample.turn for sample in samples]
         longest = max(len(prompt) + len(turn.ids) for prompt, turn in zip(prompts, turns, strict=True))
         if self._max_tokens is not None and longest > self._max_tokens:
@@ -153,11 +186,13 @@ class Collator:
             return torch.tensor([[*row, *[after] * (length - len(row))] for row in rows], dtype=dtype)
 
         types = made.get("mm_token_type_ids")
-        kinds = [] if types is None else [row[mask].tolist() for row, mask in zip(types, kept, strict=True)]
         others = {name: value for name, value in made.items() if name not in PADDED}
-        if kinds:
-            # Where the picture is: Qwen2.5-VL's positions follow from it.
-            others["mm_token_type_ids"] = torch.tensor([[*row, *[0] * (length - len(row))] for row in kinds])
+        if types is not None:
+            # Where the picture is: Qwen2.5-VL's positions follow from it. Text is 0.
+            kinds = torch.zeros(len(samples), length, dtype=types.dtype)
+            for row, (before, _), kind, mask in zip(kinds, around, types, kept, strict=True):
+                row[len(before) : len(before) + int(mask.sum())] = kind[mask]
+            others["mm_token_type_ids"] = kinds
         return {
             **others,
             "input_ids": table([turn.ids for turn in turns], None, self._padding, torch.long),

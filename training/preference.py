@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cos.search.errors import InputError
 from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
+from cos.training.failures import naming, of_row
 from cos.training.folder import is_first_process, replacing
 from cos.training.trainer import StageTrainer
 
@@ -46,6 +47,8 @@ class Preference:
     rejected: Sample
     reference: tuple[float, float] = (0.0, 0.0)
     """Summed log-probabilities of both turns."""
+    row: str = ""
+    """Id of the pair's row, for errors."""
 
 
 class PairData(Dataset[Preference]):
@@ -94,9 +97,11 @@ class PairData(Dataset[Preference]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Preference:
-        row, picture = self._rows[index], self._picture(self._rows[index])
-        chosen, rejected = (Sample(picture, row.problem.question, turn) for turn in self._turns[index])
-        return Preference(chosen, rejected, self._reference[index])
+        row = self._rows[index]
+        with naming(of_row(row.id)):
+            picture = self._picture(row)
+        chosen, rejected = (Sample(picture, row.problem.question, turn, row.id) for turn in self._turns[index])
+        return Preference(chosen, rejected, self._reference[index], row.id)
 
 
 def turns_of(row: PairRow, encoder: TurnEncoder, *, first_step: bool) -> tuple[Turn, Turn]:
@@ -210,7 +215,12 @@ class PreferenceTrainer(StageTrainer):
 
 @torch.no_grad()
 def reference_logprobs(
-    model: PreTrainedModel, data: PairData, collate: PairCollator, batch: int, *, bf16: bool
+    model: PreTrainedModel,
+    data: PairData,
+    collate: Callable[[list[Preference]], Mapping[str, Tensor]],
+    batch: int,
+    *,
+    bf16: bool,
 ) -> list[tuple[float, float]]:
     """Summed log-probabilities of both chains of every pair, by a model with a fused head (`fuse_head`).
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from cos.search.errors import InputError
 from cos.training.encode import Sample, Turn, TurnEncoder
+from cos.training.failures import naming, of_row
 from cos.training.rows import ChainRow, Source
 
 Write = Callable[[ChainRow], Turn]
@@ -25,7 +26,8 @@ class RowData(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         row = self._rows[index]
-        return Sample(read_picture(row.problem.image), row.problem.question, self._write(row))
+        with naming(of_row(row.id)):
+            return Sample(read_picture(row.problem.image), row.problem.question, self._write(row), row.id)
 
 
 def imitated(rows: Sequence[ChainRow], encoder: TurnEncoder) -> RowData:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
@@ -44,7 +45,8 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         trained = with_lora(model, config.lora)
         StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None).run()
         model = merge_lora(trained)
-        outcome = exact_on_unseen(model, collate, encoder, config, context)
+        with naming(of_stage(context.folder.name)):
+            outcome = exact_on_unseen(model, collate, encoder, config, context)
         run.finish(model, processor, {**outcome, **leaks})
 
 

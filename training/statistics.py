@@ -46,13 +46,16 @@ def bootstrap_mean(values: Sequence[float], seed: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
-def bootstrap_median_ratio(over: Sequence[float], under: Sequence[float], seed: int) -> tuple[float, Interval]:
-    """The median of ``over`` by that of ``under``, which are pairs; percentile bootstrap, pairs resampled together."""
+def bootstrap_ratio(
+    over: Sequence[float], under: Sequence[float], seed: int, percentile: float = 50
+) -> tuple[float, Interval]:
+    """A percentile (the median unless given) of ``over`` by that of ``under``, which are pairs; percentile bootstrap,
+    pairs resampled together."""
     import numpy as np
     from scipy.stats import bootstrap
 
     def ratio(one: Sums, other: Sums, axis: int = -1) -> Sums:
-        return np.median(one, axis=axis) / np.median(other, axis=axis)
+        return np.percentile(one, percentile, axis=axis) / np.percentile(other, percentile, axis=axis)
 
     pair = np.asarray(over, dtype=float), np.asarray(under, dtype=float)
     value = float(ratio(*pair))

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from cos.training.failures import NamedData, StageError, collate_named, of_stage
 from cos.training.folder import StageContext, check_disk
 from cos.training.optimizer import MuonAdamW
 from cos.training.precision import is_bf16
@@ -64,8 +65,8 @@ class StageTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments(keys, context, in_order=in_order),
-            train_dataset=data,
-            data_collator=collate,
+            train_dataset=NamedData(data, context.folder.name),
+            data_collator=collate_named(collate, context.folder.name),
         )
         self.loss_is_scaled_for_ga = False
         for callback in (ProgressCallback, PrinterCallback):
@@ -75,11 +76,18 @@ class StageTrainer(Trainer):
     def run(self) -> None:
         """Trains to the end, from the newest checkpoint if there is one.
 
-        Errors: FloatingPointError at a loss or gradient that is not finite, before anything is written.
+        Errors: FloatingPointError at a loss or gradient that is not finite, before anything is written; StageError for
+        data that cannot be used, and after fewer steps than were planned.
         """
         shutil.rmtree(self._partial, ignore_errors=True)
         newest = newest_checkpoint(self._folder)
         self.train(resume_from_checkpoint=str(newest) if newest else None)
+        done, planned = self.state.global_step, self.state.max_steps
+        if done < planned:
+            raise StageError(
+                f"{of_stage(self._folder.name)} did {done} of {planned} planned steps: its data ended too soon; "
+                "nothing is written. Check the files of its data and run the same command again"
+            )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Muon for the layers' matrices and AdamW for the rest, or AdamW for all, as the stage's keys say."""

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from cos.benchmarks.barrier import InProcess, behind_barrier
+from cos.benchmarks.caches import forget
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Round, Way
-from cos.benchmarks.speculation import forget
 from cos.checkpoints import LedgerProblem
 from cos.search.errors import InputError
 from cos.search.grammar import segment_ids

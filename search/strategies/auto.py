@@ -20,7 +20,7 @@ from pydantic import Field
 
 from cos.search.errors import EngineDead, EngineError
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
-from cos.search.types import Chain
+from cos.search.types import Chain, Wish
 
 if TYPE_CHECKING:
     from cos.search.search import Search
@@ -73,11 +73,13 @@ async def climb(search: "Search", params: AutoParams, most: int, *, first: float
     while not trunk.is_last:
         level, drawn = list[Chain](), 0
         while drawn < most and not believable(search, params, level):
-            n, heat = min(max(1, (GROWTH - 1) * drawn), most - drawn), None if drawn else first
+            n, heat = next_round(drawn, most), None if drawn else first
+            is_doubted = drawn > 0 or doubted(trunk, params)
             drawn += n
-            next_step = partial(plan, search, params, tuple(level))
+            more = [Wish(trunk, next_round(drawn, most))] if drawn < most else []
+            then, otherwise = partial(plan, search, params, tuple(level), more, first), more if is_doubted else []
             try:
-                level += await search.expand([(trunk, n)], temperature=heat, then=next_step, then_temperature=first)
+                level += await search.expand([(trunk, n)], temperature=heat, then=then, otherwise=otherwise)
             except EngineError as error:
                 # One candidate that the engine fails is not the end while others may be drawn.
                 if isinstance(error, EngineDead) or (not level and drawn == most):
@@ -94,13 +96,31 @@ def believable(search: "Search", params: AutoParams, level: Sequence[Chain]) -> 
     return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
 
 
+def doubted(trunk: Chain, params: AutoParams) -> bool:
+    """Whether a step was believed only just: what follows on it will likely need more than one candidate."""
+    scores = [candidate.score or 0.0 for candidate in trunk.candidates]
+    return min(scores, default=1.0) < (1 + params.confidence) / 2
+
+
+def next_round(drawn: int, most: int) -> int:
+    """How many candidates of a step are drawn after so many."""
+    return min(max(1, (GROWTH - 1) * drawn), most - drawn)
+
+
 def plan(
-    search: "Search", params: AutoParams, earlier: Sequence[Chain], level: Sequence[Chain]
-) -> list[tuple[Chain, int]]:
-    """What follows on a step that is good enough: the first candidate of the next one."""
+    search: "Search",
+    params: AutoParams,
+    earlier: Sequence[Chain],
+    more: Sequence[Wish],
+    first: float | None,
+    level: Sequence[Chain],
+) -> Sequence[Wish]:
+    """What follows on a step that is good enough: the first candidate of the next one. Otherwise more of this step."""
     level = [*earlier, *level]
+    if not believable(search, params, level):
+        return more
     best = search.rank_newest(level)[0]
-    return [(best, 1)] if believable(search, params, level) and not best.is_last else []
+    return [] if best.is_last else [Wish(best, 1, first)]
 
 
 async def voted(search: "Search", params: AutoParams) -> list[Chain]:

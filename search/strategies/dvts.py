@@ -5,13 +5,13 @@ shared by n / beam_width sub-trees of beam_width children each. Deviations: a su
 that answers stops while the others go on. With beam_width = n it is greedy_prm by the value so far.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.strategies.greedy_prm import descend
-from cos.search.tasks import together
 from cos.search.types import Chain
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ class Dvts(Strategy):
     needs_scores = True
 
     async def run(self, search: "Search", params: DvtsParams) -> Chain:
-        subtrees = [descend(search, params.n // params.subtrees, search.rank_level) for _ in range(params.subtrees)]
-        ranked = search.rank(await together(subtrees))
+        ranked = search.rank(await search.apart([partial(subtree, params)] * params.subtrees))
         search.select(ranked[:1], ranked)
         return ranked[0]
+
+
+async def subtree(params: DvtsParams, search: "Search") -> Chain:
+    """The chain of one sub-tree."""
+    return await descend(search, params.n // params.subtrees, search.rank_level)

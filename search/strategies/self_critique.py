@@ -8,13 +8,14 @@ result's warnings say how often.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from cos.search.errors import BudgetExhausted
 from cos.search.strategies.base import Params, Strategy
-from cos.search.tasks import together
-from cos.search.types import Chain
+from cos.search.types import Chain, Path
 
 if TYPE_CHECKING:
     from cos.search.search import Search
@@ -56,12 +57,22 @@ class SelfCritique(Strategy):
 async def choose(search: "Search", level: Sequence[Chain], params: SelfCritiqueParams) -> int | None:
     """The index that the policy chooses; None when its reply names none."""
     written = [in_words(chain) for chain in level]
-    critiques = await together(
-        search.ask(critique_prompt(search.question, text), chain.path, params.critique_tokens)
+    asked = [
+        partial(ask, critique_prompt(search.question, text), chain.path, params.critique_tokens)
         for chain, text in zip(level, written, strict=True)
-    )
+    ]
+    critiques = await search.apart(asked, keep=level[0])
     prompt = choice_prompt(search.question, written, critiques)
-    return chosen(await search.ask(prompt, level[0].path[:-1], params.critique_tokens), len(level))
+    choosing = partial(ask, prompt, level[0].path[:-1], params.critique_tokens)
+    return chosen((await search.apart([choosing], keep=level[0]))[0], len(level))
+
+
+async def ask(prompt: str, path: Path, max_tokens: int, search: "Search") -> str:
+    """What the policy says; empty where the limit has no room for it."""
+    try:
+        return await search.ask(prompt, path, max_tokens)
+    except BudgetExhausted:
+        return ""
 
 
 def in_words(chain: Chain) -> str:

@@ -1,8 +1,8 @@
 """Weighted vote: n independent chains, the answer whose chains are worth most together.
 
 Source: Li et al., arXiv 2206.02336, section 3.1 (voting verifier), with the paper's chain score as the weight. Equal
-answers pool the values of their chains (in likelihood mode their probabilities); the answer's best chain wins. Without
-a single score it is self-consistency.
+answers pool the values of their chains (in likelihood mode the mean probability of their tokens); the answer's best
+chain wins. Without a single score it is self-consistency.
 """
 
 import math

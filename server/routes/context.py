@@ -26,6 +26,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
     for status, text in {
         400: "The body cannot be parsed.",
         401: "No valid API key.",
+        403: "The page or the host that it comes from is not one this server answers to.",
         413: "The body is too large.",
         415: "The body's type is not supported.",
         422: "A field has a value that cannot be used; ``param`` names it.",

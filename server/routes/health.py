@@ -13,13 +13,13 @@ router = APIRouter(tags=["operation"])
 
 @router.get("/health", response_class=Response)
 async def health(service: TheService) -> Response:
-    """200 while both engines live, else 503."""
-    return Response(status_code=200 if service.engines.are_alive else 503)
+    """200 while both engines live and get on with their work, else 503."""
+    return Response(status_code=200 if service.watch.is_well else 503)
 
 
 @router.get("/ready", response_class=Response)
 async def ready(service: TheService) -> Response:
-    """200 while searches are let in; 503 while the server shuts down or an engine is dead."""
+    """200 while searches are let in; 503 while the server shuts down or an engine is dead or stuck."""
     return Response(status_code=200 if service.is_ready else 503)
 
 

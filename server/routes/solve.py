@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from cos.search.events import Event
-from cos.search.types import Picture
 from cos.server.bodies import media_type, read_form, read_json
+from cos.server.images import Upload
 from cos.server.race import unless_gone
 from cos.server.replies import event_frame
 from cos.server.routes.context import ERRORS, TheAccount, TheService
@@ -33,25 +33,25 @@ async def solve(request: Request, service: TheService, account: TheAccount) -> R
     With ``stream`` the reply is server-sent events: opened, candidate, scored, selected, answered (the whole reply), or
     error.
     """
-    asked, picture = await _read(request, service)
-    job = service.planner.plan(service.question(asked.question, picture, asked.choices or ()), asked)
-    run = service.search(job, account)
+    asked, upload = await _read(request, service)
+    job = service.planner.plan(service.question(asked.question, upload, asked.choices or ()), asked)
+    run = service.search(job, upload, account)
     if asked.stream:
         return await open_stream(_events(run), request.receive, error_event="error")
     reply = await unless_gone(request.receive, run.finish())
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-async def _read(request: Request, service: Service) -> tuple[SolveRequest, Picture | None]:
+async def _read(request: Request, service: Service) -> tuple[SolveRequest, Upload | None]:
     if media_type(request) == "multipart/form-data":
         asked, file = await read_form(request, SolveRequest, service.settings.max_body_bytes)
         if file is not None:
-            return asked, await service.images.from_bytes(file, "image")
+            return asked, await service.take(file, "image")
     else:
         asked = await read_json(request, SolveRequest)
     if asked.image is None:
         return asked, None
-    return asked, await service.images.from_text(asked.image, "image")
+    return asked, await service.take(asked.image, "image")
 
 
 def _events(run: Run) -> Work:

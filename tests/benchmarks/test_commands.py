@@ -120,13 +120,15 @@ def test_a_picture_that_cannot_be_written_is_told_before_anything_runs(capsys: p
 
 
 @pytest.mark.usefixtures("small_heldout")
-def test_speculation_tells_a_ratio_and_that_trees_are_the_same(capsys: pytest.CaptureFixture[str]):
-    assert run("bench", "speculation", "--problems", "4", "--n", "4") == 0
+def test_speculation_tells_ratios_and_that_trees_are_the_same(capsys: pytest.CaptureFixture[str]):
+    assert run("bench", "speculation", *SCRIPTED, "--problems", "4", "--n", "4") == 0
     captured = capsys.readouterr()
     facts = json.loads(captured.out)
     assert facts["identical"] is True
     assert facts["searches"] == 4
     assert facts["ci_low"] <= facts["p50_ratio"] <= facts["ci_high"]
+    assert facts["p95_ci_low"] <= facts["p95_ratio"] <= facts["p95_ci_high"]
+    assert 0 <= facts["begun_share"] <= 1
     assert "4 of 4 searches" in captured.err
 
 

@@ -39,7 +39,7 @@ def test_the_models_know_every_field_of_the_server(ours: type[BaseModel], theirs
 
 
 async def test_streams_and_replies_agree(transport: httpx.ASGITransport, png: bytes):
-    async with AsyncClient("http://test", transport=transport) as client:
+    async with AsyncClient("http://localhost", transport=transport) as client:
         assert await client.is_up()
         whole = await client.solve(png, "How many rows?", strategy="beam", n=4, return_tree=True)
         events = [event async for event in client.stream(png, "How many rows?", strategy="beam", n=4, return_tree=True)]
@@ -53,7 +53,7 @@ async def test_streams_and_replies_agree(transport: httpx.ASGITransport, png: by
 
 async def test_a_search_in_process_is_the_servers(transport: httpx.ASGITransport, png: bytes):
     """Same engines, same seed: the reply must not tell where the search ran."""
-    async with AsyncClient("http://test", transport=transport) as client:
+    async with AsyncClient("http://localhost", transport=transport) as client:
         served = await client.solve(png, "How many rows?", strategy="best_of_n", n=4, return_tree=True)
     spec = Setting(strategy="best_of_n", n=4).spec(0, explain=True)
     async with running("scripted", "scripted") as engines:
@@ -73,7 +73,7 @@ def essence(solution: Solution) -> dict[str, Any]:
 
 
 async def test_bad_values_come_back_with_their_name(transport: httpx.ASGITransport, png: bytes):
-    async with AsyncClient("http://test", transport=transport) as client:
+    async with AsyncClient("http://localhost", transport=transport) as client:
         with pytest.raises(BadRequest) as caught:
             await client.solve(png, "How many rows?", strategy="beam", n=2, beam_width=3)
         assert "beam_width" in str(caught.value)
@@ -88,11 +88,11 @@ async def test_keys_are_sent(png: bytes):
     app = create_app(Settings(policy="scripted", api_key=("secret",)))  # pyright: ignore[reportArgumentType]
     async with app.router.lifespan_context(app):
         reach = httpx.ASGITransport(app)
-        async with AsyncClient("http://test", transport=reach) as nobody:
+        async with AsyncClient("http://localhost", transport=reach) as nobody:
             assert await nobody.is_up()
             with pytest.raises(Unauthorized):
                 await nobody.solve(png, "How many rows?")
-        async with AsyncClient("http://test", api_key="secret", transport=reach) as somebody:
+        async with AsyncClient("http://localhost", api_key="secret", transport=reach) as somebody:
             assert (await somebody.solve(png, "How many rows?", n=1)).complete
 
 

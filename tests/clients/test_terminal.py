@@ -72,7 +72,7 @@ def test_scores_have_the_colour_of_their_probability():
 
 def test_likelihoods_are_told_as_such(solution: dict[str, Any]):
     chance = {**solution, "parameters": {"score": "likelihood"}, "chain_score": -2.0, "confidence": 0.135}
-    assert "log-probability; probability 0.135" in shown(Solution.model_validate(chance))
+    assert "log-probability; mean probability of a token 0.135" in shown(Solution.model_validate(chance))
 
 
 def test_a_live_search_grows(solution: dict[str, Any]):

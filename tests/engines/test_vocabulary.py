@@ -132,6 +132,13 @@ def test_a_suffix_stands_on_a_line_of_its_own_behind_the_question(vocabulary: Hf
     assert "How much?\nThink step-by-step.<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))
 
 
+def test_no_suffix_stands_behind_a_prompt_of_the_searchs_own(vocabulary: HfVocabulary) -> None:
+    plain, suffixed = (ChatPrompt(vocabulary, Templater(), suffix=suffix) for suffix in ("", "Think step-by-step."))
+    for image in (True, False):
+        bare = suffixed.token_ids("Which is best?", image=image, bare=True)
+        assert bare == plain.token_ids("Which is best?", image=image)
+
+
 def test_a_template_that_knows_text_only_is_given_the_image_as_text(vocabulary: HfVocabulary) -> None:
     prompt = ChatPrompt(vocabulary, Templater(parts=False))
     assert "user\n<image>\nHow much?<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))

@@ -107,7 +107,7 @@ def asking(server: ServerProcess, body: Mapping[str, object]) -> Generator[None]
     """Asks, and closes the connection at the end without having read the answer."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         content = json.dumps(dict(body)).encode()
-        head = "POST /solve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /solve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content)
         yield

@@ -12,6 +12,7 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
 from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
+from cos.search.spec import Sampling
 from cos.search.types import Candidate, Chain, End, Question, Result, Step
 
 Find = Callable[..., Awaitable[Result]]
@@ -105,12 +106,20 @@ async def test_children_begin_while_scores_are_not_there_yet(find: Find) -> None
 
 async def test_auto_follows_a_candidate_before_it_is_believed(find: Find) -> None:
     late, early = Witness(0.95, STEADY), Witness(0.95, STEADY)
-    waiting = await find("auto", {"n": 8}, policy=late.policy, prm=late.prm, speculate=False)
-    found = await find("auto", {"n": 8}, policy=early.policy, prm=early.prm)
+    waiting = await find("auto", {"n": 2}, policy=late.policy, prm=late.prm, speculate=False)
+    found = await find("auto", {"n": 2}, policy=early.policy, prm=early.prm)
     assert tree_of(found) == tree_of(waiting)
     assert found.usage.tokens_aborted == 0
     assert max(late.unread) == 0
     assert max(early.unread) == 1
+
+
+async def test_auto_begins_a_steps_next_round_beside_its_first_candidate(find: Find) -> None:
+    late, early = Witness(0.3, STEADY), Witness(0.3, STEADY)
+    waiting = await find("auto", {"n": 8}, policy=late.policy, prm=late.prm, speculate=False)
+    found = await find("auto", {"n": 8}, policy=early.policy, prm=early.prm)
+    assert tree_of(found) == tree_of(waiting)
+    assert found.usage.candidates_begun_ahead >= found.usage.candidates / 2
 
 
 async def test_auto_drops_what_follows_on_a_candidate_it_does_not_believe(find: Find) -> None:
@@ -130,12 +139,36 @@ def test_a_score_that_is_not_there_is_guessed_by_what_says_the_same() -> None:
     assert scores == [2 / 6 + 1 / 6, 1 / 6, 0.6, 2 / 6 + 1 / 6, 0.6, None]
 
 
-@pytest.mark.parametrize("limits", [Limits(tokens=50_000), Limits(prm_reads=5_000)])
-async def test_nothing_is_begun_ahead_where_a_limit_would_pay_for_it(find: Find, limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [Limits(tokens=65_536), Limits(prm_reads=5_000), Limits(tokens=65_536, prm_reads=90)]
+)
+async def test_a_limit_lets_a_search_begin_ahead(find: Find, limits: Limits) -> None:
     policy = straggler()
     result = await find("greedy_prm", policy=policy, limits=limits)
-    assert policy.most_in_flight <= 4
-    assert result.usage.tokens_aborted == 0
+    assert policy.most_in_flight > 4
+    assert result.usage.candidates_begun_ahead > 0
+
+
+@given(
+    strategy=st.sampled_from(LOOKS_AHEAD),
+    n=st.integers(2, 8),
+    seed=st.integers(0, 10_000),
+    tokens=st.integers(100, 4_000),
+    step_tokens=st.integers(40, 120),
+    reads=st.none() | st.integers(1, 60),
+)
+@settings(max_examples=80)
+async def test_limits_are_kept_and_trees_are_the_same_with_it_and_without(
+    find: Find, strategy: str, n: int, seed: int, tokens: int, step_tokens: int, reads: int | None
+) -> None:
+    limits, sampling = Limits(tokens=tokens, prm_reads=reads), Sampling(step_tokens=step_tokens)
+    plain = await find(strategy, {"n": n}, limits=limits, sampling=sampling, speculate=False)
+    hurried = ScriptedEngine(Script(delay=Uneven(seed)))
+    ahead = await find(strategy, {"n": n}, policy=hurried, limits=limits, sampling=sampling, speculate=True)
+    assert tree_of(ahead) == tree_of(plain)
+    assert ahead.usage.tokens_generated <= tokens
+    assert reads is None or ahead.usage.prm_reads <= reads
+    assert hurried.in_flight == 0
 
 
 async def test_what_is_begun_ahead_counts_as_a_live_sequence(find: Find) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -11,7 +12,7 @@ from time import perf_counter
 import pytest
 from PIL import Image
 
-from cos.engines.scripted import Fault, Script, ScriptedEngine, story
+from cos.engines.scripted import Fault, Script, ScriptedEngine, story, sureness
 from cos.prm.pair import pair
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
@@ -132,15 +133,67 @@ async def test_an_engine_that_is_dead_already_opens_no_search(find: Find, which:
         await find("beam", **{which: engine})
 
 
+def unreadable(share: float) -> ScriptedEngine:
+    """A PRM that gives this share of all it reads no number; which, its text decides."""
+
+    def judge(question: Question, written: str) -> float:
+        return math.nan if random.Random(written).random() < share else sureness(question, written)
+
+    return ScriptedEngine(Script(judge=judge))
+
+
 @pytest.mark.parametrize("strategy", SCORED)
-async def test_reads_that_fail_leave_candidates_unscored_and_the_search_alive(find: Find, strategy: str) -> None:
+async def test_some_reads_that_fail_leave_candidates_unscored_and_the_reply_says_how_many(
+    find: Find, strategy: str
+) -> None:
+    params = {"n": 8} if strategy != "mcts" else None
+    result = await find(strategy, params, prm=unreadable(0.2))
+    assert result.finish_reason == "answer"
+    assert 0 < result.usage.unscored < len(result.tree) / 2
+    assert any(warning.startswith(f"{result.usage.unscored} of ") for warning in result.warnings)
+
+
+async def test_a_prm_that_scores_all_is_not_warned_of(find: Find) -> None:
+    assert (await find("beam")).warnings == ()
+
+
+@pytest.mark.parametrize("prm", [broken, lambda: unreadable(1.0), lambda: unreadable(0.8)])
+@pytest.mark.parametrize("strategy", [*SCORED, "auto"])
+async def test_a_prm_most_of_whose_reads_fail_is_an_error_of_the_engine(
+    find: Find, strategy: str, prm: Callable[[], ScriptedEngine]
+) -> None:
+    with pytest.raises(EngineError, match=r"the PRM failed to score \d+ of \d+ candidates"):
+        await find(strategy, prm=prm())
+
+
+async def test_a_prm_most_of_whose_reads_fail_is_no_answer_at_a_limit_either(find: Find) -> None:
+    with pytest.raises(EngineError, match="the PRM failed to score"):
+        await find("beam", prm=broken(), limits=Limits(tokens=900))
+
+
+@pytest.mark.parametrize("strategy", UNREAD)
+async def test_an_answer_that_no_score_decided_stands_without_them_and_says_so(find: Find, strategy: str) -> None:
     result = await find(strategy, prm=broken())
     assert result.finish_reason == "answer"
     assert result.value is None
-    assert result.usage.prm_reads == 0
-    assert result.usage.unscored >= len(result.tree)
-    assert all(candidate.score is None for candidate in result.tree)
-    assert result.usage.requests_failed > 0
+    assert any("unscored" in warning for warning in result.warnings)
+
+
+async def test_an_answer_whose_prm_does_not_reply_in_time_says_that_it_is_unscored(find: Find) -> None:
+    silent = ScriptedEngine(Script(seconds_per_read=60))
+    result = await find("best_of_n", prm=silent, limits=Limits(seconds=0.3))
+    assert (result.finish_reason, result.value) == ("seconds", None)
+    assert result.chain.is_answered
+    assert any("of this answer are unscored" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("strategy", [*UNREAD, "auto"])
+async def test_a_dead_prm_costs_a_search_that_can_do_without_only_its_scores(find: Find, strategy: str) -> None:
+    prm = ScriptedEngine()
+    prm.kill()
+    result = await find(strategy, prm=prm)
+    assert result.finish_reason == "answer"
+    assert any("the PRM's engine is gone" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("strategy", UNREAD)

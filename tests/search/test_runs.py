@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cos.engines.scripted import Script, ScriptedEngine, sureness
+from cos.engines.scripted import CHAIN_STEPS, Script, ScriptedEngine, sureness
 from cos.prm.pair import pair
-from cos.search.errors import InputError
+from cos.search.errors import EngineError, InputError
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.grammar import ANSWER_END
 from cos.search.requests import seed_of
@@ -178,12 +179,14 @@ async def test_equal_scores_leave_the_choice_to_length_and_place_never_to_time(f
         assert set(results[0].chain.path) == {0}
 
 
-@pytest.mark.parametrize("strategy", EVERY)
-async def test_a_search_whose_scores_are_all_nan_still_answers_and_counts_them(find: Find, strategy: str) -> None:
+@pytest.mark.parametrize("strategy", UNREAD)
+async def test_an_answer_that_needs_no_score_is_given_when_all_are_nan_and_counts_them(
+    find: Find, strategy: str
+) -> None:
     result = await find(strategy, prm=ScriptedEngine(Script(judge=lambda _, __: math.nan)))
     assert result.finish_reason == "answer"
     assert result.value is None
-    assert result.usage.prm_reads == (len(result.chain.candidates) if strategy in UNREAD else distinct(result))
+    assert result.usage.prm_reads == len(result.chain.candidates)
     assert result.usage.unscored >= result.usage.prm_reads
     assert all(candidate.score is None for candidate in result.tree)
 
@@ -203,8 +206,15 @@ async def test_a_nan_never_wins_against_a_score(find: Find, strategy: str) -> No
 
 
 async def test_a_candidate_without_a_score_is_read_once_only(find: Find) -> None:
-    result = await find("best_of_n", {"n": 1}, prm=ScriptedEngine(Script(judge=lambda _, __: math.nan)))
-    assert result.usage.prm_reads == len(result.tree)
+    read = list[str]()
+
+    def judge(question: Question, written: str) -> float:
+        read.append(written)
+        return math.nan
+
+    with pytest.raises(EngineError):
+        await find("best_of_n", {"n": 1}, prm=ScriptedEngine(Script(judge=judge)))
+    assert len(read) == len(set(read)) == CHAIN_STEPS + 1
 
 
 @pytest.mark.parametrize("speculate", [False, True])
@@ -234,6 +244,19 @@ async def test_likelihood_needs_no_prm(find: Find, strategy: str) -> None:
     assert result.value == pytest.approx(sum(c.logprob or math.nan for c in result.chain.candidates))
     for candidate in result.chain.candidates:
         assert candidate.score == pytest.approx((candidate.logprob or math.nan) / len(candidate.token_ids))
+
+
+async def test_likelihoods_of_long_texts_still_tell_chains_apart(find: Find) -> None:
+    """All these chains have a likelihood next to 0, and one token of each between 0.82 and 0.91."""
+    rebased = await find("rebase", {"n": 16, "balance": 0.02}, has_prm=False, score="likelihood")
+    children = Counter(candidate.path[0] for candidate in rebased.tree if len(candidate.path) == 2)
+    assert max(children.values()) >= 3
+    searched = await find("mcts", {"n": 4, "iterations": 16, "exploration": 0.05}, has_prm=False, score="likelihood")
+    below = Counter(candidate.path[0] for candidate in searched.tree if len(candidate.path) > 1)
+    assert max(below.values()) > 2 * sorted([*below.values(), 0, 0, 0])[-2]
+    spec = SearchSpec("mcts", score="likelihood")
+    assert 0.8 < (spec.ruler.confidence(searched.chain) or 0.0) < 0.92
+    assert math.exp(searched.value or 0.0) < 1e-6
 
 
 async def test_likelihood_reads_no_prm_that_happens_to_be_there(find: Find) -> None:

@@ -79,12 +79,20 @@ def test_the_empty_chain_has_no_value() -> None:
     assert Ruler("prm").newest(Chain()) is None
 
 
-def test_a_likelihood_is_the_log_probability_of_the_whole_text_and_its_confidence_a_probability() -> None:
+def test_a_likelihood_is_the_log_probability_of_the_whole_text_and_its_confidence_that_of_a_token() -> None:
     ruler = Ruler("likelihood")
     chain = chain_of([None, None], logprob=-0.5)
     assert ruler.value(chain) == pytest.approx(-1.0)
-    assert ruler.confidence(chain) == pytest.approx(math.exp(-1))
+    assert ruler.confidence(chain) == pytest.approx(math.exp(-1.0 / 4))
     assert ruler.value(chain_of([0.9], logprob=None)) is None
+    assert ruler.confidence(chain_of([0.9], logprob=None)) is None
+
+
+@given(st.floats(-3, -0.01), st.integers(1, 400))
+def test_a_likelihood_s_confidence_does_not_shrink_with_the_length_of_the_text(mean: float, tokens: int) -> None:
+    ruler = Ruler("likelihood")
+    confidence = ruler.confidence(chain_of([None, None], tokens=tokens, logprob=mean * tokens))
+    assert confidence == pytest.approx(math.exp(mean))
 
 
 def test_the_likelihood_score_of_a_step_is_per_token_so_that_length_does_not_count() -> None:

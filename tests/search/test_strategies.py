@@ -207,6 +207,22 @@ async def test_self_critique_follows_the_policys_own_choice(find: Find) -> None:
     assert result.warnings == ()
 
 
+async def test_what_a_strategy_asks_by_itself_is_marked_as_a_prompt_to_which_nothing_is_added(find: Find) -> None:
+    own: list[bool] = []
+    asked: list[bool] = []
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        if "Question: How much is it?" in question.text:
+            own.append(question.is_bare)
+            return "1"
+        asked.append(question.is_bare)
+        return story(question, written, rng)
+
+    await find("self_critique", {"n": 3}, policy=ScriptedEngine(Script(writer=write)))
+    assert set(own) == {True}
+    assert set(asked) == {False}
+
+
 async def test_a_policy_that_cannot_criticise_is_told_of(find: Find) -> None:
     result = await find("self_critique", {"n": 3}, policy=critic("none of them"))
     assert set(result.chain.path) == {0}

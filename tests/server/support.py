@@ -77,7 +77,7 @@ async def served(script: Script | None = None, **values: Any) -> AsyncGenerator[
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test", timeout=20
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost", timeout=20
         ) as http,
     ):
         yield Served(app, http, policy, prm)

@@ -101,7 +101,22 @@ async def test_a_draining_server_is_not_ready_and_finishes_what_it_has_begun() -
         await draining
 
 
-async def test_a_search_that_outlives_the_shutdown_timeout_is_ended_with_503() -> None:
+async def test_a_search_that_outlives_the_shutdown_timeout_answers_with_its_best_so_far() -> None:
+    late = Script(delay=lambda kind, number: 60.0 if kind == "draw" and number >= 6 else 0.0)
+    async with served(late, shutdown_timeout_s=0) as server:
+        searching = asyncio.create_task(server.solve(strategy="beam", n=4))
+        await until(lambda: server.policy.steps > 3 and server.policy.in_flight > 0)
+        await server.service.drain()
+        response = await searching
+        assert response.status_code == 200
+        reply = response.json()
+        assert (reply["finish_reason"], reply["complete"]) == ("shutdown", False)
+        assert reply["steps"]
+        assert server.in_flight == 0
+        assert (await server.solve()).status_code == 503
+
+
+async def test_a_search_that_outlives_the_shutdown_timeout_with_nothing_to_show_is_a_503() -> None:
     async with served(Script(seconds_per_token=0.05), shutdown_timeout_s=0) as server:
         searching = asyncio.create_task(server.solve())
         await until(lambda: server.in_flight > 0)
@@ -125,11 +140,26 @@ async def test_a_dead_engine_is_told_by_health_and_by_every_search() -> None:
         assert (await server.http.get("/ping")).status_code == 200
 
 
-async def test_a_dead_prm_is_a_dead_server() -> None:
+@pytest.mark.parametrize("strategy", ["beam", "best_of_n", "greedy_prm", "weighted_vote"])
+async def test_a_dead_prm_refuses_what_is_decided_by_its_scores(strategy: str) -> None:
     async with served() as server:
         assert server.prm is not None
         server.prm.kill()
-        assert (await server.solve()).status_code == 503
+        response = await server.solve(strategy=strategy)
+        assert (response.status_code, error_of(response)["code"]) == (503, "engine_dead")
+        assert (await server.http.get("/health")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "fields", [{"strategy": "greedy", "n": None}, {"strategy": "self_consistency"}, {"score": "likelihood"}]
+)
+async def test_a_dead_prm_refuses_nothing_that_needs_no_score_of_its(fields: dict[str, object]) -> None:
+    async with served() as server:
+        assert server.prm is not None
+        server.prm.kill()
+        response = await server.solve(**fields)
+        assert response.status_code == 200
+        assert response.json()["answer"]
 
 
 async def test_a_request_that_fails_in_the_engine_is_a_502_that_clients_do_not_repeat() -> None:

@@ -116,6 +116,66 @@ def test_a_second_stop_signal_ends_a_running_search() -> None:
         assert process.wait(10) == 0
 
 
+LOSING_SERVER = """
+import asyncio
+from rich.console import Console
+from cos.engines.launch import Engines
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.server.process import run
+from cos.server.settings import Settings
+
+async def start(settings):
+    policy, prm = ScriptedEngine(Script(delay=lambda kind, number: 0.0 if number < 6 else 1.5)), ScriptedEngine()
+    asyncio.get_running_loop().call_later(1.0, policy.kill)
+    return Engines(policy, prm)
+
+raise SystemExit(run(Settings(policy="scripted", port=0, n=1, strategy="greedy"), Console(), start))
+"""
+
+
+def test_a_lost_engine_ends_the_process_with_code_1_once_what_ran_was_answered() -> None:
+    with running(code=LOSING_SERVER) as (process, url, _), ThreadPoolExecutor() as pool:
+        searching = pool.submit(httpx.post, f"{url}/solve", json=body(n=None, strategy="greedy"))
+        response = searching.result()
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
+        assert process.wait(10) == 1
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        assert "an engine is lost" in printed
+        assert "Traceback" not in printed
+
+
+FAILING_SERVER = """
+import math
+from rich.console import Console
+from cos.engines.launch import Engines
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.search.errors import EngineError
+from cos.server.process import run
+from cos.server.settings import Settings
+
+async def start(settings):
+    return Engines(ScriptedEngine(Script({policy})), ScriptedEngine(Script({prm})))
+
+raise SystemExit(run(Settings(policy="scripted", port=0), Console(), start))
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "prm", "told"),
+    [
+        ("", "judge=lambda *_: math.nan", "cos-serve: --prm scripted: 10 of 10 scores of a known chain are missing"),
+        ("fault=lambda *_: EngineError('no')", "", "cos-serve: --policy scripted cannot solve anything"),
+    ],
+)
+def test_models_that_cannot_be_served_with_end_the_start_with_a_sentence(policy: str, prm: str, told: str) -> None:
+    code = FAILING_SERVER.format(policy=policy, prm=prm)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_stop_signal_while_it_starts_ends_it() -> None:
     command = [sys.executable, "-c", SLOW_SERVER.format(start_s=60)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

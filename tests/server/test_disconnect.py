@@ -21,7 +21,8 @@ async def leave(server: Served, fields: Mapping[str, object], path: str = "/solv
     _, writer = await asyncio.open_connection(url.host, url.port)
     content = json.dumps(fields).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     writer.write(head.encode() + content)
     await until(lambda: server.in_flight > 0)

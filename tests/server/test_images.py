@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -48,6 +50,41 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 def test_transparency_lies_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     assert decode(saved(clear), LIMIT, "image").image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(depth: int, colour: int, row: bytes, clear: tuple[int, ...]) -> bytes:
+    """A PNG of 2x1 pixels whose colour ``clear`` is transparent. ``colour``: 0 is grey, 2 is RGB."""
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    parts = [
+        (b"IHDR", header),
+        (b"tRNS", struct.pack(f">{len(clear)}H", *clear)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "clear", "other"),
+    [
+        (1, 0, b"\x40", (1,), 0),
+        (2, 0, b"\x10", (1,), 0),
+        (4, 0, b"\x05", (5,), 0),
+        (8, 0, b"\x00\x05", (5,), 0),
+        (16, 0, b"\x80\x00\x12\x34", (0x1234,), 0x80),
+        (16, 0, b"\x80\x00\x00\x00", (0,), 0x80),
+        (8, 2, b"\0\0\0\1\2\3", (1, 2, 3), 0),
+        (16, 2, b"\0\0\0\0\0\0\x12\x34\x56\x78\x9a\xbc", (0x1234, 0x5678, 0x9ABC), 0),
+    ],
+)
+def test_a_clear_colour_lies_on_white_at_every_depth(
+    depth: int, colour: int, row: bytes, clear: tuple[int, ...], other: int
+) -> None:
+    image = decode(png(depth, colour, row, clear), LIMIT, "image").image
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [(other,) * 3, (255,) * 3]
 
 
 def test_the_first_frame_of_an_animation_is_the_picture() -> None:

@@ -46,7 +46,7 @@ async def test_each_of_several_keys_opens_the_server(key: str) -> None:
 
 
 async def test_a_forged_host_opens_nothing() -> None:
-    async with served(api_key=KEYS) as server:
+    async with served(api_key=KEYS, allowed_hosts=("*",)) as server:
         assert (await server.http.get("/v1/models", headers={"Host": "x/health?"})).status_code == 401
 
 

@@ -196,9 +196,14 @@ async def test_a_body_over_the_limit_is_cut_off() -> None:
 
 
 async def test_a_budget_too_small_for_one_candidate_says_so(server: Served) -> None:
-    response = await server.solve(strategy="best_of_n", n=4, budget={"tokens": 3})
-    assert response.status_code == 422
-    assert error_of(response)["code"] == "budget_too_small"
+    response = await server.solve(strategy="best_of_n", n=4, budget={"seconds": 1e-9})
+    assert response.status_code == 504
+
+
+async def test_a_budget_too_small_for_an_answer_gives_what_there_is(server: Served) -> None:
+    reply = (await server.solve(strategy="best_of_n", n=4, budget={"tokens": 3})).json()
+    assert (reply["answer"], reply["complete"], reply["finish_reason"]) == (None, False, "tokens")
+    assert reply["usage"]["tokens_generated"] == 3
 
 
 async def test_unknown_paths_and_methods_have_the_same_shape(server: Served) -> None:

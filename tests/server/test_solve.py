@@ -127,8 +127,8 @@ async def test_no_reply_contains_a_number_that_is_none() -> None:
         raise AssertionError(f"{constant} in JSON")
 
     async with served(Script(judge=unable)) as server:
-        response = await server.solve(return_tree=True)
-        streamed = await server.solve(stream=True)
+        response = await server.solve(strategy="greedy", n=None, return_tree=True)
+        streamed = await server.solve(strategy="greedy", n=None, stream=True)
     reply = json.loads(response.text, parse_constant=refuse)
     assert reply["confidence"] is None
     assert reply["usage"]["unscored"] == reply["usage"]["candidates"]

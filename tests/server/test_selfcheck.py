@@ -1,0 +1,144 @@
+"""What a start refuses: a PRM that cannot judge, a policy that cannot write, an embedded pair that is broken."""
+
+import io
+import math
+import random
+
+import pytest
+from rich.console import Console
+
+from cos.checkpoints import EXAMPLE_ID, heldout
+from cos.engines.launch import Engines
+from cos.engines.scripted import Judge, Script, ScriptedEngine, Writer
+from cos.search.errors import EngineDead, EngineError
+from cos.search.grammar import ANSWER_END, answer_pieces
+from cos.search.types import Question
+from cos.server.app import create_app
+from cos.server.golden import RIGHT, WRONG
+from cos.server.selfcheck import Unusable, self_check
+from cos.server.settings import Settings
+from cos.training.ledger import Problem, derive
+
+
+def decided(question: Question, written: str) -> float:
+    """A judge that believes what the right chain reads, and nothing else."""
+    return 0.95 if "shows 62" in written or "shows" not in written else 0.05
+
+
+def answering(answer: str) -> Writer:
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        return "".join(answer_pieces(answer, first=not written))
+
+    return write
+
+
+async def checked(policy: Script, prm: Script | None, /, **values: object) -> str:
+    """What the self-check prints for these engines."""
+    engines = Engines(ScriptedEngine(policy), None if prm is None else ScriptedEngine(prm))
+
+    async def start(_: Settings) -> Engines:
+        return engines
+
+    app = create_app(Settings.model_validate(values), start=start)
+    printed = io.StringIO()
+    async with app.router.lifespan_context(app):
+        await self_check(app.state.service, Console(file=printed, width=200))
+    return printed.getvalue()
+
+
+EMBEDDED: dict[str, object] = {"policy": "cos-tiny", "prm": "cos-tiny"}
+FOREIGN: dict[str, object] = {"policy": "org/policy", "prm": "org/prm"}
+SCRIPTED: dict[str, object] = {"policy": "scripted"}
+
+
+def test_the_right_chain_is_the_examples_own_and_the_wrong_one_is_not() -> None:
+    problem = next(problem for problem in heldout() if problem.id == EXAMPLE_ID)
+    derived = derive(Problem(problem.rows, "difference", (0, 1)))
+    assert (RIGHT.steps, RIGHT.answer) == (derived.steps, derived.answer)
+    assert RIGHT.answer == problem.answer != WRONG.answer
+    assert not set(WRONG.steps) & set(RIGHT.steps)
+
+
+async def test_a_pair_that_solves_the_example_is_let_in() -> None:
+    assert "32" in await checked(Script(writer=answering("32")), Script(judge=decided), **EMBEDDED)
+
+
+@pytest.mark.parametrize("models", [EMBEDDED, FOREIGN, SCRIPTED])
+async def test_a_prm_whose_scores_are_missing_is_refused(models: dict[str, object]) -> None:
+    with pytest.raises(Unusable, match="10 of 10 scores of a known chain are missing") as refused:
+        await checked(Script(), Script(judge=lambda _, __: math.nan), **models)
+    assert refused.value.param == "prm"
+    fails = Script(fault=lambda kind, _: EngineError("no") if kind == "read" else None)
+    with pytest.raises(Unusable, match="are missing"):
+        await checked(Script(), fails, **models)
+
+
+@pytest.mark.parametrize("models", [EMBEDDED, FOREIGN])
+async def test_a_model_that_was_not_taught_to_judge_is_refused_as_prm(models: dict[str, object]) -> None:
+    def indifferent(question: Question, written: str) -> float:
+        return random.Random(written).uniform(0.35, 0.48)
+
+    with pytest.raises(Unusable, match="it was not trained to judge"):
+        await checked(Script(), Script(judge=indifferent), **models)
+
+
+def upside_down(question: Question, written: str) -> float:
+    return 1 - decided(question, written)
+
+
+def believing_any_answer(question: Question, written: str) -> float:
+    return 0.9 if ANSWER_END in written else decided(question, written)
+
+
+@pytest.mark.parametrize("judge", [upside_down, believing_any_answer])
+async def test_the_embedded_prm_must_put_a_right_chain_above_a_wrong_one(judge: Judge) -> None:
+    with pytest.raises(Unusable, match="its checkpoint is damaged"):
+        await checked(Script(), Script(judge=judge), **EMBEDDED)
+
+
+async def test_another_prm_that_misjudges_the_example_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    await checked(Script(), Script(judge=upside_down), **FOREIGN)
+    assert any("gives a wrong answer" in record.message for record in caplog.records)
+
+
+async def test_an_embedded_pair_that_gets_its_own_example_wrong_is_refused() -> None:
+    with pytest.raises(Unusable, match="answers its own example with '12' where '32' is right"):
+        await checked(Script(writer=answering("12")), Script(judge=decided), **EMBEDDED)
+
+
+async def test_a_narrow_strategy_that_gets_the_example_wrong_does_not_condemn_the_pair(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drawn = 0
+
+    def write(question: Question, written: str, rng: random.Random) -> str:
+        nonlocal drawn
+        drawn += 1
+        return answering("12" if drawn == 1 else "32")(question, written, rng)
+
+    await checked(Script(writer=write), Script(judge=decided), strategy="greedy", **EMBEDDED)
+    assert any("auto gets it right" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("models", [EMBEDDED, FOREIGN, SCRIPTED])
+@pytest.mark.parametrize("has_prm", [True, False])
+async def test_a_policy_that_fails_every_draw_is_refused(models: dict[str, object], has_prm: bool) -> None:
+    fails = Script(fault=lambda kind, _: EngineError("no") if kind == "draw" else None)
+    chosen = models if has_prm else {**models, "prm": "none"}
+    with pytest.raises(Unusable, match="every candidate of a level failed") as refused:
+        await checked(fails, Script(judge=decided) if has_prm else None, **chosen)
+    assert refused.value.param == "policy"
+
+
+async def test_an_engine_that_dies_meanwhile_is_told_as_such() -> None:
+    dies = Script(fault=lambda _, __: EngineDead("gone"))
+    with pytest.raises(EngineDead):
+        await checked(Script(), dies, **SCRIPTED)
+
+
+async def test_a_policy_that_answers_nothing_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def chat(question: Question, written: str, rng: random.Random) -> str:
+        return "As a language model, I have no steps to offer."
+
+    await checked(Script(writer=chat), Script(judge=decided), **FOREIGN)
+    assert any("without an answer" in record.message for record in caplog.records)
