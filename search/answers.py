@@ -63,6 +63,11 @@ def same(one: Form, other: Form) -> Verdict:
     return "undecided" if "undecided" in verdicts else "equal"
 
 
+def may_be_undecided(answer: str) -> bool:
+    """Whether this answer has something that only algebra can compare. Two answers without it are never undecided."""
+    return not _is_plain(form_of(answer))
+
+
 def _is_plain(form: Form) -> bool:
     """Whether nothing in a form is left to algebra."""
     return form.kind not in ("maths", "relation") and all(_is_plain(part) for part in form.parts)

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
 
-from cos.search.answers import Shelf, choice_of, compare
+from cos.search.answers import Shelf, choice_of, compare, may_be_undecided
 from cos.search.ports import Comparer, Pair
 from cos.search.types import Chain
 
@@ -60,10 +59,13 @@ async def _agreeing(
     groups: Sequence[Group], comparer: Comparer, warn: Callable[[str], None], seconds: float
 ) -> set[tuple[int, int]]:
     """Which groups say the same by algebra, as pairs of their indices."""
-    places = list[tuple[int, int]]()
-    for one, other in combinations(range(len(groups)), 2):
-        if compare(_answer(groups[one]), _answer(groups[other])) == "undecided":
-            places.append((one, other))
+    hard = {index for index, group in enumerate(groups) if may_be_undecided(_answer(group))}
+    near = {(min(one, other), max(one, other)) for one in hard for other in range(len(groups)) if one != other}
+    places = [
+        (one, other)
+        for one, other in sorted(near)
+        if compare(_answer(groups[one]), _answer(groups[other])) == "undecided"
+    ]
     if not places:
         return set()
     if len(places) > MOST_PAIRS:

@@ -1,11 +1,12 @@
 """The table of answer pairs: by canonical forms alone, and what those leave open is not equal."""
 
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from cos.search.answers import compare, equal
+from cos.search.answers import compare, equal, may_be_undecided
 
 ROWS = [line.split("\t") for line in Path(__file__).with_name("answer_pairs.tsv").read_text("utf-8").split("\n")[1:-1]]
 
@@ -13,6 +14,11 @@ ROWS = [line.split("\t") for line in Path(__file__).with_name("answer_pairs.tsv"
 @pytest.mark.parametrize(("one", "other", "same", "shape"), ROWS)
 def test_a_pair_of_the_table_is_told_rightly(one: str, other: str, same: str, shape: str) -> None:
     assert equal(one, other) == equal(other, one) == (same == "yes"), shape
+
+
+def test_what_has_nothing_for_algebra_is_never_undecided() -> None:
+    answers = sorted({answer for one, other, _, _ in ROWS for answer in (one, other) if not may_be_undecided(answer)})
+    assert not [pair for pair in combinations(answers, 2) if compare(*pair) == "undecided"]
 
 
 def test_the_table_is_wide_and_half_of_it_unequal() -> None:
