@@ -1,54 +1,27 @@
-"""What two answers say, compared: option letters, numbers, fractions, percentages, quantities, text.
+"""What two answers say, compared by their canonical forms (`cos.search.canonical`).
 
-Beyond that (algebra, roots, sets, intervals) it does not pretend to know: the comparison is undecided, and
-`cos.search.math_answers` may be asked. Equality is symmetrical and every answer equals itself; numbers that are not
-whole have a tolerance, so that it is not transitive, and groups are formed around their first member (`group`).
+Beyond those (algebra, roots, unions) it does not pretend to know: the comparison is undecided, and
+`cos.search.math_answers` may be asked. Equality is symmetrical and every answer equals itself; decimals have a
+tolerance, so that it is not transitive, and groups are formed around their first member (`Shelf`).
 """
 
+import math
 import re
-import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 from typing import Literal
+
+from cos.search.canonical import Form, Number, form_of
+from cos.search.ports import Pair
+from cos.search.spelling import is_bracketed, tidy
 
 Verdict = Literal["equal", "different", "undecided"]
 
 TOLERANCE = Fraction(1, 10_000)
-"""Two numbers of which one is not whole are the same when they differ by less than this share of the larger."""
-LONGEST = 200
-"""Characters; a longer answer is compared as text."""
-LONGEST_EXPONENT = 30
+"""Two numbers of which one has a decimal point are the same when they differ by less than this share of the larger."""
+MONEY = ("dollar", "euro", "pound", "yen", "cent")
 
-_WRAPPER = re.compile(
-    r"^(?:\\boxed\s*\{(?P<boxed>.*)\}|\\\((?P<math>.*)\\\)|\$(?P<dollar>[^$]*)\$|\\text\s*\{(?P<text>[^{}]*)\})$"
-)
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-"))
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _LETTER = re.compile(r"^(?:option|choice|answer)?\s*(?:\(\s*([a-z])\s*\)|([a-z])\s*[).:]|([a-z]))(?:\s+(.*))?$")
-_NUMBER = re.compile(
-    r"^(?P<currency>[$\u20ac\u00a3\u00a5])?\s*(?P<sign>[-+])?\s*(?P<currency_behind>[$\u20ac\u00a3\u00a5])?"
-    r"(?:(?P<whole>\d+)\s+)?(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?P<unit>.*)$"
-    r"|^(?P<currency2>[$\u20ac\u00a3\u00a5])?\s*(?P<sign2>[-+])?\s*(?P<currency_behind2>[$\u20ac\u00a3\u00a5])?"
-    r"(?P<decimal>\d+(?:\.\d+)?|\.\d+)(?:e(?P<exponent>[-+]?\d+))?(?P<unit2>.*)$",
-    re.DOTALL,
-)
-_UNIT = re.compile(r"[^\W\d_](?:[^\W\d_]|[ ./\u00b2\u00b3\u00b0])*|\u00b0\s*[cf]?")
-_MATHS = re.compile(
-    r"\\[a-z]+|[\^\u221a\u03c0=<>\u222a{}|]|sqrt|\d\s*[a-z]\b"
-    r"|\b[a-z]\s*[*/+-]\s*[\w(]|[\d)]\s*[*/+-]\s*\(?[a-z]\b|^[\[(].*,.*[\])]$",
-    re.DOTALL,
-)
-_ARTICLES = re.compile(r"^(?:the|an?)\s+")
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """A number, and what it counts."""
-
-    number: Fraction
-    unit: str
 
 
 def equal(one: str, other: str) -> bool:
@@ -58,73 +31,64 @@ def equal(one: str, other: str) -> bool:
 
 def compare(one: str, other: str) -> Verdict:
     """Whether two answers say the same. Never raises."""
-    first, second = plain(one), plain(other)
-    if first == second:
+    letters = letter(plain(one)), letter(plain(other))
+    if letters[0] is not None and letters[1] is not None:
+        return "equal" if letters[0][0] == letters[1][0] else "different"
+    for named, text in ((letters[0], other), (letters[1], one)):
+        if named is not None and named[1] and same(form_of(named[1]), form_of(text)) == "equal":
+            return "equal"
+    return same(form_of(one), form_of(other))
+
+
+def same(one: Form, other: Form) -> Verdict:
+    """Whether two forms say the same."""
+    if one == other:
         return "equal"
-    if max(len(first), len(second)) > LONGEST:
-        return "different"
-    if (verdict := _compare_letters(first, second)) is not None:
-        return verdict
-    one_number, other_number = quantity(first), quantity(second)
-    if one_number is not None and other_number is not None:
-        return "equal" if _same(one_number, other_number) else "different"
-    one_maths, other_maths = (_MATHS.search(text) is not None for text in (first, second))
-    # Algebra may be worth a number; two texts of which one is neither are different.
-    both = (one_maths or one_number is not None) and (other_maths or other_number is not None)
-    return "undecided" if both else "different"
+    if one.number is not None and other.number is not None:
+        return "equal" if _close(one.number, other.number) else "different"
+    if one.kind != other.kind:
+        # Algebra may be worth a number; text and the time of day never are.
+        is_apart = {one.kind, other.kind} & {"text", "time"} or (_is_plain(one) and _is_plain(other))
+        return "different" if is_apart else "undecided"
+    if one.kind not in ("group", "relation"):
+        return "undecided" if one.kind == "maths" else "different"
+    if one.kind == "relation":
+        verdicts = [same(mine, its) for mine, its in zip(one.parts, other.parts, strict=True)]
+        return "equal" if one.text == other.text and set(verdicts) == {"equal"} else "undecided"
+    if one.text != other.text or len(one.parts) != len(other.parts):
+        return "different" if _is_plain(one) and _is_plain(other) else "undecided"
+    verdicts = [same(mine, its) for mine, its in zip(one.parts, other.parts, strict=True)]
+    if "different" in verdicts:
+        return "undecided" if one.text == "{}" and not (_is_plain(one) and _is_plain(other)) else "different"
+    return "undecided" if "undecided" in verdicts else "equal"
 
 
-@lru_cache(maxsize=4096)
-def plain(answer: str) -> str:
-    """An answer without what does not count: case, spacing, wrappers, outer punctuation, thousands separators and a
-    leading article."""
-    text = " ".join(unicodedata.normalize("NFKC", answer).translate(_DASHES).split())
-    text = text.casefold()
-    while (found := _WRAPPER.match(text)) is not None:
-        text = next(part for part in found.groups() if part is not None).strip()
-    text = _THOUSANDS.sub("", text.rstrip(".,;:!? ").lstrip(",;:!? "))
-    # A list in brackets keeps them: (1, 2) is a point.
-    if "," not in text and is_bracketed(text):
-        text = text[1:-1].strip()
-    text = _FRACTION.sub(r"\1/\2", text).replace("\\%", "%")
-    return _ARTICLES.sub("", text)
+def may_be_undecided(answer: str) -> bool:
+    """Whether this answer has something that only algebra can compare. Two answers without it are never undecided."""
+    return not _is_plain(form_of(answer))
 
 
-def quantity(text: str) -> Quantity | None:
-    """The number a plain answer is, a percentage as its share; None where it is none."""
-    found = _NUMBER.match(text)
-    if found is None:
-        return None
-    parts = found.groupdict()
-    if parts["top"] is not None:
-        if not int(parts["bottom"]):
-            return None
-        number = int(parts["whole"] or 0) + Fraction(int(parts["top"]), int(parts["bottom"]))
-    elif abs(int(parts["exponent"] or 0)) > LONGEST_EXPONENT:
-        return None
-    else:
-        number = Fraction(parts["decimal"]) * Fraction(10) ** int(parts["exponent"] or 0)
-    unit = (parts["unit"] or parts["unit2"] or "").strip()
-    if unit.startswith("%") or unit in ("percent", "per cent"):
-        number, unit = number / 100, unit.removeprefix("%").removeprefix("percent").removeprefix("per cent").strip()
-    if unit and _UNIT.fullmatch(unit) is None:
-        return None
-    signs = ("currency", "currency2", "currency_behind", "currency_behind2")
-    currency = next((parts[sign] for sign in signs if parts[sign]), "")
-    negative = "-" in (parts["sign"], parts["sign2"])
-    return Quantity(-number if negative else number, unit or currency)
+def _is_plain(form: Form) -> bool:
+    """Whether nothing in a form is left to algebra."""
+    return form.kind not in ("maths", "relation") and all(_is_plain(part) for part in form.parts)
 
 
-def _same(one: Quantity, other: Quantity) -> bool:
-    if one.unit and other.unit and _singular(one.unit) != _singular(other.unit):
+def _close(one: Number, other: Number) -> bool:
+    if one.unit and other.unit and one.unit != other.unit:
         return False
-    if one.number.denominator == other.number.denominator == 1:
-        return one.number == other.number
-    return abs(one.number - other.number) <= TOLERANCE * max(abs(one.number), abs(other.number))
+    is_money = one.unit in MONEY or other.unit in MONEY
+    is_whole = one.value.denominator == other.value.denominator == 1
+    if is_money or is_whole or (one.is_exact and other.is_exact):
+        return one.value == other.value
+    return abs(one.value - other.value) <= TOLERANCE * max(abs(one.value), abs(other.value))
 
 
-def _singular(unit: str) -> str:
-    return unit[:-1] if len(unit) > 2 and unit.endswith("s") else unit
+def plain(answer: str) -> str:
+    """An answer without what does not count, case included, and without a leading article."""
+    text = tidy(answer).casefold()
+    if is_bracketed(text) and "," not in text:
+        text = text[1:-1].strip()
+    return re.sub(r"^(?:the|an?)\s+", "", text)
 
 
 def letter(text: str) -> tuple[str, str] | None:
@@ -137,31 +101,67 @@ def letter(text: str) -> tuple[str, str] | None:
     return None if bare and rest else (next(filter(None, found.groups()[:3])), rest)
 
 
-def _compare_letters(one: str, other: str) -> Verdict | None:
-    """The verdict where at least one of two plain answers is an option letter; None where neither is."""
-    letters = letter(one), letter(other)
-    if letters[0] is not None and letters[1] is not None:
-        return "equal" if letters[0][0] == letters[1][0] else "different"
-    lettered, text = (letters[0], other) if letters[0] is not None else (letters[1], one)
-    if lettered is None or not lettered[1]:
-        return None
-    return "equal" if compare(lettered[1], text) == "equal" else None
+class Shelf:
+    """Groups of answers that say the same, found without comparing each with all: only with those in its places."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        """The first answer of each group."""
+        self._places: dict[object, list[int]] = {}
+
+    def put(self, answer: str) -> int:
+        """The index of the first group whose first answer it agrees with, a new one's where there is none."""
+        near = sorted({index for place in _near(answer) for index in self._places.get(place, ())})
+        for index in near:
+            if equal(answer, self.first[index]):
+                return index
+        self.first.append(answer)
+        for place in _places(answer):
+            self._places.setdefault(place, []).append(len(self.first) - 1)
+        return len(self.first) - 1
 
 
-def is_bracketed(text: str) -> bool:
-    """Whether one pair of round brackets holds all of it: "(15)" and "((1), 2)", not "(1), (2)"."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return False
-    depth = 0
-    for char in text[:-1]:
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return False
-    return depth == 1
+def _places(answer: str) -> list[object]:
+    """Where an answer stands: two that are equal share a place, or have neighbouring ones."""
+    named = letter(plain(answer))
+    if named is not None:
+        return [("letter", named[0]), *([_place(form_of(named[1]))] if named[1] else []), _place(form_of(answer))]
+    return [_place(form_of(answer))]
+
+
+def _near(answer: str) -> list[object]:
+    near = list[object]()
+    for place in _places(answer):
+        match place:
+            case ("number", int(sign), int(size)):
+                near += [("number", sign, size + step) for step in (-1, 0, 1)]
+            case _:
+                near.append(place)
+    return near
+
+
+def _place(form: Form) -> object:
+    if form.number is not None:
+        value = form.number.value
+        if not value:
+            return ("number", 0, 0)
+        size = math.log(abs(value.numerator)) - math.log(value.denominator)
+        return ("number", 1 if value > 0 else -1, math.floor(size / (2 * TOLERANCE)))
+    if form.kind in ("group", "relation"):
+        return (form.kind, form.text, len(form.parts), *(_whole(part) for part in form.parts))
+    return form
+
+
+def _whole(form: Form) -> object:
+    """A part's place in a group: a number's sign, as a decimal may stand for it, and else the part itself."""
+    return form.kind if form.number is not None or form.parts else form
 
 
 class PlainComparer:
     """Satisfies `cos.search.ports.Comparer` without any help: what is undecided is not equal."""
+
+    async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        return [equal(*pair) for pair in pairs]
 
     async def equal(self, one: str, other: str) -> bool:
         return equal(one, other)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from cos.search.answers import is_bracketed
 from cos.search.errors import InputError
 from cos.search.ports import Encoder, Vocabulary
+from cos.search.spelling import is_bracketed
 from cos.search.types import End, Step
 
 REASONING_START = "<|reasoning_start|>"
@@ -166,9 +166,10 @@ class CosGrammar:
 
 
 def extract_answer(text: str) -> str:
-    """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation)."""
+    """The answer between its tags: white space, then surrounding brackets dropped (paper's released evaluation).
+    A point or an interval, which has a comma, keeps its brackets."""
     text = text.strip()
-    return text[1:-1].strip() if is_bracketed(text) else text
+    return text[1:-1].strip() if is_bracketed(text) and "," not in text else text
 
 
 def _between(text: str, start: str, end: str) -> str | None:

@@ -134,9 +134,13 @@ class Scorer(Protocol):
         ...
 
 
-class Comparer(Protocol):
-    """Tells whether two answers say the same."""
+Pair = tuple[str, str]
+"""Two answers."""
 
-    async def equal(self, one: str, other: str) -> bool:
-        """Never raises; what cannot be decided is not equal."""
+
+class Comparer(Protocol):
+    """Tells whether answers say the same."""
+
+    async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        """For each pair whether it says the same; what cannot be decided is not, and None had no time. Never raises."""
         ...

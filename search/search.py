@@ -227,7 +227,7 @@ class Search:
 
     async def groups(self, chains: Iterable[Chain]) -> list[Group]:
         """Answered chains by what they answer, in path order; groups in order of their first chains."""
-        return await groups_of(chains, self._comparer, self._question.choices)
+        return await groups_of(chains, self._comparer, self._question.choices, self.warnings.append)
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by chain value; answered chains before others."""

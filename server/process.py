@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
+from cos.engines.launch import SCRIPTED
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
 from cos.server.race import cancelled
@@ -102,11 +103,23 @@ async def serve(settings: Settings, listener: socket.socket, console: Console, s
     try:
         async with app.router.lifespan_context(app):
             service: Service = app.state.service
-            await self_check(service, console)
+            await asyncio.gather(self_check(service, console), _warm(service))
             return await _listen(app, service, listener, console)
     except asyncio.CancelledError:
         logger.warning("stopped before the start was complete")
     return 0
+
+
+async def _warm(service: Service) -> None:
+    """Readies what compares answers, so that the first vote need not wait for it. A start without a model is to be
+    quick: there the first vote does it."""
+    if service.settings.policy == SCRIPTED:
+        return
+    try:
+        await service.comparer.warm()
+    except Exception:
+        # Votes do without algebra then, and each says so.
+        logger.warning("the workers that compare answers did not start", exc_info=True)
 
 
 async def _listen(app: FastAPI, service: Service, listener: socket.socket, console: Console) -> int:

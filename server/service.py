@@ -12,7 +12,6 @@ from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
 from cos.search.math_answers import MathComparer
-from cos.search.ports import Comparer
 from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.types import Question, Result
@@ -57,7 +56,7 @@ class Service:
     """Unix time, seconds."""
     watch: Watch
     """Knows how the engines are."""
-    comparer: Comparer
+    comparer: MathComparer
     """Tells which answers are the same."""
     traces: TraceStore | None = None
     """Where finished searches are stored; None stores none."""

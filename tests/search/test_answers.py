@@ -63,6 +63,7 @@ def test_answers_that_differ_in_form_only_are_one(one: str, other: str) -> None:
         ("10000000000000000", "10000000000000001"),
         ("a", "b"),
         ("cat", "x + 1"),
+        ("(1,2)", "(2,1)"),
     ],
 )
 def test_answers_that_differ_in_substance_stay_apart(one: str, other: str) -> None:
@@ -71,7 +72,7 @@ def test_answers_that_differ_in_substance_stay_apart(one: str, other: str) -> No
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("\\frac{1}{2}x", "x/2"), ("2\\sqrt{2}", "\\sqrt{8}"), ("(1,2)", "(2,1)"), ("4", "2\\sqrt{4}"), ("x^2", "x*x")],
+    [("\\frac{1}{2}x", "x/2"), ("2\\sqrt{2}", "\\sqrt{8}"), ("4", "2\\sqrt{4}"), ("x^2", "x*x")],
 )
 def test_what_needs_algebra_is_undecided(one: str, other: str) -> None:
     assert compare(one, other) == compare(other, one) == "undecided"

@@ -163,7 +163,8 @@ def test_a_field_may_run_over_several_lines(grammar: CosGrammar) -> None:
         (" 15 ", "15"),
         ("(A)", "A"),
         ("( A )", "A"),
-        ("((A), B)", "(A), B"),
+        ("((A), B)", "((A), B)"),
+        ("(0, 1)", "(0, 1)"),
         ("(1), (2)", "(1), (2)"),
         ("f(x)", "f(x)"),
         ("(1, 2", "(1, 2"),
@@ -172,7 +173,7 @@ def test_a_field_may_run_over_several_lines(grammar: CosGrammar) -> None:
         ("", ""),
     ],
 )
-def test_brackets_around_the_whole_answer_are_dropped_and_others_kept(written: str, answer: str) -> None:
+def test_brackets_around_one_value_are_dropped_and_those_of_a_point_kept(written: str, answer: str) -> None:
     assert extract_answer(written) == answer
 
 
