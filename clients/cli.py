@@ -24,7 +24,7 @@ def cos() -> None:
 
 @app.command()
 def solve(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP file.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked about it.")],
     url: Annotated[str | None, typer.Option(help="A server (COS_URL); else one at port 8000, else in process.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
@@ -58,7 +58,7 @@ def solve(
         "choices": choice or None,
     }
     ask = Ask(
-        image_path=str(image),
+        image_path=image,
         question=question,
         options={name: value for name, value in given.items() if value is not None},
         url=url,

@@ -1,5 +1,6 @@
 """What is asked of a checkpoint before an engine has it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,12 @@ def templater(settings: EngineSettings, tokenizer: Any) -> Any:
     except (ValueError, OSError):
         return tokenizer
     return processor if getattr(processor, "chat_template", None) else tokenizer
+
+
+def takes_system_text(model: str) -> bool:
+    """Whether a policy can do with text that is not the question. A folder's config.json says no by
+    ``"cos_system_text": false``, as of a policy that was trained on questions alone and writes nonsense otherwise."""
+    config = Path(model).expanduser() / "config.json"
+    if not config.is_file():
+        return True
+    return json.loads(config.read_text(encoding="utf-8")).get("cos_system_text") is not False

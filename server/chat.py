@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cos.search.errors import InputError
+from cos.search.strategies import resolve
 from cos.search.types import Result
 from cos.server.chat_schemas import (
     ChatReply,
@@ -21,6 +22,22 @@ from cos.server.errors import input_error
 from cos.server.schemas import SearchOptions, SolveReply, StepReply, usable_question
 from cos.server.streaming import DONE, frame
 
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "top_k": (None, 0, -1),
+    "min_p": (None, 0),
+    "repetition_penalty": (None, 1),
+    "reasoning_effort": (None,),
+    "chat_template_kwargs": (None, {}),
+}
+"""Fields that have no effect here, and the values that ask for none."""
+_SAMPLING = "steps are sampled by temperature and top_p"
+UNHONOURED = {
+    **dict.fromkeys(("top_k", "min_p", "repetition_penalty"), _SAMPLING),
+    "reasoning_effort": "cos.strategy and cos.n say how much is searched",
+    "chat_template_kwargs": "the prompt is the one that the policy was trained on",
+}
+"""Why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -30,15 +47,15 @@ class Asked:
     image_url: str | None
     image_param: str
     """Where in the request the image stands."""
+    is_system_text_left_out: bool = False
 
 
-def asked(request: ChatRequest) -> Asked:
-    """System texts before the question, a line each; at most one image. Errors: InputError naming the message."""
+def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
+    """System texts before the question, a line each, unless ``system_text`` says that the policy cannot do with them;
+    the user's messages are one question with at most one image. Errors: InputError naming the message."""
     users = [index for index, message in enumerate(request.messages) if message.role == "user"]
-    if len(users) != 1:
-        raise InputError(
-            f"messages: {len(users)} user messages; this server answers single questions, send exactly one", "messages"
-        )
+    if not users:
+        raise InputError("messages: there is no user message; send the question in one", "messages")
     images: list[tuple[str, str]] = []
     lines: dict[bool, list[str]] = {False: [], True: []}
     for index, message in enumerate(request.messages):
@@ -53,7 +70,20 @@ def asked(request: ChatRequest) -> Asked:
     if len(images) > 1:
         raise InputError(f"{images[1][1]}: a second image; a question is about one image", images[1][1])
     url, param = images[0] if images else (None, "messages")
-    return Asked(_question("\n".join([*lines[False], *lines[True]]), users[0]), url, param)
+    system = [line for line in lines[False] if line.strip()]
+    text = "\n".join([*(system if system_text else []), *lines[True]])
+    left_out = bool(system) and not system_text
+    return Asked(_question(text, users[-1]), url, param, left_out)
+
+
+def no_picture() -> InputError:
+    """What is told to a chat without a picture."""
+    return InputError(
+        "this model answers questions about one picture, and there is none: attach a PNG, JPEG or WebP to your message "
+        '(in the API: {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}} as a part of the user '
+        "message; a server started with --no-image-required takes questions without one)",
+        "messages",
+    )
 
 
 def _question(text: str, index: int) -> str:
@@ -64,19 +94,40 @@ def _question(text: str, index: int) -> str:
         raise InputError(f"{param}: {error}", param) from error
 
 
-def options(request: ChatRequest) -> SearchOptions:
-    """The search's options: those of ``cos``, then OpenAI's own of the same meaning. Errors: InputError."""
-    given = {"seed": request.seed, "top_p": request.top_p, "temperature": request.temperature or None}
+def options(request: ChatRequest, default_strategy: str) -> SearchOptions:
+    """The search's options: those of ``cos``, then OpenAI's own of the same meaning. ``default_strategy``: of a request
+    that names none. Errors: InputError."""
+    is_cold, is_greedy = request.temperature == 0, _is_greedy(request, default_strategy)
+    seed = request.seed if request.seed is not None and request.seed >= 0 else None
+    given = {
+        # Who asks for temperature 0 wants the same answer again.
+        "seed": 0 if seed is None and is_cold else seed,
+        "top_p": request.top_p,
+        "temperature": request.temperature if is_greedy else request.temperature or None,
+    }
     try:
         return SearchOptions.model_validate({**given, **request.cos.model_dump(exclude_unset=True)})
     except ValidationError as error:
         raise input_error(error) from error
 
 
-def warnings(request: ChatRequest) -> list[str]:
+def _is_greedy(request: ChatRequest, default_strategy: str) -> bool:
+    try:
+        return resolve(request.cos.strategy or default_strategy).name == "greedy"
+    except InputError:
+        # The planner tells it.
+        return False
+
+
+def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[str]:
     """What the request asks for and does not get."""
     found: list[str] = []
-    if request.temperature == 0 and request.cos.temperature is None:
+    if asked.is_system_text_left_out:
+        found.append(
+            "the system message was left out: this policy was trained on questions alone, and its config.json says so "
+            "(cos_system_text)"
+        )
+    if request.temperature == 0 and request.cos.temperature is None and not _is_greedy(request, default_strategy):
         found.append(
             "temperature 0 was ignored: it would make all candidates of a search equal; "
             "set cos.temperature, or cos.strategy 'greedy' for one chain at temperature 0"
@@ -89,6 +140,12 @@ def warnings(request: ChatRequest) -> list[str]:
             )
     if request.ignore_eos:
         found.append("ignore_eos was ignored: a chain ends where its answer ends")
+    for name, choice in (("tools", request.tool_choice), ("functions", request.function_call)):
+        if getattr(request, name) and choice != "none":
+            found.append(f"{name} was ignored: a search answers by itself and calls none")
+    for name, neutral in NEUTRAL.items():
+        if getattr(request, name) not in neutral:
+            found.append(f"{name} was ignored: {UNHONOURED[name]}")
     return found
 
 

@@ -43,6 +43,8 @@ class Part(RequestModel):
     type: Literal["text", "image_url"]
     text: str | None = None
     image_url: ImageUrl | None = None
+    cache_control: Any = None
+    """No effect: prefixes are cached by themselves."""
 
     @field_validator("image_url", mode="before")
     @classmethod
@@ -63,6 +65,8 @@ class Message(RequestModel):
     content: list[Part]
     """Text, or a list of parts."""
     name: str | None = None
+    """No effect."""
+    id: str | None = None
     """No effect."""
 
     @field_validator("role")
@@ -87,6 +91,8 @@ class StreamOptions(RequestModel):
     include_usage: bool = False
     continuous_usage_stats: bool | None = None
     """No effect: usage is known at the end."""
+    include_obfuscation: bool | None = None
+    """No effect."""
 
 
 class TextFormat(RequestModel):
@@ -100,13 +106,13 @@ class ChatRequest(RequestModel):
 
     model: str
     messages: tuple[Message, ...]
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: int | None = None
-    """Root seed of the search, unless ``cos`` has one."""
+    """Root seed of the search, unless ``cos`` has one; a negative one is drawn at random."""
     temperature: float | None = None
-    """Sampling temperature of the search, unless ``cos`` has one. 0 is ignored with a warning: it would make all
-    candidates equal. Ask for the strategy "greedy" to have that."""
+    """Sampling temperature of the search, unless ``cos`` has one. 0 is in force with the strategy "greedy"; with others
+    it would make all candidates equal, so that it means one seed for every request and is told in a warning."""
     top_p: float | None = None
     """Nucleus sampling threshold of the search, unless ``cos`` has one."""
     cos: SearchOptions = SearchOptions()
@@ -135,11 +141,37 @@ class ChatRequest(RequestModel):
     logprobs: Annotated[bool | None, AfterValidator(_only(None, False))] = None
     top_logprobs: Annotated[int | None, AfterValidator(_only(None, 0))] = None
     stop: Annotated[Any, AfterValidator(_only([], None))] = None
-    tools: Annotated[Any, AfterValidator(_only([], None))] = None
-    tool_choice: Annotated[Any, AfterValidator(_only(None, "none"))] = None
+    tools: list[Any] | None = None
+    """No effect, with a warning where one might have been called: a search answers by itself."""
+    tool_choice: Annotated[Any, AfterValidator(_only(None, "none", "auto"))] = None
+    """No effect; a tool that must be called is refused."""
+    functions: list[Any] | None = None
+    """No effect, as tools."""
+    function_call: Annotated[Any, AfterValidator(_only(None, "none", "auto"))] = None
+    """No effect, as tool_choice."""
     parallel_tool_calls: bool | None = None
-    """No effect: there are no tools."""
+    """No effect: no tool is called."""
     logit_bias: Annotated[Any, AfterValidator(_only({}, None))] = None
+    prediction: Annotated[Any, AfterValidator(_only(None))] = None
+    modalities: Annotated[Any, AfterValidator(_only(None, ["text"]))] = None
+    top_k: int | None = None
+    """No effect, with a warning."""
+    min_p: float | None = None
+    """No effect, with a warning unless it is 0."""
+    repetition_penalty: float | None = None
+    """No effect, with a warning unless it is 1."""
+    reasoning_effort: Any = None
+    """No effect, with a warning: ``cos.strategy`` and ``cos.n`` say how much is searched."""
+    verbosity: Any = None
+    """No effect."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """No effect, with a warning unless it is empty."""
+    prompt_cache_key: str | None = None
+    """No effect."""
+    prompt_cache_retention: str | None = None
+    """No effect."""
+    safety_identifier: str | None = None
+    """No effect."""
 
 
 class ReplyMessage(BaseModel):

@@ -154,6 +154,9 @@ FAULTS: dict[type[Exception], Fault] = {
 }
 """The nearest class an error inherits from decides."""
 
+OPENAI_PATHS = frozenset({"/v1/chat/completions"})
+"""Routes whose errors are OpenAI's."""
+
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -170,10 +173,12 @@ def error_reply(error: Exception) -> ErrorReply:
     return ErrorReply(error=ErrorBody(message=message, type=fault.type, param=param, code=fault.code))
 
 
-def error_response(error: Exception) -> Response:
-    """The response that tells an error."""
+def error_response(error: Exception, path: str = "") -> Response:
+    """The response that tells an error. On OpenAI's own ``path`` a value that cannot be used is a 400, as at OpenAI:
+    clients take a 422 for a validation that they may pass over."""
     fault = fault_of(error)
-    return JSONResponse(error_reply(error).model_dump(), fault.status, dict(fault.headers))
+    status = 400 if fault.status == 422 and path in OPENAI_PATHS else fault.status
+    return JSONResponse(error_reply(error).model_dump(), status, dict(fault.headers))
 
 
 def log_error(error: Exception, scope: Scope) -> None:
@@ -218,7 +223,7 @@ def install_error_handlers(app: FastAPI) -> None:
         log_error(error, request.scope)
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
-        return error_response(error)
+        return error_response(error, request.scope["path"])
 
     async def tell_http(request: Request, error: Exception) -> Response:
         problem = cast("HTTPException", error)

@@ -130,8 +130,9 @@ def _refuse_unknown(further: Mapping[str, Any]) -> None:
 def _sampling(options: SearchOptions) -> Sampling:
     given = _given(options, ("temperature", "top_p", "seed", "step_tokens", "max_steps"))
     try:
-        # 31 bits: a seed that every JSON reader keeps exactly.
-        return Sampling.model_validate({"seed": secrets.randbits(31), **given})
+        # 31 bits: a seed that every JSON reader keeps exactly. Who asks for temperature 0 wants the same again.
+        seed = 0 if options.temperature == 0 else secrets.randbits(31)
+        return Sampling.model_validate({"seed": seed, **given})
     except ValidationError as error:
         raise input_error(error) from error
 

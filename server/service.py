@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from cos.checkpoints import resolve
+from cos.engines.checkpoint import takes_system_text
 from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, InputError, SearchFailed
@@ -58,6 +60,8 @@ class Service:
     """Knows how the engines are."""
     comparer: MathComparer
     """Tells which answers are the same."""
+    takes_system_text: bool = True
+    """Whether the policy can do with a system message; its checkpoint says so."""
     traces: TraceStore | None = None
     """Where finished searches are stored; None stores none."""
     stop: Stop = field(default_factory=Stop)
@@ -123,6 +127,7 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
                     started_at=int(time.time()),
                     watch=watch,
                     comparer=comparer,
+                    takes_system_text=takes_system_text(resolve("policy", settings.policy)),
                     traces=traces,
                 )
     finally:

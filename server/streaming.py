@@ -26,6 +26,9 @@ SEND_TIMEOUT_S = 30.0
 BEAT = ": searching\n\n"
 DONE = "data: [DONE]\n\n"
 
+LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
+"""What some clients split lines at beside newlines, as JSON escapes."""
+
 Put = Callable[[str], None]
 Work = Callable[[Put], Awaitable[None]]
 """Puts the frames of a response, in order."""
@@ -36,6 +39,7 @@ Frames = asyncio.Queue[str | None]
 def frame(data: Any, *, event: str | None = None, number: int | None = None) -> str:
     """One event on the wire. ``data`` is JSON, or text that is JSON already."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text = text.translate(LINE_ENDS)
     head = "" if number is None else f"id: {number}\n"
     head += "" if event is None else f"event: {event}\n"
     return f"{head}data: {text}\n\n"

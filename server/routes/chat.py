@@ -34,10 +34,14 @@ async def chat_completions(request: Request, service: TheService, account: TheAc
     """
     wanted = await read_json(request, ChatRequest)
     refuse_other_model(service, wanted.model)
-    asked = chat.asked(wanted)
+    asked = chat.asked(wanted, system_text=service.takes_system_text)
+    if asked.image_url is None and service.settings.image_required:
+        raise chat.no_picture()
     upload = None if asked.image_url is None else await service.take(asked.image_url, asked.image_param)
     question = service.question(asked.text, upload)
-    run = service.search(service.planner.plan(question, chat.options(wanted), chat.warnings(wanted)), upload, account)
+    strategy = service.settings.strategy
+    told = chat.warnings(wanted, asked, strategy)
+    run = service.search(service.planner.plan(question, chat.options(wanted, strategy), told), upload, account)
     if wanted.stream:
         include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         return await open_stream(_chunks(run, include_usage=include_usage), request.receive)

@@ -24,7 +24,7 @@ TheAccount = Annotated[Account, Depends(_account)]
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
-        400: "The body cannot be parsed.",
+        400: "The body cannot be parsed; on OpenAI's routes also what is a 422 elsewhere.",
         401: "No valid API key.",
         403: "The page or the host that it comes from is not one this server answers to.",
         413: "The body is too large.",
