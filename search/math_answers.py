@@ -133,6 +133,10 @@ class MathComparer:
         except ProcessExpired as error:
             logger.warning("comparing answers %r and %r ended its process: %s", one, other, error)
             return None
+        except RuntimeError as error:
+            # The pool itself is broken or closed: that says nothing of the answers.
+            logger.warning("answers %r and %r could not be compared: %s", one, other, error)
+            return None
         except Exception:
             # What a worker met, whatever it is, costs the verdict and never the search.
             logger.warning("answers %r and %r could not be compared", one, other, exc_info=True)

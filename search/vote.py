@@ -82,7 +82,7 @@ async def _agreeing(
         return set()
     late = sum(verdict is None for verdict in verdicts)
     if late:
-        warn(f"{late} of {len(pairs)} pairs of answers could not be compared in time and counted as different")
+        warn(f"{late} of {len(pairs)} pairs of answers could not be compared, or not in time, and counted as different")
     return {place for place, verdict in zip(places, verdicts, strict=True) if verdict}
 
 
