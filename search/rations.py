@@ -31,6 +31,8 @@ class Growth:
     """Where it is by now; None when the engine failed."""
     is_over: bool = False
     """Whether it has grown as far as it was to."""
+    short: BudgetKind | None = None
+    """Which limit kept it from growing on, when it last might have."""
 
     @property
     def tokens(self) -> int:

@@ -75,7 +75,7 @@ class Requests:
         self.starved: set[Path] = set()
         """Candidates that were cut because the token budget had no more for them."""
         self.limit: BudgetKind | None = None
-        """The limit that first kept the search from what its strategy wanted."""
+        """The limit that kept the search from what its strategy wanted."""
         self.judged: set[Path] = set()
         """Candidates that were shown to the PRM."""
         self.trust = Trust()
@@ -204,8 +204,10 @@ class Requests:
         return min(self._spec.sampling.step_tokens, self.room(chain))
 
     def meet(self, kind: BudgetKind) -> None:
-        """Notes that a limit kept the search from something."""
-        self.limit = self.limit or kind
+        """Notes that a limit kept the search from something. Where several did, tokens are told: which came first depends
+        on what ended first."""
+        if kind == "tokens" or self.limit is None:
+            self.limit = kind
 
     def _drop(self, begun: Begun) -> None:
         begun.task.cancel()

@@ -138,7 +138,8 @@ async def _search(
         usage=usage,
         timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
         tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
-        warnings=tuple(search.warnings),
+        # A vote that is taken several times says the same of itself each time.
+        warnings=tuple(dict.fromkeys(search.warnings)),
     )
 
 

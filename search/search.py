@@ -58,8 +58,6 @@ class Search:
         self._budget = Budget(limits, None if limits.tokens is None else limits.tokens - (aside or 0))
         self._rations = Rations(spec.sampling, requests.room)
         self._pilot: Chain | None = None
-        self._short: BudgetKind = "tokens"
-        """Which limit had no room for a chain."""
 
     @property
     def question(self) -> str:
@@ -187,7 +185,7 @@ class Search:
                 while growth.chain is not None and not growth.is_over:
                     chain = growth.chain
                     if short := self._rations.short(part, chain, reads=reads, is_lead=is_lead):
-                        self._short = short
+                        growth = replace(growth, short=short)
                         break
                     place = places[index] if chain is growth.start else Place(chain, (*chain.path, 0), heat)
                     grant = part.reserve_tokens(self._rations.longest(chain))
@@ -205,8 +203,9 @@ class Search:
             whole = [growth for growth in growths if growth.is_whole(steps)]
             of = [growths[index] for index in waiting]
             parts, short = self._rations.parts(self._budget, of, whole, steps, reads=reads)
-            self._short = short or self._short
             served = waiting[: len(parts)]
+            for index in waiting[len(parts) :]:
+                growths[index] = replace(growths[index], short=short)
             work = [
                 grow(index, part, is_lead=not whole and index == served[0])
                 for index, part in zip(served, parts, strict=True)
@@ -360,11 +359,12 @@ class Search:
     def _grown(self, growths: Sequence[Growth]) -> list[Chain]:
         """What has grown, with its scores. Errors: EngineError where the engine failed all, BudgetExhausted where
         a limit did."""
-        if any(not growth.is_over for growth in growths):
-            self._requests.meet(self._short)
+        shorts = [growth.short for growth in growths if not growth.is_over and growth.short]
+        for short in shorts:
+            self._requests.meet(short)
         chains = [growth.chain for growth in growths if growth.chain and (growth.is_over or growth.steps)]
-        if not chains and any(growth.chain for growth in growths):
-            raise self._budget.spent(self._short)
+        if not chains and shorts:
+            raise self._budget.spent(shorts[0])
         return [self._with_scores(chain) for chain in _alive(chains)]
 
     def _place(self, chain: Chain, temperature: float) -> Place:
