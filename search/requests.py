@@ -204,8 +204,8 @@ class Requests:
         return min(self._spec.sampling.step_tokens, self.room(chain))
 
     def meet(self, kind: BudgetKind) -> None:
-        """Notes that a limit kept the search from something. Where several did, tokens are told: which came first depends
-        on what ended first."""
+        """Notes that a limit kept the search from something. Where several did, tokens are told: which came first
+        depends on what ended first."""
         if kind == "tokens" or self.limit is None:
             self.limit = kind
 

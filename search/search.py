@@ -359,7 +359,7 @@ class Search:
     def _grown(self, growths: Sequence[Growth]) -> list[Chain]:
         """What has grown, with its scores. Errors: EngineError where the engine failed all, BudgetExhausted where
         a limit did."""
-        shorts = [growth.short for growth in growths if not growth.is_over and growth.short]
+        shorts: list[BudgetKind] = [growth.short for growth in growths if not growth.is_over and growth.short]
         for short in shorts:
             self._requests.meet(short)
         chains = [growth.chain for growth in growths if growth.chain and (growth.is_over or growth.steps)]
