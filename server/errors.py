@@ -96,6 +96,10 @@ class Draining(ServerError):
     """The server is shutting down."""
 
 
+class EngineStuck(ServerError):
+    """An engine takes no step; a search that needs it would only wait."""
+
+
 class SearchTimeout(ServerError):
     """The time limit came before the first candidate."""
 
@@ -146,6 +150,7 @@ FAULTS: dict[type[Exception], Fault] = {
     Overloaded: Fault(429, _LOAD, "overloaded", headers={"Retry-After": "1"}),
     ClientGone: Fault(499, _BAD, "client_closed_request"),
     Draining: Fault(503, _SERVER, "shutting_down", headers={"Retry-After": "10"}),
+    EngineStuck: Fault(503, _SERVER, "engine_stuck", headers={"Retry-After": "10"}),
     SearchTimeout: Fault(504, _SERVER, "timeout", headers=_NO_RETRY),
     SearchFailed: Fault(422, _BAD, "budget_too_small"),
     EngineDead: Fault(503, _SERVER, "engine_dead", "an engine has died; try again later", {"Retry-After": "30"}),

@@ -18,7 +18,7 @@ from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.types import Question, Result
 from cos.server.admission import Admission
-from cos.server.errors import Draining, Overloaded, SearchTimeout
+from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout
 from cos.server.images import ImageReader, Upload
 from cos.server.jobs import Job, Planner
 from cos.server.metrics import Account, Metrics, SearchMeter
@@ -165,12 +165,12 @@ class Run:
     async def finish(self, tell: Tell | None = None) -> SolveReply:
         """The reply, once the search is over; ``tell`` hears of every event. Cancel it to abort the search.
 
-        Errors: Overloaded, Draining, EngineDead, EngineError, InputError, SearchTimeout, SearchFailed.
+        Errors: Overloaded, Draining, EngineDead, EngineStuck, EngineError, InputError, SearchTimeout, SearchFailed.
         """
         self._account.outcome = "cancelled"
         try:
             result = await self._admitted(tell)
-        except (InputError, Overloaded, Draining, SearchFailed):
+        except (InputError, Overloaded, Draining, EngineStuck, SearchFailed):
             self._account.outcome = "rejected"
             raise
         except Exception:
@@ -189,6 +189,9 @@ class Run:
         service, spec = self._service, self.job.spec
         if not service.engines.policy.is_alive:
             raise EngineDead("the policy engine has died")
+        needed = {"policy", "prm"} if spec.ruler.kind == "prm" else {"policy"}
+        if stuck := service.watch.frozen & needed:
+            raise EngineStuck(f"the {' and the '.join(sorted(stuck))} engine makes no progress; try again later")
         with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
             async with service.admission.place(service.settings.timeout_s) as self.queue_s:
                 return await self._search(meter, tell)

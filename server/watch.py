@@ -44,7 +44,12 @@ class Watch:
     @property
     def is_well(self) -> bool:
         """Whether every engine lives and works."""
-        return self._engines.are_alive and not any(pulse.is_frozen for pulse in self._pulses)
+        return self._engines.are_alive and not self.frozen
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Engines that take no step, "policy" or "prm"."""
+        return frozenset(pulse.name for pulse in self._pulses if pulse.is_frozen)
 
     async def run(self) -> None:
         """Watches until an engine is lost, or until it is cancelled."""

@@ -26,6 +26,20 @@ async def test_a_frozen_engine_turns_health_to_503_and_a_thawed_one_back_to_200(
             assert (await server.http.get("/health")).status_code == 200
 
 
+async def test_a_search_that_needs_a_frozen_engine_is_refused_and_one_that_does_not_goes_on() -> None:
+    async with served(engine_patience_s=PATIENCE_S) as server:
+        assert server.prm is not None
+        server.prm.freeze()
+        await until(lambda: not server.service.watch.is_well, 3)
+        refused = await server.solve()
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "engine_stuck")
+        assert refused.headers["retry-after"]
+        assert (await server.solve(score="likelihood")).status_code == 200
+        server.prm.thaw()
+        await until(lambda: server.service.watch.is_well, 3)
+        assert (await server.solve()).status_code == 200
+
+
 async def test_by_default_a_frozen_engine_is_told_within_20_seconds() -> None:
     async with served() as server:
         assert server.service.settings.engine_patience_s + 2 * 0.5 < 20
