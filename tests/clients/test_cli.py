@@ -148,6 +148,13 @@ def test_trouble_is_named_and_has_its_exit_status(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000/a.png", "https://example.com/a.png"])
+def test_an_address_in_place_of_a_file_is_told_with_the_fix(address: str, capsys: pytest.CaptureFixture[str]):
+    assert run("solve", address, "What is the total?", *LOCAL) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"image '{address}': remote images are not fetched; download it and give the file" in told
+
+
 def test_a_file_that_is_no_image_is_told(tmp_path: Any, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "note.txt"
     path.write_text("hello")
