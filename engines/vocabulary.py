@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
@@ -17,13 +17,17 @@ _QUESTION = "\u2400question\u2400"
 
 
 def neutral_pieces(text: str, controls: Sequence[str]) -> list[str]:
-    """``text`` cut so that no piece contains a control token: each occurrence is split behind its first character."""
+    """``text`` cut so that no piece holds a control token beside other text: each occurrence is split behind its first
+    character, and one of a single character is a piece of its own."""
     pieces = [text]
     for control in controls:
         split: list[str] = []
         for piece in pieces:
             start = 0
-            while (found := piece.find(control, start)) >= 0 and len(control) > 1:
+            while (found := piece.find(control, start)) >= 0:
+                if len(control) == 1:
+                    split.append(piece[start:found])
+                    start = found
                 split.append(piece[start : found + 1])
                 start = found + 1
             split.append(piece[start:])
@@ -46,8 +50,10 @@ class HfVocabulary:
         )
         digest = hashlib.sha256(json.dumps([sorted(table.items()), merges]).encode())
         self._fingerprint = digest.hexdigest()
+        self._plain = _plain_ids(self._tokenizer, {token: its_id for token, its_id in added.items() if len(token) == 1})
         # Longest first: a control token inside another one is met after the longer one has been split.
-        self._spellings = sorted(added, key=len, reverse=True)
+        split = [token for token in added if len(token) > 1]
+        self._spellings = [*sorted(split, key=len, reverse=True), *self._plain]
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +63,8 @@ class HfVocabulary:
         """Plain text only: control tokens spelt in it stay text."""
         ids: list[int] = []
         for piece in neutral_pieces(text, self._spellings):
-            ids += self._tokenizer.encode(piece, add_special_tokens=False)
+            plain = self._plain.get(piece)
+            ids += self._tokenizer.encode(piece, add_special_tokens=False) if plain is None else plain
         return tuple(ids)
 
     def encode_markup(self, text: str) -> tuple[int, ...]:
@@ -69,6 +76,26 @@ class HfVocabulary:
 
     def control_id(self, token: str) -> int | None:
         return self._controls.get(token)
+
+
+def _plain_ids(tokenizer: Any, controls: Mapping[str, int]) -> dict[str, list[int]]:
+    """Control tokens of one character as plain text: the ids that the tokenizer gives when it does not know them as
+    tokens. One that has its own id even then (a newline that is listed among the added tokens, a padding token that is
+    "!") is left out: text has always had that id."""
+    if not controls:
+        return {}
+    if tokenizer.is_fast:
+        from tokenizers import Tokenizer
+
+        # A copy: the tokenizer's own switch for this would be turned for all who share it.
+        described = json.loads(tokenizer.backend_tokenizer.to_str())
+        bare = Tokenizer.from_str(json.dumps({**described, "added_tokens": [], "truncation": None, "padding": None}))
+        found = {token: bare.encode(token, add_special_tokens=False).ids for token in controls}
+    else:
+        found = {
+            token: tokenizer.encode(token, add_special_tokens=False, split_special_tokens=True) for token in controls
+        }
+    return {token: ids for token, ids in found.items() if controls[token] not in ids}
 
 
 class ChatPrompt:

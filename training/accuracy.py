@@ -14,6 +14,7 @@ from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
 from cos.training.engines import picture_of
+from cos.training.failures import named, of_row
 from cos.training.progress import side_by_side
 
 
@@ -130,7 +131,7 @@ async def evaluate(
 ) -> Outcome:
     """Searches every problem. One that fails or ends without an answer counts as wrong.
 
-    Errors: EngineDead, since nothing after it would be worth counting; InputError.
+    Errors: EngineDead, since nothing after it would be worth counting; InputError, StageError.
     """
 
     async def one(problem: P) -> Record:
@@ -142,13 +143,18 @@ async def evaluate(
 
 
 async def search_one(pair: Pair, problem: Asked, spec: SearchSpec) -> Record:
-    """One search; one that fails or ends without an answer counts as wrong. Errors: EngineDead, InputError."""
+    """One search; one that fails or ends without an answer counts as wrong.
+
+    Errors: EngineDead; with the problem's name InputError, and StageError for all else.
+    """
     try:
         result = await solve(ask(problem), spec, pair.policy, pair.scorer, pair.grammar)
     except EngineDead:
         raise
     except (EngineError, SearchFailed):
         return Record(problem_id=problem.id, kind=problem.kind, answer=None, is_right=False)
+    except Exception as error:
+        raise named(of_row(problem.id), error) from error
     answer = result.chain.answer
     return Record(
         problem_id=problem.id,

@@ -12,8 +12,9 @@ import torch
 
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
-from cos.training.failures import naming, of_stage, rows_named
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
+from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
     PairCollator,

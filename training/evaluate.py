@@ -23,6 +23,7 @@ from cos.search.spec import Sampling, SearchSpec
 from cos.training.accuracy import Outcome, evaluate, root_seed
 from cos.training.calibration import plot_reliability
 from cos.training.engines import NO_PRM, running, running_alone
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun, replacing
 from cos.training.problems import chains_of, problems_of
 from cos.training.provenance import Facts, machine, revision
@@ -46,9 +47,10 @@ REPORT, PLOT = "evaluation.json", "reliability.png"
 def run_evaluate(config: EvaluateConfig, context: StageContext) -> None:
     """Measures, writes both files, prints the JSON line.
 
-    Errors: InputError for chains without the wanted labels, too few of a kind, or models that do not start.
+    Errors: InputError for chains without the wanted labels, too few of a kind, or models that do not start; EngineDead;
+    StageError for all else.
     """
-    with StageRun(context, "evaluate") as run:
+    with StageRun(context, "evaluate") as run, naming(of_stage(context.folder.name)):
         facts = asyncio.run(_measure(config, context))
         with replacing(context.folder / REPORT) as file:
             file.write(json.dumps(facts, indent=2, allow_nan=False) + "\n")

@@ -6,15 +6,10 @@ means that the data have ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-from torch.utils.data import Dataset
 
 from cos.search.errors import CosError, EngineError, InputError
-
-Batch = TypeVar("Batch")
 
 
 class StageError(CosError):
@@ -49,60 +44,3 @@ def of_stage(name: str) -> str:
 def of_row(row: str) -> str:
     """A row as errors name it; ``row``: its id."""
     return f"row {row!r}"
-
-
-class NamedData(Dataset[Any]):
-    """A dataset whose errors name the stage."""
-
-    def __init__(self, data: Any, stage: str) -> None:
-        """``data``: a dataset with a length."""
-        self._data, self._place = data, of_stage(stage)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, index: int) -> Any:
-        with naming(self._place):
-            return self._data[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """A batch at once, by the dataset's own way where it has one."""
-        with naming(self._place):
-            at_once = getattr(self._data, "__getitems__", None)
-            return [self._data[index] for index in indices] if at_once is None else at_once(indices)
-
-
-def rows_named(collate: Callable[[list[Any]], Batch]) -> Callable[[list[Any]], Batch]:
-    """A collator whose errors name the row that cannot be collated by itself, or else all rows of the batch.
-
-    A sample's ``row`` is the id of its row, where it has one.
-    """
-
-    def collated(samples: list[Any]) -> Batch:
-        try:
-            return collate(samples)
-        except Exception as error:
-            raise named(_guilty(collate, samples), error) from error
-
-    return collated
-
-
-def collate_named(collate: Callable[[list[Any]], Batch], stage: str) -> Callable[[list[Any]], Batch]:
-    """A collator whose errors name the stage beside the row."""
-    by_row = rows_named(collate)
-
-    def collated(samples: list[Any]) -> Batch:
-        with naming(of_stage(stage)):
-            return by_row(samples)
-
-    return collated
-
-
-def _guilty(collate: Callable[[list[Any]], Any], samples: Sequence[Any]) -> str:
-    rows: list[str] = [getattr(sample, "row", "") for sample in samples]
-    for sample, row in zip(samples, rows, strict=True):
-        try:
-            collate([sample])
-        except Exception:
-            return of_row(row) if row else "a sample of no row"
-    return f"a batch of {', '.join(of_row(row) if row else 'no row' for row in rows)}"

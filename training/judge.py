@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cos.search.errors import InputError
 from cos.search.types import Picture
 from cos.training.checker import BAD, GOOD
+from cos.training.failures import named, naming, of_row
 from cos.training.journal import Journal, work_off
 from cos.training.rollout import bar_of, is_right, question_of
 from cos.training.rows import ChainRow, TagLabel
@@ -93,7 +94,8 @@ async def judge_labels(
 
     Chains that say the same are judged once. Finished ones stand in the journal: a stopped run asks for the others
     alone, and again for those that got no labels. Errors: InputError when the judge cannot be reached or refuses key,
-    model or rate, when it labels nothing, and for a picture that cannot be read.
+    model or rate, when it labels nothing, and for a picture that cannot be read; StageError for all else. What is wrong
+    with one chain names it.
     """
     asked = {key_of(chain): chain for chain in chains}
     with Journal(journal_path, settings_of(keys)) as journal:
@@ -169,15 +171,27 @@ class Judge:
     async def rate(self, chain: ChainRow) -> Verdict:
         """The ratings of one chain; one without steps needs none. A reply that cannot be used is asked for again.
 
-        Errors: InputError for what concerns every chain (server, key, model, rate), and an unreadable picture.
+        Errors: InputError for what concerns every chain (server, key, model, rate); with the chain's name, InputError
+        for its picture and StageError for all else.
         """
         if not chain.steps:
             return Verdict(ratings=())
-        messages = await messages_of(chain)
+        with naming(of_row(chain.id)):
+            messages = await messages_of(chain)
+        try:
+            return await self._rated(messages, len(chain.steps))
+        except InputError:
+            # It concerns every chain.
+            raise
+        except Exception as error:
+            raise named(of_row(chain.id), error) from error
+
+    async def _rated(self, messages: Sequence[ChatCompletionMessageParam], steps: int) -> Verdict:
+        """Errors: InputError for what concerns every chain."""
         verdict = Verdict(ratings=None)
         for _ in range(self._keys.retries + 1):
             try:
-                reply = await self._ask(messages, len(chain.steps))
+                reply = await self._ask(messages, steps)
             except openai.APIError as error:
                 # A time-out, a refused request or a failed server; the client itself has tried again where that helps.
                 return replace(verdict, why=_told(error))
@@ -188,7 +202,7 @@ class Judge:
                 # The client checks no types: what a server leaves out is None.
                 verdict = verdict.plus(reply.usage.prompt_tokens or 0, reply.usage.completion_tokens or 0)
             try:
-                return replace(verdict, ratings=ratings_of(reply, len(chain.steps)), why="")
+                return replace(verdict, ratings=ratings_of(reply, steps), why="")
             except ValueError as error:
                 verdict = replace(verdict, why=str(error))
         return verdict
@@ -240,7 +254,9 @@ async def messages_of(chain: ChainRow) -> list[ChatCompletionMessageParam]:
 def _data_uri(picture: Picture) -> str:
     """A picture as PNG, upright and without transparency, as policy and PRM see it."""
     file = io.BytesIO()
-    picture.image.save(file, "PNG")
+    # Named before it leaves its thread, as in `question_of`.
+    with naming("its picture as PNG"):
+        picture.image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

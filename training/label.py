@@ -17,6 +17,7 @@ from typing import Any
 from cos.training.checker import exact_labels
 from cos.training.consensus import agreed_chains, agreements, table
 from cos.training.engines import NO_PRM, running
+from cos.training.failures import naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.judge import judge_labels
@@ -35,12 +36,12 @@ CONCURRENT = 96
 
 
 def run_label(config: LabelConfig, context: StageContext) -> None:
-    """Labels the chains of a recipe's section. Errors: InputError, EngineDead."""
-    with StageRun(context, "label") as stage:
+    """Labels the chains of a recipe's section. Errors: InputError, EngineDead, StageError."""
+    with StageRun(context, "label") as stage, naming(of_stage(context.folder.name)):
         chains = chains_of(config.chains, context)
         leaks = check_unseen(context, [chain.problem for chain in chains], (config.policy,))
         if "exact" in config.sources:
-            chains = [with_labels(chain, "exact", exact_labels(chain)) for chain in chains]
+            chains = [with_labels(chain, "exact", _exact(chain)) for chain in chains]
         outcome: dict[str, Any] = {"chains": len(chains), **leaks}
         if config.judge is not None:
             # First of those that take long: a key or URL that is wrong shows at its first request.
@@ -61,6 +62,11 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
             (context.folder / journal).unlink(missing_ok=True)
         stage.finish(outcome=outcome)
     tell("label", outcome)
+
+
+def _exact(chain: ChainRow) -> tuple[TagLabel, ...]:
+    with naming(of_row(chain.id)):
+        return exact_labels(chain)
 
 
 def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...] | None) -> ChainRow:
@@ -93,7 +99,8 @@ async def _continue(
             with bar_of("label", len(of_problem), len(of_problem) - len(waiting)) as bar:
 
                 async def label(group: list[ChainRow]) -> None:
-                    labels, spent = await monte_carlo_labels(writer, group, how)
+                    with naming(of_row(group[0].problem.id)):
+                        labels, spent = await monte_carlo_labels(writer, group, how)
                     shares = {name: [tag.soft for tag in tags] for name, tags in labels.items()}
                     journal.add(group[0].problem.id, {"shares": shares, "spent": asdict(spent)})
                     bar.update()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cos.search.errors import InputError
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.problems import chains_of
 from cos.training.recipe import PairsConfig
@@ -24,8 +25,8 @@ JOURNAL = "scores.journal"
 
 
 def run_pairs(config: PairsConfig, context: StageContext) -> None:
-    """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead."""
-    with StageRun(context, "pairs") as stage:
+    """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead, StageError."""
+    with StageRun(context, "pairs") as stage, naming(of_stage(context.folder.name)):
         chains = all_chains(config, context)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))

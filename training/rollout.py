@@ -18,6 +18,7 @@ from cos.search.answers import equal
 from cos.search.errors import InputError
 from cos.search.types import Picture, Question, Step
 from cos.training.engines import NO_PRM, picture_of, running
+from cos.training.failures import naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.problems import problems_of
@@ -35,9 +36,10 @@ JOURNAL = "chains.journal"
 def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
     """Draws the chains of a recipe's section into the stage's folder.
 
-    Errors: InputError for problems or a policy that cannot be used, or a folder begun with other settings; EngineDead.
+    Errors: InputError for problems or a policy that cannot be used, or a folder begun with other settings; EngineDead;
+    StageError for all else.
     """
-    with StageRun(context, "rollout") as stage:
+    with StageRun(context, "rollout") as stage, naming(of_stage(context.folder.name)):
         problems = problems_of(config.problems, context)
         policy = context.checkpoint(config.policy)
         manner = Manner(
@@ -57,15 +59,17 @@ async def roll_out(
 ) -> dict[str, Any]:
     """Draws ``each`` chains for every problem, writes them and returns the summary.
 
-    ``of`` says whose chains they are: a run never goes on with another policy's. Errors: InputError, EngineDead.
+    ``of`` says whose chains they are: a run never goes on with another policy's. Errors: InputError, EngineDead,
+    StageError; those of a problem name it.
     """
     with Journal(folder / JOURNAL, {**of, "each": each, **asdict(writer.manner)}) as journal:
         waiting = [problem for problem in problems if problem.id not in journal.done]
         with bar_of("rollout", len(problems), len(problems) - len(waiting)) as bar:
 
             async def roll(problem: ProblemRow) -> None:
-                session = await writer.open(await question_of(problem))
-                endings = await writer.write(session, problem.id, each)
+                with naming(of_row(problem.id)):
+                    session = await writer.open(await question_of(problem))
+                    endings = await writer.write(session, problem.id, each)
                 journal.add(
                     problem.id, {"lost": each - len(endings), "endings": [asdict(ending) for ending in endings]}
                 )
@@ -118,19 +122,18 @@ def is_right(answer: str | None, problem: ProblemRow) -> bool:
 
 
 async def question_of(problem: ProblemRow) -> Question:
-    """The question with its picture, read beside the event loop. Errors: InputError naming the picture."""
+    """The question with its picture, read beside the event loop. Errors: InputError, StageError; they name the picture,
+    not the problem."""
     return Question(problem.question, await asyncio.to_thread(_picture, problem))
 
 
 def _picture(problem: ProblemRow) -> Picture:
-    try:
-        return picture_of(Path(problem.image).read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"problem {problem.id!r}: picture {problem.image} cannot be read: {error.strerror}", "image"
-        ) from error
-    except InputError as error:
-        raise InputError(f"problem {problem.id!r}: picture {problem.image}: {error}", "image") from error
+    # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
+    with naming(f"picture {problem.image!r}"):
+        try:
+            return picture_of(Path(problem.image).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", "image") from error
 
 
 def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":

@@ -21,6 +21,7 @@ from cos.search.ports import Scorer, ScorerSession, Vocabulary
 from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Step
 from cos.training.engines import running_alone
+from cos.training.failures import naming, of_row
 from cos.training.journal import Journal, work_off
 from cos.training.provenance import revision
 from cos.training.rollout import bar_of, question_of
@@ -74,7 +75,7 @@ async def read_chains(
 ) -> list[ChainRow]:
     """The rows with P(good) at every tag; None where a read failed twice or was not finite.
 
-    Errors: InputError for a picture that cannot be read; EngineDead.
+    Errors: InputError for a picture that cannot be read; EngineDead; StageError for all else. They name the question.
     """
     groups: dict[str, list[ChainRow]] = {}
     for row in rows:
@@ -90,7 +91,8 @@ async def read_chains(
     with bar_of("questions scored", len(groups), len(groups) - len(waiting)) as bar:
 
         async def read(group: list[ChainRow]) -> None:
-            found = await _read_question(scorer, reader.vocabulary, group, gate)
+            with naming(of_row(group[0].problem.id)):
+                found = await _read_question(scorer, reader.vocabulary, group, gate)
             scores[group[0].problem.id] = found
             if journal is not None:
                 journal.add(_key(group), {"scores": found})

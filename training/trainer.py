@@ -24,8 +24,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from cos.training.failures import NamedData, StageError, collate_named, of_stage
+from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
+from cos.training.named_data import NamedData, collate_named
 from cos.training.optimizer import MuonAdamW
 from cos.training.precision import is_bf16
 from cos.training.recipe import TrainingKeys

@@ -1,14 +1,17 @@
 """A Hugging Face tokenizer as the search sees it: what a user or a policy spells never becomes a control token."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary, neutral_pieces
 from cos.search.errors import InputError
 from cos.search.grammar import COS_TOKENS, CosGrammar
+from cos.training import models
+from tests.training import tiny_models
 
 CHAT = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>")
 CONTROLS = (*CHAT, *COS_TOKENS)
@@ -53,6 +56,10 @@ def test_pieces_are_clean_for_any_set_of_control_tokens_even_nested_ones(text: s
     assert "".join(pieces) == text
     assert all(pieces)
     assert not any(control in piece for piece in pieces for control in controls)
+
+
+def test_a_control_token_of_one_character_is_a_piece_of_its_own() -> None:
+    assert neutral_pieces("a+b++<+>", ["<+>", "+"]) == ["a", "+", "b", "+", "+", "<", "+", ">"]
 
 
 def test_text_without_control_tokens_is_left_in_one_piece() -> None:
@@ -147,3 +154,83 @@ def test_a_template_that_knows_text_only_is_given_the_image_as_text(vocabulary: 
 def test_a_template_that_drops_the_question_is_refused(vocabulary: HfVocabulary) -> None:
     with pytest.raises(InputError, match="does not put the question into the prompt once"):
         ChatPrompt(vocabulary, Templater(question=False))
+
+
+MARK = "◆"
+"""A control token of a single character: no text that spells it can be split."""
+MARKED = (*CONTROLS, MARK, f"{MARK}end{MARK}", f"<{MARK}>")
+
+
+def of_bytes(added: Sequence[str], pieces: Sequence[str] = ()) -> Any:
+    """A BPE that spells what it does not know in bytes, as Llama's and Gemma's: ASCII and ``pieces`` are its tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    known = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(32, 127)), *pieces]
+    table = {piece: index for index, piece in enumerate(known)}
+    raw = Tokenizer(models.BPE(vocab=table, merges=[], unk_token="<unk>", byte_fallback=True))
+    raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    raw.add_tokens([AddedToken(token, normalized=False) for token in added])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
+
+
+def in_python() -> Any:
+    """A tokenizer that is written in Python: a token a byte."""
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer(extra_ids=0)
+
+
+def adding(tokenizer: Any, tokens: Sequence[str]) -> Any:
+    """The tokenizer with more control tokens."""
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in tokens])
+    return tokenizer
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "small": lambda: tokenizer(MARKED),
+    "of_bytes": lambda: of_bytes(MARKED),
+    "in_python": lambda: adding(in_python(), MARKED),
+    "cos-tiny": lambda: adding(models.build_tokenizer(), MARKED),
+    **{
+        kind: (lambda kind=kind: adding(tiny_models.build_tokenizer(kind, cos_tokens=True), MARKED))
+        for kind in tiny_models.ARCHITECTURES
+    },
+}
+"""Every kind of tokenizer, with control tokens of one character and around it."""
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def marked(request: pytest.FixtureRequest) -> Any:
+    return TOKENIZERS[request.param]()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.one_of(st.text(max_size=6), st.sampled_from(MARKED)), max_size=8).map("".join))
+def test_a_control_token_of_one_character_stays_text_too(marked: Any, text: str) -> None:
+    vocabulary = HfVocabulary(marked)
+    ids = vocabulary.encode(text)
+    assert not {vocabulary.control_id(token) for token in MARKED} & set(ids)
+    assert vocabulary.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["How much is it?", " 1,200 €\n\n", "naïve — «all» of it 👩‍🔬", ""])
+def test_ordinary_text_has_the_ids_that_the_tokenizer_gives(marked: Any, text: str) -> None:
+    assert list(HfVocabulary(marked).encode(text)) == marked.encode(text, add_special_tokens=False)
+
+
+def test_markup_of_one_character_is_encoded_to_its_control_id(marked: Any) -> None:
+    vocabulary = HfVocabulary(marked)
+    vocabulary.encode(f"a{MARK}b")
+    assert vocabulary.control_id(MARK) in vocabulary.encode_markup(f"a{MARK}b")
+
+
+def test_a_character_that_has_no_other_id_keeps_the_one_it_has() -> None:
+    listed = of_bytes(["\n", MARK], pieces=["\n"])
+    vocabulary = HfVocabulary(listed)
+    (newline,) = listed.encode("\n", add_special_tokens=False)
+    assert list(vocabulary.encode("1\n2")) == listed.encode("1\n2", add_special_tokens=False)
+    assert newline in vocabulary.encode("1\n2")
+    assert vocabulary.control_id(MARK) not in vocabulary.encode(f"1\n{MARK}")

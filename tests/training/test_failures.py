@@ -1,25 +1,39 @@
 """What goes wrong with a stage's data stops the stage by name; a stage that did less than planned is not done."""
 
-from collections.abc import Callable, Mapping, Sequence
+import errno
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cos.engines.launch import Engines
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.prm.pair import pair
 from cos.search.errors import EngineDead, InputError
 from cos.training.encode import Collator, Sample
-from cos.training.failures import NamedData, StageError, collate_named, naming
+from cos.training.engines import Running
+from cos.training.evaluate import run_evaluate
+from cos.training.failures import StageError, naming
+from cos.training.folder import StageContext
+from cos.training.judge import Judge
+from cos.training.label import run_label
+from cos.training.named_data import NamedData, collate_named
+from cos.training.pairs import run_pairs
 from cos.training.prm import run_prm
-from cos.training.recipe import PrmConfig
-from cos.training.rows import ChainRow, read_rows
+from cos.training.recipe import EvaluateConfig, LabelConfig, PairsConfig, PrmConfig, ProblemSource, RolloutConfig
+from cos.training.rollout import run_rollout
+from cos.training.rows import ChainRow, TagLabel, read_rows, write_rows
 from cos.training.traces import TracesConfig, run_traces
 from cos.training.trainer import StageTrainer
 from tests.server.support import data_uri, picture_bytes, served
 from tests.training.test_smoke import metrics, run
 from tests.training.tiny_models import build
-from tests.training.training_support import context, write_chains, write_pairs
+from tests.training.training_support import context, problems, write_chains, write_pairs, write_problems
 
 ROWS = 12
 ERRORS = [StopIteration(), StopIteration("no more"), KeyError("text"), RuntimeError("broken")]
@@ -172,3 +186,157 @@ async def test_a_served_question_that_spells_control_tokens_is_trained_on_in_eve
     steps = [entry["step"] for entry in metrics(where.folder) if "loss" in entry]
     assert steps == [*range(1, 3 * -(-count // 2) + 1)]
     assert where.is_done
+
+
+def ended(*_: object) -> NoReturn:
+    """What an iterator says that has nothing more to give."""
+    raise StopIteration
+
+
+def failing_engines(stage: str, patch: pytest.MonkeyPatch) -> None:
+    """The engines that a stage starts write and judge by functions that raise StopIteration."""
+    broken = ScriptedEngine(Script(writer=ended, judge=ended))
+
+    @asynccontextmanager
+    async def started(*_: object, **__: object) -> AsyncGenerator[Running]:
+        engines = Engines(broken, None)
+        yield Running(engines, pair(broken, None))
+
+    @asynccontextmanager
+    async def alone(*_: object, **__: object) -> AsyncGenerator[ScriptedEngine]:
+        yield broken
+
+    for name, starts in (("running", started), ("running_alone", alone)):
+        patch.setattr(f"cos.training.{stage}.{name}", starts, raising=False)
+
+
+def rollout_config(folder: Path) -> RolloutConfig:
+    asked = write_problems(folder / "problems.jsonl", problems(folder / "pictures", 2))
+    return RolloutConfig(policy="scripted", problems=ProblemSource(data=(str(asked),)), each=2)
+
+
+def test_an_error_while_chains_are_drawn_stops_the_stage_and_names_stage_and_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_engines("rollout", monkeypatch)
+    where = context(tmp_path, "rollout-2")
+    with pytest.raises(StageError, match=r"^stage 'rollout-2': row 'p\d': RuntimeError: .*StopIteration"):
+        run_rollout(rollout_config(tmp_path), where)
+    assert not where.is_done
+
+
+def test_an_error_of_the_exact_checker_stops_the_stage_and_names_stage_and_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def labels(chain: ChainRow) -> tuple[TagLabel, ...]:
+        return ended() if chain.id == "p3/0" else (TagLabel(1.0, True),) * (len(chain.steps) + 1)
+
+    monkeypatch.setattr("cos.training.label.exact_labels", labels)
+    where = context(tmp_path, "label")
+    with pytest.raises(StageError, match=r"^stage 'label': row 'p3/0': StopIteration$"):
+        run_label(LabelConfig(chains=(str(data / "chains.jsonl"),)), where)
+    assert not where.is_done
+
+
+def test_an_error_while_steps_are_continued_stops_the_stage_and_names_stage_and_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_engines("label", monkeypatch)
+    where = context(tmp_path, "label")
+    chains = (str(data / "chains.jsonl"),)
+    with pytest.raises(StageError, match=r"^stage 'label': row 'p\d': RuntimeError: .*StopIteration"):
+        run_label(LabelConfig(chains=chains, sources=("monte_carlo",), policy="scripted"), where)
+    assert not where.is_done
+
+
+JUDGE: dict[str, Any] = {"model": "judge", "url": "http://127.0.0.1:9/v1", "retries": 0, "concurrency": 1}
+
+
+@pytest.mark.parametrize("place", ["Judge._ask", "ratings_of", "messages_of"])
+def test_an_error_while_a_judge_is_asked_stops_the_stage_and_names_stage_and_row(
+    place: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reply(*_: object) -> str:
+        return ""
+
+    monkeypatch.setattr(Judge, "_ask", reply)
+    monkeypatch.setattr(f"cos.training.judge.{place}", ended)
+    where = context(tmp_path, "label")
+    config = {"chains": (str(data / "chains.jsonl"),), "sources": ("judge",), "judge": JUDGE}
+    with pytest.raises(StageError, match=r"^stage 'label': row 'p0/0': (RuntimeError: .*)?StopIteration"):
+        run_label(LabelConfig.model_validate(config), where)
+    assert not where.is_done
+
+
+def test_what_concerns_every_chain_that_a_judge_is_asked_about_names_the_stage_and_no_row(
+    data: Path, tmp_path: Path
+) -> None:
+    config = {"chains": (str(data / "chains.jsonl"),), "sources": ("judge",), "judge": JUDGE}
+    with pytest.raises(InputError, match=r"^stage 'label': the judge 'judge' cannot be reached") as told:
+        run_label(LabelConfig.model_validate(config), context(tmp_path, "label"))
+    assert told.value.param == "judge.url"
+
+
+def unscored(folder: Path) -> Path:
+    """Chains that a PRM has yet to read."""
+    path = write_chains(folder / "chains.jsonl", 4)
+    write_rows(path, [replace(row, scores=None) for row in read_rows(path, ChainRow)])
+    return path
+
+
+def pairs(chains: Path, where: StageContext) -> None:
+    run_pairs(PairsConfig(chains=(str(chains),), prm="scripted"), where)
+
+
+def evaluation(chains: Path, where: StageContext) -> None:
+    run_evaluate(EvaluateConfig(chains=(str(chains),), prm="scripted"), where)
+
+
+@pytest.mark.parametrize(("stage", "module"), [(pairs, "scoring"), (evaluation, "evaluate")])
+def test_an_error_while_chains_are_scored_stops_the_stage_and_names_stage_and_row(
+    stage: Callable[[Path, StageContext], None], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_engines(module, monkeypatch)
+    where = context(tmp_path, "mine")
+    with pytest.raises(StageError, match=r"^stage 'mine': row 'p\d': RuntimeError: .*StopIteration"):
+        stage(unscored(tmp_path), where)
+    assert not where.is_done
+
+
+def test_an_error_while_a_policy_is_measured_stops_the_stage_and_names_stage_and_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_engines("evaluate", monkeypatch)
+    config = EvaluateConfig(policy="scripted", problems=rollout_config(tmp_path).problems, n=2)
+    with pytest.raises(StageError, match=r"^stage 'evaluate': row 'p\d': RuntimeError: .*StopIteration"):
+        run_evaluate(config, context(tmp_path, "evaluate"))
+
+
+def test_an_error_while_pairs_are_sought_names_the_stage(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cos.training.pairs.pairs_of", ended)
+    config = PairsConfig(chains=(str(data / "chains.jsonl"),), reward="outcome")
+    with pytest.raises(StageError, match=r"^stage 'pairs': StopIteration$"):
+        run_pairs(config, context(tmp_path, "pairs"))
+
+
+@pytest.mark.timeout(20)
+def test_a_picture_reader_that_ends_early_stops_the_stage_instead_of_leaving_it_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_engines("rollout", monkeypatch)
+    monkeypatch.setattr("cos.training.rollout.picture_of", ended)
+    with pytest.raises(StageError, match=r"^stage 'rollout': row 'p(\d)': picture '.*\1.png': StopIteration$"):
+        run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))
+
+
+def test_a_disk_that_is_full_while_chains_are_drawn_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cos.training.rollout.Journal.add", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AddedToken, AutoProcessor
 
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import InputError
@@ -89,6 +89,17 @@ def test_what_a_chain_says_holds_no_control_id(architecture: Architecture, check
     )
     controls = {vocabulary.control_id(token) for token in ALL[architecture]}
     assert [token for token in spelt if token in controls] == [token for token in plain if token in controls]
+
+
+def test_a_control_token_of_one_character_is_plain_text_in_questions_and_chains(checkpoint: Path) -> None:
+    processor: Any = AutoProcessor.from_pretrained(checkpoint)
+    processor.tokenizer.add_tokens([AddedToken("◆", normalized=False, special=True)])
+    mark = HfVocabulary(processor.tokenizer).control_id("◆")
+    turn = TurnEncoder(processor.tokenizer).judged([Step("a ◆", "◆", "◆ b")], "◆", [1.0, 0.0])
+    ids = Collator(processor)([Sample(noise(), "What does ◆ mean?", turn)])["input_ids"][0].tolist()
+    assert mark is not None
+    assert mark not in ids
+    assert processor.tokenizer.decode(ids).count("◆") == 5
 
 
 @pytest.mark.parametrize("stage", ["sft", "prm", "dpo"])

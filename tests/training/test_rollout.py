@@ -108,7 +108,7 @@ async def test_a_chain_whose_request_fails_twice_is_lost_and_counted(tmp_path: P
 
 async def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     row = ProblemRow(id="p", image=str(tmp_path / "gone.png"), question="?", answer="1")
-    with pytest.raises(InputError, match=r"problem 'p': picture .*gone.png cannot be read"):
+    with pytest.raises(InputError, match=r"row 'p': picture '.*gone.png': cannot be read"):
         await rolled(tmp_path / "run", [row], engine())
 
 

@@ -144,7 +144,7 @@ async def test_no_engine_starts_when_all_is_scored(tmp_path: Path) -> None:
 async def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, 1)
     row = chain(replace(problem, image=str(tmp_path / "gone.png")), 0, 0.5)
-    with pytest.raises(InputError, match=r"problem 'p0': picture .*gone.png cannot be read"):
+    with pytest.raises(InputError, match=r"row 'p0': picture '.*gone.png': cannot be read"):
         await read_chains([row], prm())
 
 
