@@ -135,22 +135,12 @@ async def test_a_request_counts_its_prompt_and_its_continuation(engines: Engines
     assert follow.prompt_tokens == session.prompt_tokens + len(step.token_ids)
 
 
-async def test_what_an_earlier_request_computed_is_not_computed_again(engines: Engines) -> None:
-    session = await engines.policy.open(question(ledger=90))
-    step = await first_step(engines.policy, session)
-    follow = await session.draw(step.token_ids, a_draw(engines.policy, max_tokens=2))
-    assert 0 < follow.cached_tokens <= follow.prompt_tokens
-
-
-async def test_the_next_read_of_a_chain_finds_the_last_one_cached(engines: Engines) -> None:
+async def test_a_read_counts_its_prompt_and_its_chain(engines: Engines) -> None:
     prm = prm_of(engines)
     step = await first_step(engines.policy, await engines.policy.open(question()))
-    session = await prm.open(question(ledger=80))
-    first = tagged(prm, step.token_ids)
-    await session.read_labels(first, labels(prm), 0)
-    second = await session.read_labels(tagged(prm, (*first, *step.token_ids)), labels(prm), 0)
-    assert second.cached_tokens > 0
-    assert second.prompt_tokens == session.prompt_tokens + 2 * len(first)
+    session = await prm.open(question())
+    ids = tagged(prm, step.token_ids)
+    assert (await session.read_labels(ids, labels(prm), 0)).prompt_tokens == session.prompt_tokens + len(ids)
 
 
 async def test_a_cancelled_request_leaves_nothing_behind_and_the_engine_working(engines: Engines) -> None:

@@ -163,7 +163,14 @@ def test_question_text_that_spells_control_tokens_is_answered_like_any_other(ser
     assert reply.status_code == 200, reply.text
 
 
-def test_all_processes_together_stay_below_eight_gib(server: ServerProcess) -> None:
+def test_it_is_ready_as_soon_and_as_small_as_the_readme_says(server: ServerProcess) -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    minutes = re.search(r"is ready within (\d+) minutes", readme)
+    gib = re.search(r"together hold less than (\d+) GiB", readme)
+    assert minutes is not None
+    assert gib is not None
+    assert server.ready_after_s is not None
+    assert server.ready_after_s < 60 * int(minutes[1])
     parent = psutil.Process(server.process.pid)
     resident = sum(process.memory_info().rss for process in [parent, *parent.children(recursive=True)])
-    assert resident < 8 * 2**30, f"{resident / 2**30:.1f} GiB"
+    assert resident < int(gib[1]) * 2**30, f"{resident / 2**30:.1f} GiB"
