@@ -64,7 +64,8 @@ async def test_a_dead_engine_ends_the_evaluation(problems: list[LedgerProblem]):
 
 async def test_an_unanswered_problem_is_wrong_even_where_nothing_is_the_answer(problems: list[LedgerProblem]):
     assert not is_right(None, replace(problems[0], answer="None"))
-    assert is_right("(1,234)", replace(problems[0], answer="1234."))
+    assert is_right("1,234", replace(problems[0], answer="1234."))
+    assert not is_right("(1,234)", replace(problems[0], answer="1234."))
 
 
 def test_the_seed_picks_the_problems(problems: list[LedgerProblem]):

@@ -182,9 +182,12 @@ def test_decoding_can_be_ended_long_before_its_end(format: str) -> None:
 async def test_a_place_is_given_back_when_the_picture_is_broken() -> None:
     broken = data_uri(noise("PNG")[:5000])
     async with served(max_concurrent_searches=1, max_queued_searches=0) as server:
-        for path, fields in (("/solve", body(image=broken)), ("/v1/chat/completions", chat(broken))):
+        for path, fields, status in (
+            ("/solve", body(image=broken), 422),
+            ("/v1/chat/completions", chat(broken), 400),
+        ):
             reply = await server.http.post(path, json=fields)
-            assert (reply.status_code, error_of(reply)["code"]) == (422, "invalid_image")
+            assert (reply.status_code, error_of(reply)["code"]) == (status, "invalid_image")
             assert "a broken image file" in error_of(reply)["message"]
             assert server.service.admission.running == 0
         assert await server.counted("rejected") == 2
