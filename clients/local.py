@@ -13,6 +13,7 @@ from cos.search import events
 from cos.search.answers import meant
 from cos.search.run import run
 from cos.search.spec import SearchSpec
+from cos.search.trust import hesitation
 from cos.search.types import Candidate, Question, Result
 from cos.training.engines import Running, picture_of
 
@@ -87,7 +88,7 @@ class _Teller:
             complete=result.is_complete,
             usage=models.Usage(**asdict(result.usage)),
             timings=models.Timings(queue_s=0.0, **asdict(result.timings)),
-            warnings=result.warnings,
+            warnings=(*result.warnings, *hesitation(chain, self._spec.ruler)),
             tree=tuple(_node(candidate, kept=candidate.path in kept) for candidate in result.tree),
         )
 

@@ -161,8 +161,8 @@ class CosGrammar:
             return Segment("step", step=Step(name, thought, reflection))
         if token_ids[-1] == self._answer_end:
             answer = extract_answer(_between(text, ANSWER_START, ANSWER_END) or "")
-            # An answer that holds the grammar's own tokens is none: nobody could read it.
-            is_whole = bool(answer) and not any(token in answer for token in COS_TOKENS)
+            # With a token of the chain in it nobody could read it. The tag is letters too, so its ids decide, above.
+            is_whole = bool(answer) and not any(token in answer for token in POLICY_TOKENS)
             return Segment("answer", answer=answer) if is_whole else Segment("broken")
         return Segment("broken")
 

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from cos.search.errors import EngineError
-from cos.search.select import finite
+from cos.search.select import Ruler, finite
 from cos.search.types import UNREADABLE, Chain
 
 FEWEST_JUDGED = 4
 """Of fewer candidates no share is taken: one unlucky read is no broken PRM."""
 MOST_FAILED = 0.5
 """A larger share of failed reads than this leaves nothing to decide by."""
+
+DOUBTFUL = 0.5
+"""An answer or a confidence below this, of 1, is told to be doubtful."""
 
 
 @dataclass(slots=True)
@@ -40,3 +43,18 @@ def doubts(winner: Chain, candidates: int, unscored: int) -> list[str]:
     if missing := sum(finite(candidate.score) is None for candidate in readable):
         found.append(f"{missing} of {len(readable)} parts of this answer are unscored")
     return found
+
+
+def hesitation(winner: Chain, ruler: Ruler) -> list[str]:
+    """That there is no answer, or that it is hardly believed, in words for whoever asked."""
+    if winner.answer is None:
+        return [f"there is no answer: the best chain ended with {winner.candidates[-1].end!r}"]
+    score, confidence = finite(winner.answer_score), ruler.confidence(winner)
+    if ruler.kind == "prm" and score is not None and score < DOUBTFUL:
+        return [f"the PRM gives this answer {score:.2f} of 1, so it is more likely wrong than right"]
+    if confidence is None or confidence >= DOUBTFUL:
+        return []
+    whose = f"the PRM's scores of this chain, by {ruler.aggregation!r}"
+    if ruler.kind == "likelihood":
+        whose = "what the policy gives a token of this chain on average"
+    return [f"the confidence is {confidence:.2f} of 1 ({whose}), so this answer is doubtful"]

@@ -1,13 +1,13 @@
 """The part of OpenAI's chat completions that a single-question server can honour, and what it does with the rest.
 
-Honoured: model, messages (one user turn with text and at most one image; system turns go before the question), stream,
-stream_options.include_usage, seed, temperature above 0, top_p, and the search's own options in ``cos``.
+Honoured: model, messages (the user's, which are one question with text and at most one image; system messages go before
+it), stream, stream_options.include_usage, seed, temperature, top_p, and the search's own options in ``cos``.
 Accepted without effect, each with a warning in the reply where it was meant to have one: see `ChatRequest`.
-Everything else is refused by name.
+Null asks for nothing and is let be in every field. Everything else is refused by name.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
@@ -26,25 +26,41 @@ def _only(*allowed: Any) -> Callable[[Any], Any]:
 
 
 NoPenalty = Annotated[float | None, AfterValidator(_only(None, 0))]
+NoEffect = Any
+"""A value that nothing is made of: no request is refused for it."""
 
 
-class ImageUrl(RequestModel):
+class ChatModel(RequestModel):
+    """A part of a chat request. Clients spell out what they leave open: null asks for nothing, whatever the field."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_asked(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, Any]", value)
+        return {name: content for name, content in given.items() if content is not None}
+
+
+class ImageUrl(ChatModel):
     """An image."""
 
     url: str
     """A data URI; the server fetches nothing."""
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: NoEffect = None
     """No effect."""
 
 
-class Part(RequestModel):
+class Part(ChatModel):
     """One part of a message."""
 
     type: Literal["text", "image_url"]
     text: str | None = None
     image_url: ImageUrl | None = None
-    cache_control: Any = None
+    cache_control: NoEffect = None
     """No effect: prefixes are cached by themselves."""
+    id: NoEffect = None
+    """No effect."""
 
     @field_validator("image_url", mode="before")
     @classmethod
@@ -58,16 +74,18 @@ class Part(RequestModel):
         return self
 
 
-class Message(RequestModel):
+class Message(ChatModel):
     """One turn."""
 
     role: str
     content: list[Part]
     """Text, or a list of parts."""
-    name: str | None = None
+    name: NoEffect = None
     """No effect."""
-    id: str | None = None
+    id: NoEffect = None
     """No effect."""
+    cache_control: NoEffect = None
+    """No effect: prefixes are cached by themselves."""
 
     @field_validator("role")
     @classmethod
@@ -75,7 +93,7 @@ class Message(RequestModel):
         if value not in ("user", "system", "developer"):
             raise ValueError(
                 f"role {value!r} is not supported: this server answers single questions; "
-                "send one user message, and system messages if need be"
+                "start a new chat for another question (user messages, and system messages if need be)"
             )
         return value
 
@@ -85,27 +103,27 @@ class Message(RequestModel):
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-class StreamOptions(RequestModel):
+class StreamOptions(ChatModel):
     """How to stream."""
 
     include_usage: bool = False
-    continuous_usage_stats: bool | None = None
+    continuous_usage_stats: NoEffect = None
     """No effect: usage is known at the end."""
-    include_obfuscation: bool | None = None
+    include_obfuscation: NoEffect = None
     """No effect."""
 
 
-class TextFormat(RequestModel):
+class TextFormat(ChatModel):
     """The only response format there is."""
 
     type: Literal["text"]
 
 
-class ChatRequest(RequestModel):
+class ChatRequest(ChatModel):
     """A chat completion."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: list[Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: int | None = None
@@ -126,15 +144,15 @@ class ChatRequest(RequestModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """No effect, as max_tokens."""
     response_format: TextFormat | None = None
-    user: str | None = None
+    user: NoEffect = None
     """No effect."""
-    metadata: dict[str, str] | None = None
+    metadata: NoEffect = None
     """No effect."""
-    store: bool | None = None
+    store: NoEffect = None
     """No effect: nothing is stored."""
-    service_tier: str | None = None
+    service_tier: NoEffect = None
     """No effect."""
-    ignore_eos: bool | None = None
+    ignore_eos: NoEffect = None
     """No effect, with a warning."""
     presence_penalty: NoPenalty = None
     frequency_penalty: NoPenalty = None
@@ -149,28 +167,28 @@ class ChatRequest(RequestModel):
     """No effect, as tools."""
     function_call: Annotated[Any, AfterValidator(_only(None, "none", "auto"))] = None
     """No effect, as tool_choice."""
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: NoEffect = None
     """No effect: no tool is called."""
     logit_bias: Annotated[Any, AfterValidator(_only({}, None))] = None
     prediction: Annotated[Any, AfterValidator(_only(None))] = None
     modalities: Annotated[Any, AfterValidator(_only(None, ["text"]))] = None
-    top_k: int | None = None
+    top_k: NoEffect = None
     """No effect, with a warning."""
-    min_p: float | None = None
+    min_p: NoEffect = None
     """No effect, with a warning unless it is 0."""
-    repetition_penalty: float | None = None
+    repetition_penalty: NoEffect = None
     """No effect, with a warning unless it is 1."""
-    reasoning_effort: Any = None
+    reasoning_effort: NoEffect = None
     """No effect, with a warning: ``cos.strategy`` and ``cos.n`` say how much is searched."""
-    verbosity: Any = None
+    verbosity: NoEffect = None
     """No effect."""
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: NoEffect = None
     """No effect, with a warning unless it is empty."""
-    prompt_cache_key: str | None = None
+    prompt_cache_key: NoEffect = None
     """No effect."""
-    prompt_cache_retention: str | None = None
+    prompt_cache_retention: NoEffect = None
     """No effect."""
-    safety_identifier: str | None = None
+    safety_identifier: NoEffect = None
     """No effect."""
 
 

@@ -2,14 +2,13 @@
 
 from cos.search.answers import meant
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
+from cos.search.trust import hesitation
 from cos.search.types import Candidate, Result, Usage
 from cos.server.jobs import Job
 from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
 from cos.server.streaming import frame
 
 EXCERPT_CHARS = 400
-DOUBTFUL = 0.5
-"""P(good) below which an answer is told to be doubtful."""
 
 
 def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
@@ -36,19 +35,9 @@ def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
             first_candidate_s=result.timings.first_candidate_s,
             total_s=result.timings.total_s,
         ),
-        warnings=(*job.warnings, *result.warnings, *_doubts(job, result)),
+        warnings=(*job.warnings, *result.warnings, *hesitation(chain, job.spec.ruler)),
         tree=tree_reply(result) if job.return_tree else None,
     )
-
-
-def _doubts(job: Job, result: Result) -> list[str]:
-    """That the answer is hardly believed, and that there is none."""
-    if result.chain.answer is None:
-        return [f"there is no answer: the best chain ended with {result.chain.candidates[-1].end!r}"]
-    score = result.chain.answer_score
-    if job.spec.ruler.kind != "prm" or score is None or score >= DOUBTFUL:
-        return []
-    return [f"the PRM gives this answer {score:.2f} of 1, so it is more likely wrong than right"]
 
 
 def usage_reply(usage: Usage) -> UsageReply:

@@ -11,6 +11,7 @@ from cos.search.grammar import (
     LABEL_BAD,
     LABEL_GOOD,
     NAME_END,
+    POLICY_TOKENS,
     REASONING_BACKTRACK,
     STEP_END,
     STEP_TAG,
@@ -144,6 +145,21 @@ def test_the_tag_as_plain_text_is_only_text(grammar: CosGrammar, vocabulary: Scr
         ids += vocabulary.encode(piece) if control is None else (control,)
     found = grammar.read(ids, vocabulary.decode(ids), cut=False)
     assert found == Segment("step", step=Step("Name", f"как и {STEP_TAG}", "Fine"))
+
+
+@pytest.mark.parametrize("answer", ["книжки", "Очки", "к+и", "5 < 7 > 3", "<|image|>"])
+def test_an_answer_in_letters_that_the_tag_has_is_an_answer(
+    grammar: CosGrammar, vocabulary: ScriptedVocabulary, answer: str
+) -> None:
+    start, end = vocabulary.encode_markup(ANSWER_START), vocabulary.encode_markup(ANSWER_END)
+    ids = [*start, *vocabulary.encode(answer), *end]
+    assert grammar.read(ids, f"{ANSWER_START}{answer}{ANSWER_END}", cut=False) == Segment("answer", answer=answer)
+
+
+@pytest.mark.parametrize("token", POLICY_TOKENS)
+def test_an_answer_that_holds_a_token_of_the_chain_is_none(grammar: CosGrammar, token: str) -> None:
+    if token not in (ANSWER_START, ANSWER_END):
+        assert read(grammar, whole_answer(f"15{token}16")).end == "broken"
 
 
 def test_white_space_around_tokens_and_words_before_the_answer_are_tolerated(grammar: CosGrammar) -> None:
