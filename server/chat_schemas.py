@@ -7,7 +7,7 @@ Everything else is refused by name.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
@@ -25,10 +25,22 @@ def _only(*allowed: Any) -> Callable[[Any], Any]:
     return check
 
 
+class ClientModel(RequestModel):
+    """A part of the request that clients fill by their own habits: an unknown field that is null asks for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        return {name: value for name, value in given.items() if value is not None or name in cls.model_fields}
+
+
 NoPenalty = Annotated[float | None, AfterValidator(_only(None, 0))]
 
 
-class ImageUrl(RequestModel):
+class ImageUrl(ClientModel):
     """An image."""
 
     url: str
@@ -37,7 +49,7 @@ class ImageUrl(RequestModel):
     """No effect."""
 
 
-class Part(RequestModel):
+class Part(ClientModel):
     """One part of a message."""
 
     type: Literal["text", "image_url"]
@@ -58,7 +70,7 @@ class Part(RequestModel):
         return self
 
 
-class Message(RequestModel):
+class Message(ClientModel):
     """One turn."""
 
     role: str
@@ -85,7 +97,7 @@ class Message(RequestModel):
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-class StreamOptions(RequestModel):
+class StreamOptions(ClientModel):
     """How to stream."""
 
     include_usage: bool = False
@@ -101,11 +113,11 @@ class TextFormat(RequestModel):
     type: Literal["text"]
 
 
-class ChatRequest(RequestModel):
+class ChatRequest(ClientModel):
     """A chat completion."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: Annotated[tuple[Message, ...], Field(strict=False)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: int | None = None
