@@ -87,7 +87,7 @@ class Message(ClientModel):
         if value not in ("user", "system", "developer"):
             raise ValueError(
                 f"role {value!r} is not supported: this server answers single questions; "
-                "send one user message, and system messages if need be"
+                "send one user message, and system messages if need be (in a chat program: start a new chat)"
             )
         return value
 

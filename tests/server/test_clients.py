@@ -1,12 +1,16 @@
 """Bodies as clients send them, word for word but for the picture: each gets its answer, or a sentence that helps."""
 
+import asyncio
 import json
+import re
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.server.support import Served, data_uri, error_of, picture_bytes
+from tests.real.server_process import ROOT, fenced_blocks
+from tests.server.support import Served, data_uri, error_of, listening, picture_bytes
 
 QUESTION = "What is the total of all rows?"
 URL = {"url": data_uri(picture_bytes())}
@@ -128,3 +132,32 @@ async def test_what_litellm_passes_on_is_refused_with_400_and_a_stream_is_no_exc
         response = await server.http.post("/v1/chat/completions", json={**GRADIO, **extra, "stream": stream})
         assert response.status_code == 400
         assert error_of(response)["param"] == next(iter(extra))
+
+
+async def test_a_second_question_in_a_chat_is_told_to_start_a_new_one(server: Served) -> None:
+    turns = [*OPEN_WEBUI["messages"], {"role": "assistant", "content": "592"}, {"role": "user", "content": "Sure?"}]
+    response = await server.http.post("/v1/chat/completions", json={**OPEN_WEBUI, "messages": turns})
+    assert response.status_code == 400
+    assert "start a new chat" in error_of(response)["message"]
+
+
+SNIPPETS = fenced_blocks(ROOT / "docs" / "clients.md", "python")
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["openai", "litellm", "gradio"])
+async def test_a_documented_snippet_works_where_its_package_is_installed(snippet: str) -> None:
+    packages = re.findall(r"^(?:import|from) (openai|litellm|gradio)", snippet, re.MULTILINE)
+    assert packages
+    for package in packages:
+        pytest.importorskip(package)
+    async with listening() as server:
+        snippet = snippet.replace("http://127.0.0.1:8000", str(server.http.base_url).rstrip("/"))
+        snippet = snippet.replace("cos-tiny", "scripted").replace(
+            "page.launch(", "page.launch(prevent_thread_lock=True, "
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", snippet, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert output.strip()
