@@ -1,5 +1,6 @@
 """Between OpenAI's chat completions and a search: messages to a question, a result to a message or to chunks."""
 
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -47,33 +48,58 @@ class Asked:
     image_url: str | None
     image_param: str
     """Where in the request the image stands."""
-    is_system_text_left_out: bool = False
+    left_out: tuple[str, ...] = ()
+    """What was said around the question and is kept from a policy that knows questions alone."""
+
+
+_NOTE = re.compile(r"\s*<([a-z][\w-]*)>.*?</\1>\s*(?=\S)", re.DOTALL)
+"""An element before the question, such as a list of attached files: clients put it there, not their users."""
 
 
 def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
-    """System texts before the question, a line each, unless ``system_text`` says that the policy cannot do with them;
-    the user's messages are one question with at most one image. Errors: InputError naming the message."""
+    """System texts before the question, a line each; the user's messages are one question with at most one image.
+
+    Without ``system_text`` the policy cannot do with anything around a question. Then system texts, notes that a client
+    puts before the question, and messages before that of the image are left out. Errors: InputError naming the message.
+    """
     users = [index for index, message in enumerate(request.messages) if message.role == "user"]
     if not users:
         raise InputError("messages: there is no user message; send the question in one", "messages")
-    images: list[tuple[str, str]] = []
-    lines: dict[bool, list[str]] = {False: [], True: []}
+    images: list[tuple[str, str, int]] = []
+    system: list[str] = []
+    turns: dict[int, list[str]] = {index: [] for index in users}
     for index, message in enumerate(request.messages):
         for place, part in enumerate(message.content):
             param = f"messages[{index}].content[{place}].image_url"
             if part.text is not None:
-                lines[message.role == "user"].append(part.text)
+                turns.get(index, system).append(part.text)
             elif message.role != "user":
                 raise InputError(f"{param}: an image belongs in the user message", param)
             elif part.image_url is not None:
-                images.append((part.image_url.url, param))
+                images.append((part.image_url.url, param, index))
     if len(images) > 1:
         raise InputError(f"{images[1][1]}: a second image; a question is about one image", images[1][1])
-    url, param = images[0] if images else (None, "messages")
-    system = [line for line in lines[False] if line.strip()]
-    text = "\n".join([*(system if system_text else []), *lines[True]])
-    left_out = bool(system) and not system_text
-    return Asked(_question(text, users[-1]), url, param, left_out)
+    url, param, place_of_image = images[0] if images else (None, "messages", 0)
+    system = [line for line in system if line.strip()]
+    whole = "\n".join(line for lines in turns.values() for line in lines)
+    if system_text:
+        return Asked(_question("\n".join([*system, whole]), users[-1]), url, param)
+    late = "\n".join(line for index, lines in turns.items() if index >= place_of_image for line in lines)
+    recent = late if late.strip() else whole
+    bare = _without_notes(recent)
+    found = {
+        "the system message": bool(system),
+        "the message before that of the picture": bool(whole.removesuffix(recent).strip()),
+        "the client's note before the question": bare != recent,
+    }
+    return Asked(_question(bare, users[-1]), url, param, tuple(what for what, is_so in found.items() if is_so))
+
+
+def _without_notes(text: str) -> str:
+    start = 0
+    while note := _NOTE.match(text, start):
+        start = note.end()
+    return text[start:]
 
 
 def no_picture() -> InputError:
@@ -122,9 +148,9 @@ def _is_greedy(request: ChatRequest, default_strategy: str) -> bool:
 def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[str]:
     """What the request asks for and does not get."""
     found: list[str] = []
-    if asked.is_system_text_left_out:
+    for what in asked.left_out:
         found.append(
-            "the system message was left out: this policy was trained on questions alone, and its config.json says so "
+            f"{what} was left out: this policy was trained on questions alone, and its config.json says so "
             "(cos_system_text)"
         )
     if request.temperature == 0 and request.cos.temperature is None and not _is_greedy(request, default_strategy):

@@ -70,8 +70,9 @@ def test_a_readme_command_works(server: ServerProcess, command: str) -> None:
     assert shell(command.strip(), server).strip()
 
 
-def test_the_readme_python_works(server: ServerProcess) -> None:
-    (snippet,) = fenced_blocks(ROOT / "README.md", "python")
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_the_python_of_a_page_works(server: ServerProcess, page: str) -> None:
+    snippet = fenced_blocks(ROOT / page, "python")[0]
     snippet = snippet.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=ROOT, check=True, capture_output=True, text=True, env=os.environ
