@@ -31,8 +31,7 @@ class Ahead:
 
     def begin(self) -> None:
         """Begins what is wanted should the level not do."""
-        if self._otherwise:
-            self._follow()
+        self._follow()
 
     def written(self, chain: Chain) -> None:
         """Takes in a candidate without a score."""

@@ -24,7 +24,7 @@ from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
-from cos.search.tasks import Gate, forget_frames, leaving_nothing
+from cos.search.tasks import Gate, forget_frames
 from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
 
@@ -230,7 +230,11 @@ class Requests:
         return self._aborted() + sum(begun.grant for begun in (*self._ahead.values(), *self._dropped))
 
     async def _guess(self, place: Place, grant: int) -> Drawn | None:
-        return await leaving_nothing(self._draw(place, grant, ahead=True))
+        try:
+            return await self._draw(place, grant, ahead=True)
+        except BaseException as error:
+            forget_frames(error)
+            raise
 
     def _draw(self, place: Place, grant: int, *, ahead: bool = False) -> Coroutine[Any, Any, Drawn | None]:
         sampling = self._spec.sampling

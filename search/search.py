@@ -101,12 +101,12 @@ class Search:
             ahead.judged(judged)
             return judged
 
-        async def begin() -> None:
-            if ahead is not None:
-                ahead.begin()
+        async def begin(ahead: Ahead) -> None:
+            ahead.begin()
 
         # What is wanted now reaches the engine before what may be wanted next.
-        found = _alive(await together([*(child(place, grant) for place, grant in places), begin()]))
+        after = [begin(ahead)] if ahead is not None and otherwise else []
+        found = _alive(await together([*(child(place, grant) for place, grant in places), *after]))
         if ahead is not None:
             ahead.decide(found)
         if self._requests.has_scorer:
