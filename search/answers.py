@@ -13,7 +13,7 @@ from typing import Literal
 
 from cos.search.canonical import Form, Number, form_of
 from cos.search.ports import Pair
-from cos.search.spelling import is_bracketed, tidy
+from cos.search.spelling import tidy
 
 Verdict = Literal["equal", "different", "undecided"]
 
@@ -85,10 +85,7 @@ def _close(one: Number, other: Number) -> bool:
 
 def plain(answer: str) -> str:
     """An answer without what does not count, case included, and without a leading article."""
-    text = tidy(answer).casefold()
-    if is_bracketed(text) and "," not in text:
-        text = text[1:-1].strip()
-    return re.sub(r"^(?:the|an?)\s+", "", text)
+    return re.sub(r"^(?:the|an?)\s+", "", tidy(answer).casefold())
 
 
 def letter(text: str) -> tuple[str, str] | None:
@@ -162,9 +159,6 @@ class PlainComparer:
 
     async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
         return [equal(*pair) for pair in pairs]
-
-    async def equal(self, one: str, other: str) -> bool:
-        return equal(one, other)
 
 
 def choice_of(answer: str, choices: tuple[str, ...]) -> int | None:

@@ -39,11 +39,10 @@ class Limits:
 class Budget:
     """Counts against `Limits`. A reservation is made for the worst case and settled by what was used."""
 
-    def __init__(self, limits: Limits, tokens: int | None = None, reads: int | None = None) -> None:
-        """``tokens``, ``reads``: the part of the limits that this budget has; all of them unless given."""
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._tokens = limits.tokens if tokens is None else tokens
-        self._reads = limits.prm_reads if reads is None else reads
+        self._tokens = limits.tokens
+        self._reads = limits.prm_reads
 
     @property
     def tokens_left(self) -> int | None:
@@ -84,12 +83,15 @@ class Budget:
             self._reads += reserved - used
 
     def part(self, tokens: int | None, reads: int | None) -> "Budget":
-        """A budget of its own out of this one; None for a kind that has no limit."""
+        """A budget of its own out of this one. A kind that has no limit has none in the part either."""
+        part = Budget(self.limits)
         if self._tokens is not None:
-            self._tokens -= tokens or 0
+            part._tokens = tokens or 0
+            self._tokens -= part._tokens
         if self._reads is not None:
-            self._reads -= reads or 0
-        return Budget(self.limits, tokens, reads)
+            part._reads = reads or 0
+            self._reads -= part._reads
+        return part
 
     def take_back(self, parts: Sequence["Budget"]) -> None:
         """What parts of this budget have left is its own again."""

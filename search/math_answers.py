@@ -60,10 +60,6 @@ class MathComparer:
         """Starts the workers and waits until each can compare."""
         await asyncio.gather(*(asyncio.wrap_future(self._started().schedule(_idle)) for _ in range(self._workers)))
 
-    async def equal(self, one: str, other: str) -> bool:
-        """Whether two answers say the same; what cannot be decided in time is taken for different."""
-        return bool((await self.agree([(one, other)]))[0])
-
     async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
         """As in `cos.search.ports.Comparer`. Cancel it to give up what waits."""
         # One turn at a time for each share: a vote has at most all workers but one.

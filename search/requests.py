@@ -22,6 +22,7 @@ from cos.search.events import Event, Scored, Written
 from cos.search.grammar import CosGrammar
 from cos.search.hygiene import end_of
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, ScorerSession
+from cos.search.rations import Rations
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
 from cos.search.tasks import Gate, forget_frames
@@ -49,7 +50,7 @@ class Place(Struct, frozen=True, gc=False):
     temperature: float
 
 
-class Begun(Struct, frozen=True, gc=False):
+class Begun(Struct, frozen=True):
     """A candidate begun ahead: its draw, and the tokens it may write."""
 
     task: asyncio.Task[Drawn | None]
@@ -86,7 +87,9 @@ class Requests:
         self._sessions = [session]
         self._scorer = scorer
         self._emit = emit
-        self._for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
+        self.for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
+        """Tokens set aside for what is begun ahead in vain; None without a limit."""
+        self.rations = Rations(spec.sampling, self._room)
         self._live = Gate(spec.limits.live_sequences)
         self._ahead: dict[Path, Begun] = {}
         self._dropped: list[Begun] = []
@@ -110,8 +113,8 @@ class Requests:
         suffice for it."""
         if place.path in self._ahead or place.path in self.tree:
             return
-        grant = self.longest(place.chain)
-        if self._for_guesses is None or self._at_risk() + grant <= self._for_guesses:
+        grant = self.rations.longest(place.chain)
+        if self.for_guesses is None or self._at_risk() + grant <= self.for_guesses:
             task = asyncio.create_task(self._guess(place, grant))
             self._ahead[place.path] = Begun(task, grant)
 
@@ -144,7 +147,7 @@ class Requests:
         self.spent["candidates"] += 1
         self.spent["candidates_begun_ahead"] += begun is not None
         self.spent["tokens_generated"] += len(drawn.token_ids)
-        if drawn.finish == "length" and grant < self.longest(place.chain):
+        if drawn.finish == "length" and grant < self.rations.longest(place.chain):
             self.starved.add(place.path)
         candidate = self._candidate(place, drawn)
         self.tree[place.path] = candidate
@@ -195,13 +198,9 @@ class Requests:
         self.spent["tokens_asked"] += len(drawn.token_ids)
         return self._policy.vocabulary.decode(drawn.token_ids)
 
-    def room(self, chain: Chain) -> int:
+    def _room(self, chain: Chain) -> int:
         """Tokens that the policy's context has left behind a chain."""
         return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
-
-    def longest(self, chain: Chain) -> int:
-        """Most tokens of one candidate more."""
-        return min(self._spec.sampling.step_tokens, self.room(chain))
 
     def meet(self, kind: BudgetKind) -> None:
         """Notes that a limit kept the search from something. Where several did, tokens are told: which came first
@@ -275,7 +274,7 @@ class Requests:
         segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
         end = end_of(segment, place.chain)
         too_deep = len(place.path) > self._spec.sampling.max_steps
-        if end == "step" and (too_deep or self.room(place.chain) - len(drawn.token_ids) < 1):
+        if end == "step" and (too_deep or self._room(place.chain) - len(drawn.token_ids) < 1):
             end = "max_steps"
         candidate = Candidate(
             path=place.path,

@@ -15,7 +15,7 @@ from cos.search.budget import Budget, even_parts
 from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError, InputError
 from cos.search.events import Event, Selected
 from cos.search.ports import Comparer, Policy
-from cos.search.rations import Growth, Rations
+from cos.search.rations import Growth
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
@@ -54,9 +54,9 @@ class Search:
         self._comparer = comparer
         self._emit = emit
         self._children: dict[Path, int] = {}
-        limits, aside = spec.limits, spec.limits.for_guesses(spec.sampling.step_tokens)
-        self._budget = Budget(limits, None if limits.tokens is None else limits.tokens - (aside or 0))
-        self._rations = Rations(spec.sampling, requests.room)
+        self._budget = Budget(spec.limits)
+        self._budget.part(requests.for_guesses, 0)
+        self._rations = requests.rations
         self._pilot: Chain | None = None
 
     @property

@@ -23,21 +23,17 @@ from cos.server.errors import input_error
 from cos.server.schemas import SearchOptions, SolveReply, StepReply, usable_question
 from cos.server.streaming import DONE, frame
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "top_k": (None, 0, -1),
-    "min_p": (None, 0),
-    "repetition_penalty": (None, 1),
-    "reasoning_effort": (None,),
-    "chat_template_kwargs": (None, {}),
-}
-"""Fields that have no effect here, and the values that ask for none."""
 _SAMPLING = "steps are sampled by temperature and top_p"
-UNHONOURED = {
-    **dict.fromkeys(("top_k", "min_p", "repetition_penalty"), _SAMPLING),
-    "reasoning_effort": "cos.strategy and cos.n say how much is searched",
-    "chat_template_kwargs": "the prompt is the one that the policy was trained on",
+UNHONOURED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "top_k": ((None, 0, -1), _SAMPLING),
+    "min_p": ((None, 0), _SAMPLING),
+    "repetition_penalty": ((None, 1), _SAMPLING),
+    "reasoning_effort": ((None,), "cos.strategy and cos.n say how much is searched"),
+    "chat_template_kwargs": ((None, {}), "the prompt is the one that the policy was trained on"),
 }
-"""Why."""
+"""Fields that have no effect here: the values that ask for none, and why others have none."""
+_NOTE = re.compile(r"\s*<([a-z][\w-]*)>.*?</\1>\s*(?=\S)", re.DOTALL)
+"""An element before the question, such as a list of attached files: clients put it there, not their users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +46,6 @@ class Asked:
     """Where in the request the image stands."""
     left_out: tuple[str, ...] = ()
     """What was said around the question and is kept from a policy that knows questions alone."""
-
-
-_NOTE = re.compile(r"\s*<([a-z][\w-]*)>.*?</\1>\s*(?=\S)", re.DOTALL)
-"""An element before the question, such as a list of attached files: clients put it there, not their users."""
 
 
 def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
@@ -169,9 +161,9 @@ def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[
     for name, choice in (("tools", request.tool_choice), ("functions", request.function_call)):
         if getattr(request, name) and choice != "none":
             found.append(f"{name} was ignored: a search answers by itself and calls none")
-    for name, neutral in NEUTRAL.items():
+    for name, (neutral, why) in UNHONOURED.items():
         if getattr(request, name) not in neutral:
-            found.append(f"{name} was ignored: {UNHONOURED[name]}")
+            found.append(f"{name} was ignored: {why}")
     return found
 
 
