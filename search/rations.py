@@ -7,7 +7,7 @@ answer to fall back on, and it tells how long steps and chains are.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cos.search.budget import Budget, dealt
@@ -60,8 +60,12 @@ class Rations:
     """What the candidates of one search may take."""
 
     sampling: Sampling
-    room: Callable[[Chain], int]
-    """Tokens that the policy's context has left behind a chain."""
+    free_tokens: int
+    """Tokens that the policy's context has left behind the prompt."""
+
+    def room(self, chain: Chain) -> int:
+        """Tokens that the policy's context has left behind a chain."""
+        return self.free_tokens - len(chain.token_ids)
 
     def longest(self, chain: Chain) -> int:
         """Most tokens of one candidate after a chain."""

@@ -89,7 +89,7 @@ class Requests:
         self._emit = emit
         self.for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
         """Tokens set aside for what is begun ahead in vain; None without a limit."""
-        self.rations = Rations(spec.sampling, self._room)
+        self.rations = Rations(spec.sampling, policy.context_tokens - session.prompt_tokens)
         self._live = Gate(spec.limits.live_sequences)
         self._ahead: dict[Path, Begun] = {}
         self._dropped: list[Begun] = []
@@ -198,10 +198,6 @@ class Requests:
         self.spent["tokens_asked"] += len(drawn.token_ids)
         return self._policy.vocabulary.decode(drawn.token_ids)
 
-    def _room(self, chain: Chain) -> int:
-        """Tokens that the policy's context has left behind a chain."""
-        return self._policy.context_tokens - self._session.prompt_tokens - len(chain.token_ids)
-
     def meet(self, kind: BudgetKind) -> None:
         """Notes that a limit kept the search from something. Where several did, tokens are told: which came first
         depends on what ended first."""
@@ -274,7 +270,7 @@ class Requests:
         segment = self._grammar.read(drawn.token_ids, text, cut=drawn.finish == "length")
         end = end_of(segment, place.chain)
         too_deep = len(place.path) > self._spec.sampling.max_steps
-        if end == "step" and (too_deep or self._room(place.chain) - len(drawn.token_ids) < 1):
+        if end == "step" and (too_deep or self.rations.room(place.chain) - len(drawn.token_ids) < 1):
             end = "max_steps"
         candidate = Candidate(
             path=place.path,
