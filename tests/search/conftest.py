@@ -1,6 +1,9 @@
-"""A whole search over scripted engines, as one call."""
+"""A whole search over scripted engines as one call, and code that worker processes can run."""
 
+import importlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,3 +41,16 @@ def find() -> Callable[..., Awaitable[Result]]:
         )
 
     return search
+
+
+@pytest.fixture
+def deciders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """``deciders(source)``: a module of this source. Worker processes import what they run by its name."""
+
+    def written(source: str) -> ModuleType:
+        (tmp_path / "deciders_of_a_test.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        return importlib.reload(importlib.import_module("deciders_of_a_test"))
+
+    return written

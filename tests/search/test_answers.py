@@ -1,9 +1,9 @@
 """What two answers say, compared: without help, and with math-verify in its own processes."""
 
-import importlib
 import logging
 import time
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -149,14 +149,10 @@ def fail(one, other):
 
 @pytest.mark.parametrize("decide", ["hang", "die", "fail"])
 async def test_a_comparison_that_hangs_dies_or_fails_is_not_equal_and_harms_no_other(
-    decide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    decide: str, deciders: Callable[[str], ModuleType], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Worker processes import what they run by its name.
-    (tmp_path / "deciders.py").write_text(DECIDERS, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    deciders = importlib.import_module("deciders")
     with caplog.at_level(logging.WARNING):
-        async with MathComparer(seconds=0.5, workers=1, decide=getattr(deciders, decide)) as comparer:
+        async with MathComparer(seconds=0.5, workers=1, decide=getattr(deciders(DECIDERS), decide)) as comparer:
             assert not await agree(comparer, "x^2", "x*x")
             assert await agree(comparer, "y^2", "y*y")
     assert "'x*x'" in caplog.text

@@ -1,12 +1,9 @@
 """Chains grouped by what they answer."""
 
 import asyncio
-import importlib
 import time
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
-
-import pytest
 
 from cos.search.answers import PlainComparer
 from cos.search.math_answers import MathComparer
@@ -49,6 +46,7 @@ async def test_where_no_answer_means_a_choice_all_count() -> None:
     assert await grouped("fish", "bird", "fish", choices=("cat", "dog")) == [[0, 2], [1]]
 
 
+Deciders = Callable[[str], ModuleType]
 DECIDERS = """
 import time
 
@@ -69,28 +67,18 @@ def hang_once(one, other):
 """
 
 
-@pytest.fixture
-def deciders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module that worker processes can import."""
-    (tmp_path / "slow_deciders.py").write_text(DECIDERS, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    module = importlib.import_module("slow_deciders")
-    return importlib.reload(module)
-
-
 def votes_on(letter: str, n: int) -> list[Chain]:
     return [answering(f"{letter}^{power}", power) for power in range(2, n + 2)]
 
 
-async def test_a_slow_vote_does_not_hold_up_another(deciders: ModuleType) -> None:
+async def test_a_slow_vote_does_not_hold_up_another(deciders: Deciders) -> None:
     ended: list[str] = []
 
     async def vote(letter: str, n: int) -> None:
         await groups_of(votes_on(letter, n), comparer, seconds=30)
         ended.append(letter)
 
-    async with MathComparer(workers=2, decide=deciders.slow) as comparer:
+    async with MathComparer(workers=2, decide=deciders(DECIDERS).slow) as comparer:
         await comparer.warm()
         slow = asyncio.create_task(vote("x", 6))
         await asyncio.sleep(0.05)
@@ -99,16 +87,16 @@ async def test_a_slow_vote_does_not_hold_up_another(deciders: ModuleType) -> Non
         await slow
 
 
-async def test_a_vote_that_takes_too_long_says_so_and_counts_what_differs_in_form_apart(deciders: ModuleType) -> None:
+async def test_a_vote_that_takes_too_long_says_so_and_counts_what_differs_in_form_apart(deciders: Deciders) -> None:
     told: list[str] = []
-    async with MathComparer(workers=1, decide=deciders.slow) as comparer:
+    async with MathComparer(workers=1, decide=deciders(DECIDERS).slow) as comparer:
         groups = await groups_of(votes_on("x", 5), comparer, warn=told.append, seconds=0.1)
     assert len(groups) == 5
     assert told == ["comparing answers took longer than 0.1 s; those that differ in form counted as different"]
 
 
-async def test_nothing_is_remembered_of_a_comparison_that_had_no_time(deciders: ModuleType) -> None:
-    async with MathComparer(seconds=0.3, workers=1, decide=deciders.hang_once) as comparer:
+async def test_nothing_is_remembered_of_a_comparison_that_had_no_time(deciders: Deciders) -> None:
+    async with MathComparer(seconds=0.3, workers=1, decide=deciders(DECIDERS).hang_once) as comparer:
         assert await comparer.agree([("x^2", "x*x")]) == [None]
         assert await comparer.agree([("x^2", "x*x")]) == [True]
 
