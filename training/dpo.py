@@ -45,18 +45,17 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
             rows,
             encoder,
             lambda row: read_picture(row.problem.image),
-            context.seed,
             first_step=config.compared == "step",
         )
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
         data.refer(reference_of(config, context, data, collate))
         fuse_head(model)
         torch.manual_seed(context.seed)
-        trained = with_lora(model, config.lora)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
         trainer = PreferenceTrainer(trained, data, collate, config, context)
         trainer.run()
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **leaks}
-        run.finish(merge_lora(trained), processor, outcome)
+        run.finish(merge_lora(trained, config, context.folder), processor, outcome)
 
 
 def reference_of(

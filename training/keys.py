@@ -81,7 +81,8 @@ class StageKeys(Keys):
 
 
 class LoraKeys(Keys):
-    """Low-rank adapters on the text layers, merged into the weights at the end."""
+    """Low-rank adapters on the text layers, merged into the weights at the end. Beside them ``train_vision`` and
+    ``train_projector`` train those parts in full."""
 
     rank: int = Field(default=16, ge=1)
     """Width of an adapter."""
@@ -89,8 +90,27 @@ class LoraKeys(Keys):
     """An adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before an adapter."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
     """Names of the layers that get one."""
+    train_tokens: bool = True
+    """Whether the rows of the step, answer and PRM tokens in embeddings and head are trained, too."""
+    modules_to_save: tuple[str, ...] = ()
+    """Names of modules that are trained in full beside the adapters, such as ``lm_head``."""
+    keep_adapters: bool = False
+    """Whether the adapters by themselves are kept as well, in the folder ``adapters`` beside ``model``."""
+
+
+class RateKeys(Keys):
+    """Peak learning rates of a model's parts; ``learning_rate`` where none is given."""
+
+    vision: float | None = Field(default=None, gt=0)
+    """Of the vision tower."""
+    projector: float | None = Field(default=None, gt=0)
+    """Of the projector between tower and text model."""
+    text: float | None = Field(default=None, gt=0)
+    """Of the text model, its adapters, and heads that are thrown away."""
 
 
 class TrainingKeys(Keys):
@@ -104,14 +124,28 @@ class TrainingKeys(Keys):
     """Samples a process takes through the model at once."""
     accumulate: int = Field(default=1, ge=1)
     """Batches to an optimiser step. Effective batch = processes x batch x accumulate."""
+    averaged: Literal["step", "micro_batch"] = "step"
+    """What a loss is averaged over: all targets of an optimiser step, over all its batches and processes; or those of
+    each batch and process, and then over these, as the paper's code does, where a target weighs the less the more there
+    are beside it."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate, after the warm-up."""
+    learning_rates: RateKeys = RateKeys()
+    """Other peak rates for parts of the model."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps over which the rate rises."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decay of weight matrices."""
+    """Share of the steps over which the rate rises. The first step has a rate above 0, and one step has the peak."""
     min_rate_share: float = Field(default=0.0, ge=0, le=1)
-    """The rate at the end, as a share of the peak."""
+    """What the rate falls towards, as a share of the peak."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decay of all weight matrices, projector, convolutions and head included; of no gains, biases or embeddings."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's average of gradients: how much of it stays from step to step."""
+    adam_beta2: float = Field(default=0.98, ge=0, lt=1)
+    """The same of their squares. 0.98 remembers some 50 steps; PyTorch's own 0.999 would remember 1,000."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Longest gradient over all weights; a longer one is shortened to it. 0: none is."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for everything, or Muon for the matrices within layers and AdamW for the rest."""
     precision: Precision = "auto"
@@ -144,13 +178,18 @@ class TrainingKeys(Keys):
             raise ValueError("give either steps or epochs")
         if self.length_buckets is not None and list(self.length_buckets) != sorted(set(self.length_buckets)):
             raise ValueError("length_buckets: give ascending lengths")
-        if self.lora is None and not (self.train_vision or self.train_projector or self.train_text):
+        if not (self.train_vision or self.train_projector or self.train_text):
             raise ValueError("nothing is trained: set train_vision, train_projector or train_text")
+        if self.lora is not None and not self.train_text:
+            raise ValueError("lora puts adapters on the text layers, and train_text says not to train them: drop one")
+        if self.schedule == "constant" and self.min_rate_share:
+            raise ValueError("min_rate_share: a constant rate does not fall; choose another schedule or leave it out")
         return self
 
 
-class JudgingKeys(Keys):
-    """Layers of its own for a small model to judge with, above those that read (`cos.training.judge_layers`)."""
+class JudgingKeys(TrainingKeys):
+    """Training, and layers of its own for a small model to judge with, above those that read
+    (`cos.training.judge_layers`)."""
 
     judging_layers: bool = False
     """Give a small model layers of its own for judging."""
@@ -160,6 +199,12 @@ class JudgingKeys(Keys):
     """With judging layers: weight of the label loss beside theirs."""
     stream_noise: float = Field(default=0.0, ge=0)
     """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
+
+    @model_validator(mode="after")
+    def _judges_in_full(self) -> JudgingKeys:
+        if self.judging_layers and self.lora is not None:
+            raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
+        return self
 
 
 def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:

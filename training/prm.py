@@ -56,12 +56,12 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
-        trained = with_lora(model, config.lora)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
         in_order = isinstance(data, Alternating)
         StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
         if heads is not None and is_first_process():
             save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(merge_lora(trained), processor, leaks)
+        run.finish(merge_lora(trained, config, context.folder), processor, leaks)
 
 
 def with_judging_layers(

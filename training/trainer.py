@@ -9,16 +9,16 @@ architectures, and ``load_state_dict(strict=False)`` would then load nothing); h
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -26,14 +26,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
+from cos.training.keys import TrainingKeys
+from cos.training.losses import Counts, StageLoss
+from cos.training.metrics import add_metrics, cut_metrics
 from cos.training.named_data import NamedData, collate_named
 from cos.training.optimizer import MuonAdamW
+from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
-from cos.training.recipe import TrainingKeys
-
-Numbers = Mapping[str, float]
-LossFn = Callable[[nn.Module, Mapping[str, Any]], tuple[Tensor, Numbers]]
-"""``loss(model, batch)``: the mean loss of a batch, and numbers to log."""
+from cos.training.schedule import schedule
 
 EXTRA = "extra.safetensors"
 """The heads beside the model, in a checkpoint folder."""
@@ -45,7 +45,7 @@ class StageTrainer(Trainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        loss: LossFn,
+        loss: StageLoss,
         data: Dataset[Any],
         collate: Callable[[list[Any]], dict[str, Any]],
         keys: TrainingKeys,
@@ -69,7 +69,8 @@ class StageTrainer(Trainer):
             train_dataset=NamedData(data, context.folder.name),
             data_collator=collate_named(collate, context.folder.name),
         )
-        self.loss_is_scaled_for_ga = False
+        # Whether `compute_loss` has divided by all of a step, or Trainer is to divide by the number of its batches.
+        self.loss_is_scaled_for_ga = keys.averaged == "step"
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.add_callback(Bar(context.folder.name))
@@ -82,6 +83,8 @@ class StageTrainer(Trainer):
         """
         shutil.rmtree(self._partial, ignore_errors=True)
         newest = newest_checkpoint(self._folder)
+        if self.is_world_process_zero():
+            cut_metrics(self._folder, step_of(newest) if newest else 0)
         self.train(resume_from_checkpoint=str(newest) if newest else None)
         done, planned = self.state.global_step, self.state.max_steps
         if done < planned:
@@ -96,17 +99,39 @@ class StageTrainer(Trainer):
             named = [*cast("nn.Module", model or self.model).named_parameters()]
             named += [*self.extra.named_parameters()] if self.extra else []
             trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-            self.optimizer = MuonAdamW(
-                trained, self._keys.learning_rate, self._keys.weight_decay, muon=self._keys.optimizer == "muon"
-            )
+            self.optimizer = MuonAdamW(trained, self._keys)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The schedule that the stage's keys ask for."""
+        if cast(Any, self).lr_scheduler is None:
+            found = optimizer or cast(Any, self).optimizer
+            self.lr_scheduler = schedule(self._keys, found, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """How many targets all batches of a step have, over all processes, for each part of the loss. None where every
+        batch is to be averaged by itself."""
+        if self._keys.averaged != "step" or not batch_samples:
+            return None
+        counted = [self._loss.counts(batch) for batch in batch_samples]
+        total = torch.stack([torch.stack([value.to(device).float() for value in each.values()]) for each in counted])
+        summed = cast(Tensor, self.accelerator.reduce(total.sum(0), reduction="sum"))
+        return dict(zip(counted[0], summed, strict=True))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The stage's own loss; what else it measures is logged with it."""
-        del num_items_in_batch
-        value, numbers = self._loss(model, inputs)
+        """The stage's own loss; what else it measures is logged with it.
+
+        ``num_items_in_batch``: targets of the whole step, as counted above. As the gradients of several processes are
+        averaged and not added up, each then counts as often as there are processes.
+        """
+        counts: Counts | None = num_items_in_batch
+        value, numbers = self._loss(model, inputs, counts)
+        if counts is not None:
+            value = value * self.accelerator.num_processes
         for name, number in numbers.items():
             self._numbers.setdefault(name, []).append(number)
         return (value, {}) if return_outputs else value
@@ -135,8 +160,7 @@ class StageTrainer(Trainer):
         self._numbers.clear()
         super().log(logs, start_time)
         if self.is_world_process_zero():
-            with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+            add_metrics(self._folder, self.state.global_step, logs)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._partial) if self._saving else super()._get_output_dir(trial)
@@ -189,7 +213,12 @@ def _bytes_of(*modules: Any) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoint folders, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step behind which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -198,24 +227,19 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def prepare_trainable(model: PreTrainedModel, keys: TrainingKeys) -> None:
-    """Freezes what is not trained and compiles the text model's layers one by one (few shapes, compiled once each)."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_is_trained(name, keys))
+    """Freezes what is not trained and compiles the text model's layers one by one (few shapes, compiled once each).
+
+    With adapters (`cos.training.adapters`) it is settled already what is trained.
+    """
+    if keys.lora is None:
+        parts = trained_parts(keys)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(name) in parts)
     if keys.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if keys.compile:
         for layer in text_layers(model):
             layer.compile(dynamic=False)
-
-
-def _is_trained(name: str, keys: TrainingKeys) -> bool:
-    if "lora_" in name:
-        return True
-    if keys.lora is not None:
-        return False
-    if "projector" in name or ".merger." in name:
-        return keys.train_projector
-    return keys.train_vision if "vision" in name or ".visual." in name else keys.train_text
 
 
 def text_layers(model: nn.Module) -> list[nn.Module]:
@@ -236,10 +260,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         gradient_accumulation_steps=keys.accumulate,
         learning_rate=keys.learning_rate,
         weight_decay=keys.weight_decay,
-        warmup_steps=keys.warmup_share,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": keys.min_rate_share},
-        max_grad_norm=1.0,
+        max_grad_norm=keys.max_grad_norm,
         bf16=is_bf16(keys.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=context.seed,

@@ -47,7 +47,7 @@ def config(policy: Path, pairs: Path, **keys: Any) -> DpoConfig:
 def prepared(keys: DpoConfig) -> tuple[Any, PairData, PairCollator]:
     model, processor = load_checkpoint(keys.policy)
     rows = list(read_rows(keys.pairs[0], PairRow))
-    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: read_picture(row.problem.image), 0)
+    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: read_picture(row.problem.image))
     return model, data, PairCollator(Collator(processor))
 
 
