@@ -113,6 +113,17 @@ class RateKeys(Keys):
     """Of the text model, its adapters, and heads that are thrown away."""
 
 
+class ValidationKeys(Keys):
+    """Rows held out of training. The weights with the smallest loss on them are those that the stage writes."""
+
+    data: tuple[str, ...] = Field(min_length=1)
+    """JSONL files of rows like those that are trained on. A question may not be in both."""
+    every: int = Field(default=100, ge=1)
+    """Steps from one measurement to the next; the last step is measured, too."""
+    patience: int | None = Field(default=None, ge=1)
+    """Training ends when the loss was not smaller for that many measurements; never unless given."""
+
+
 class TrainingKeys(Keys):
     """What every stage that trains can be told."""
 
@@ -169,6 +180,10 @@ class TrainingKeys(Keys):
     """Steps from checkpoint to checkpoint."""
     log_every: int = Field(default=10, ge=1)
     """Steps from one line of metrics.jsonl to the next."""
+    validation: ValidationKeys | None = None
+    """Held-out rows."""
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who else is told what metrics.jsonl is told; the package has to be installed."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, some 30 % more time."""
 

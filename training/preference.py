@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference.json"
 """Log-probabilities of the reference, in the stage's folder."""
+HELD_OUT = "reference-held-out.json"
+"""The same for held-out pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +179,15 @@ class PreferenceTrainer(StageTrainer):
     """
 
     def __init__(
-        self, model: PreTrainedModel, data: PairData, collate: PairCollator, config: DpoConfig, context: StageContext
+        self,
+        model: PreTrainedModel,
+        data: PairData,
+        collate: PairCollator,
+        config: DpoConfig,
+        context: StageContext,
+        held_out: PairData | None = None,
     ) -> None:
-        super().__init__(model, PreferenceLoss(self), data, collate, config, context)
+        super().__init__(model, PreferenceLoss(self), data, collate, config, context, held_out=held_out)
         # What TRL's loss reads from its trainer.
         self.beta = config.beta
         self.loss_types = ["sigmoid", *(["sft"] if config.nll_weight else [])]
@@ -274,10 +282,9 @@ def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bo
 
 
 def cached_reference(
-    folder: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
+    path: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
 ) -> list[tuple[float, float]]:
-    """What `compute` gives, kept in ``folder`` under a ``key`` that names pairs and reference."""
-    path = folder / REFERENCE
+    """What `compute` gives, kept in a file under a ``key`` that names pairs and reference."""
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:

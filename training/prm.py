@@ -34,6 +34,7 @@ from cos.training.row_data import RowData, judged
 from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
+from cos.training.validation import held_out_chains
 
 HEADS = "heads.safetensors"
 """The judging layers' throw-away heads, in the stage's folder: for a stage that trains those layers further."""
@@ -43,7 +44,8 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
         chains = chains_of(config.chains, context) if config.chains else []
-        asked = (chain.problem for chain in chains)
+        held_out = [] if config.ledger is not None else held_out_chains(config, context, chains)
+        asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
@@ -58,10 +60,14 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         in_order = isinstance(data, Alternating)
-        StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        measured = judged(held_out, encoder, config.labels, soft=config.target == "soft") if held_out else None
+        trainer = StageTrainer(
+            trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
+        )
+        trainer.run()
         if heads is not None and is_first_process():
             save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(merge_lora(trained, config, context.folder), processor, leaks)
+        run.finish(merge_lora(trained, config, context.folder), processor, {**trainer.validated, **leaks})
 
 
 def with_judging_layers(

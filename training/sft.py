@@ -26,6 +26,7 @@ from cos.training.row_data import imitated
 from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
+from cos.training.validation import held_out_chains
 
 CHECKED_AT_ONCE = 32
 
@@ -34,7 +35,8 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
         chains = chains_of(config.data, context) if config.data else []
-        asked = (chain.problem for chain in chains)
+        held_out = held_out_chains(config, context, chains)
+        asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
@@ -43,11 +45,21 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
-        StageTrainer(trained, SftLoss(), data, collate, config, context, in_order=config.ledger is not None).run()
+        trainer = StageTrainer(
+            trained,
+            SftLoss(),
+            data,
+            collate,
+            config,
+            context,
+            in_order=config.ledger is not None,
+            held_out=imitated(held_out, encoder) if held_out else None,
+        )
+        trainer.run()
         model = merge_lora(trained, config, context.folder)
         with naming(of_stage(context.folder.name)):
             outcome = exact_on_unseen(model, collate, encoder, config, context)
-        run.finish(model, processor, {**outcome, **leaks})
+        run.finish(model, processor, {**outcome, **trainer.validated, **leaks})
 
 
 def sft_data(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from cos.search.errors import InputError
 from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
 from cos.training.keys import TrainingKeys
@@ -34,12 +36,13 @@ from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
 from cos.training.schedule import schedule
+from cos.training.validation import HeldOutTrainer, validation_of
 
 EXTRA = "extra.safetensors"
 """The heads beside the model, in a checkpoint folder."""
 
 
-class StageTrainer(Trainer):
+class StageTrainer(HeldOutTrainer):
     """Trains ``model`` (and ``extra``, which is no part of it) by a loss function over collated batches."""
 
     def __init__(
@@ -53,20 +56,24 @@ class StageTrainer(Trainer):
         *,
         extra: nn.Module | None = None,
         in_order: bool = False,
+        held_out: Dataset[Any] | None = None,
     ) -> None:
-        """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it."""
+        """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it.
+        ``held_out``: what is measured on where the keys have a ``validation``. Errors: InputError without it then.
+        """
         self.extra = extra
-        self._loss = loss
         self._keys = keys
         self._numbers: dict[str, list[float]] = {}
         self._partial = context.folder / ".partial"
         self._saving = False
         self._folder = context.folder
+        self.measured_by(loss, validation_of(keys, context, held_out))
         prepare_trainable(model, keys)
         super().__init__(
             model=model,
             args=arguments(keys, context, in_order=in_order),
             train_dataset=NamedData(data, context.folder.name),
+            eval_dataset=None if held_out is None else NamedData(held_out, context.folder.name),
             data_collator=collate_named(collate, context.folder.name),
         )
         # Whether `compute_loss` has divided by all of a step, or Trainer is to divide by the number of its batches.
@@ -83,11 +90,13 @@ class StageTrainer(Trainer):
         """
         shutil.rmtree(self._partial, ignore_errors=True)
         newest = newest_checkpoint(self._folder)
+        begun = step_of(newest) if newest else 0
         if self.is_world_process_zero():
-            cut_metrics(self._folder, step_of(newest) if newest else 0)
+            cut_metrics(self._folder, begun)
+        self.remember_best(begun)
         self.train(resume_from_checkpoint=str(newest) if newest else None)
         done, planned = self.state.global_step, self.state.max_steps
-        if done < planned:
+        if not self.take_best() and done < planned:
             raise StageError(
                 f"{of_stage(self._folder.name)} did {done} of {planned} planned steps: its data ended too soon; "
                 "nothing is written. Check the files of its data and run the same command again"
@@ -111,14 +120,10 @@ class StageTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """How many targets all batches of a step have, over all processes, for each part of the loss. None where every
-        batch is to be averaged by itself."""
+        """The targets of all batches of a step. None where every batch is to be averaged by itself."""
         if self._keys.averaged != "step" or not batch_samples:
             return None
-        counted = [self._loss.counts(batch) for batch in batch_samples]
-        total = torch.stack([torch.stack([value.to(device).float() for value in each.values()]) for each in counted])
-        summed = cast(Tensor, self.accelerator.reduce(total.sum(0), reduction="sum"))
-        return dict(zip(counted[0], summed, strict=True))
+        return self._targets_of(batch_samples, device)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -156,8 +161,9 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the stage's numbers, averaged since the last log, and writes a line of ``metrics.jsonl``."""
-        logs |= {name: sum(values) / len(values) for name, values in self._numbers.items() if values}
-        self._numbers.clear()
+        if "validation_loss" not in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self._numbers.items() if values}
+            self._numbers.clear()
         super().log(logs, start_time)
         if self.is_world_process_zero():
             add_metrics(self._folder, self.state.global_step, logs)
@@ -250,8 +256,16 @@ def text_layers(model: nn.Module) -> list[nn.Module]:
     raise ValueError(f"{type(model).__name__} has no language_model.layers")
 
 
+def check_reporters(names: Sequence[str]) -> None:
+    """Errors: InputError for one whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise InputError(f"{name} is not installed; install the package {name}, or leave it out", "report_to")
+
+
 def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> TrainingArguments:
-    """The library's arguments for a stage."""
+    """The library's arguments for a stage. Errors: InputError for a reporter that is not installed."""
+    check_reporters(keys.report_to)
     return TrainingArguments(
         output_dir=str(context.folder),
         max_steps=keys.steps or -1,
@@ -269,7 +283,10 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=keys.save_every,
-        report_to=[],
+        eval_strategy="no" if keys.validation is None else "steps",
+        eval_steps=None if keys.validation is None else keys.validation.every,
+        per_device_eval_batch_size=keys.batch,
+        report_to=list(keys.report_to),
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
