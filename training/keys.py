@@ -202,7 +202,17 @@ class TrainingKeys(Keys):
         return self
 
 
-class JudgingKeys(TrainingKeys):
+class VerdictKeys(TrainingKeys):
+    """Training, and which verdicts of labelled chains are taught."""
+
+    until_error: bool = False
+    """Teach no tag behind a chain's first bad one: what follows from a slip is neither good nor bad (as labels end
+    there in PRM800K, arXiv 2305.20050)."""
+    balanced: bool = False
+    """Let good and bad tags count the same over all chains, by a weight of the bad ones that follows from the labels."""
+
+
+class JudgingKeys(VerdictKeys):
     """Training, and layers of its own for a small model to judge with, above those that read
     (`cos.training.judge_layers`)."""
 
@@ -219,6 +229,10 @@ class JudgingKeys(TrainingKeys):
     def _judges_in_full(self) -> JudgingKeys:
         if self.judging_layers and self.lora is not None:
             raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
+        if self.judging_layers and (self.until_error or self.balanced):
+            raise ValueError(
+                "until_error and balanced are for labelled rows alone: leave them out beside judging_layers"
+            )
         return self
 
 
@@ -228,13 +242,29 @@ def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
         raise ValueError("ledgers have no end, so that epochs mean nothing: give steps")
 
 
+PreferenceKind = Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero", "apo_down", "mpo"]
+
+
 class PreferenceKeys(Keys):
     """What a stage that learns from pairs can be told besides."""
 
     beta: float = Field(default=0.1, gt=0)
     """How closely the policy is held to the reference."""
+    preference: PreferenceKind = "sigmoid"
+    """By which loss two chains are compared, as TRL has them: ``sigmoid`` (DPO); ``sigmoid_norm`` (per token, so that
+    length does not count); ``ipo`` (arXiv 2310.12036, per token); ``hinge`` (SLiC, arXiv 2305.10425); ``robust``
+    (arXiv 2403.00409, for pairs of which some are the wrong way round); ``apo_zero`` and ``apo_down`` (arXiv
+    2408.06266); ``mpo``: 0.8 x sigmoid and 0.2 x BCO, as InternVL is trained (arXiv 2411.10442)."""
+    label_smoothing: float | None = Field(default=None, gt=0, lt=0.5)
+    """For ``robust``: the share of pairs that are the wrong way round."""
     compared: Literal["chain", "step"] = "chain"
     """What is compared: whole chains, or both up to the end of the first step in which they differ, so that what
     rightly follows from a slip is not taught to be wrong (as in Step-DPO, arXiv 2406.18629)."""
     nll_weight: float = Field(default=1.0, ge=0)
     """Weight of the next-token loss of the chosen chain."""
+
+    @model_validator(mode="after")
+    def _robust_to_something(self) -> PreferenceKeys:
+        if (self.preference == "robust") != (self.label_smoothing is not None):
+            raise ValueError("preference: robust and label_smoothing go together: give both or neither")
+        return self

@@ -163,14 +163,25 @@ class PreferenceLoss:
 
     def __call__(self, model: nn.Module, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
         """TRL's, which is a mean, each part weighed with this batch's share of the targets."""
-        shares = [1.0, 1.0]
-        if counts is not None:
-            shares = [float(own / counts[name]) for name, own in self.counts(batch).items()]
+        if counts is None:
+            return self.trainer.preference_loss(model, batch)
+        shares = {name: float(own / counts[name]) for name, own in self.counts(batch).items()}
         return self.trainer.preference_loss(model, batch, shares)
 
 
+MPO = (("sigmoid", 0.8), ("bco_pair", 0.2))
+"""InternVL's mixed preference optimisation: preference and quality; its generation loss is the next-token loss."""
+
+
+def parts_of(config: DpoConfig) -> list[tuple[str, float, str]]:
+    """TRL's name of each part of the loss, its weight, and what it is a mean over: ``pairs`` or ``tokens``."""
+    compared = MPO if config.preference == "mpo" else ((config.preference, 1.0),)
+    read = [("sft", config.nll_weight, "tokens")] if config.nll_weight else []
+    return [*((kind, weight, "pairs") for kind, weight in compared), *read]
+
+
 class PreferenceTrainer(StageTrainer):
-    """A stage's trainer over pairs; the loss is TRL's: sigmoid DPO, and the chosen chains' next-token loss beside it.
+    """A stage's trainer over pairs; the loss is TRL's: DPO or a neighbour, and the chosen chains' next-token loss.
     Every epoch has an order of its own, which follows from the seed.
 
     Source of the loss: Rafailov et al., arXiv 2305.18290, equation 7. The next-token loss is averaged over the tokens
@@ -190,13 +201,13 @@ class PreferenceTrainer(StageTrainer):
         super().__init__(model, PreferenceLoss(self), data, collate, config, context, held_out=held_out)
         # What TRL's loss reads from its trainer.
         self.beta = config.beta
-        self.loss_types = ["sigmoid", *(["sft"] if config.nll_weight else [])]
-        self._weights = [1.0, *([config.nll_weight] if config.nll_weight else [])]
-        self.loss_weights = self._weights
+        self._parts = parts_of(config)
+        self.loss_types = [kind for kind, _, _ in self._parts]
+        self.loss_weights = [weight for _, weight, _ in self._parts]
         self.precompute_ref_logps = True
         self.ld_alpha = None
         self.f_divergence_type = "reverse_kl"
-        self.label_smoothing = 0.0
+        self.label_smoothing = config.label_smoothing or 0.0
         self.use_weighting = False
         self.aux_loss_enabled = False
         self._tp_size = 1
@@ -204,11 +215,11 @@ class PreferenceTrainer(StageTrainer):
         self._metrics: dict[str, defaultdict[str, list[float]]] = {}
 
     def preference_loss(
-        self, model: nn.Module, batch: Batch, shares: Sequence[float] = (1.0, 1.0)
+        self, model: nn.Module, batch: Batch, shares: Mapping[str, float] | None = None
     ) -> tuple[Tensor, Numbers]:
         """The mean loss of a batch of pairs, and what else was found about it; log-probabilities in nats a chain.
 
-        ``shares``: what the comparison and the next-token loss are multiplied by.
+        ``shares``: what losses over ``pairs`` and over ``tokens`` are multiplied by; 1 unless given.
         """
         from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -218,7 +229,7 @@ class PreferenceTrainer(StageTrainer):
             return model(**inputs)
 
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self.loss_weights = [weight * share for weight, share in zip(self._weights, shares, strict=False)]
+        self.loss_weights = [weight * (shares or {}).get(over, 1.0) for _, weight, over in self._parts]
         counted = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
         loss = cast(Any, DPOTrainer)._compute_loss(self, without_mask, counted, False)
         found = {

@@ -30,7 +30,7 @@ from cos.training.models import deepen
 from cos.training.problems import chains_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
-from cos.training.row_data import RowData, judged
+from cos.training.row_data import RowData, good_to_bad, judged
 from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
@@ -49,7 +49,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
-        label = LabelLoss(encoder.labels, config.answer_weight, config.bad_weight, config.lm_weight)
+        label = LabelLoss(encoder.labels, config.answer_weight, bad_weight(config, chains), config.lm_weight)
         loss: Any = label
         heads = None
         torch.manual_seed(context.seed)
@@ -60,7 +60,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         in_order = isinstance(data, Alternating)
-        measured = judged(held_out, encoder, config.labels, soft=config.target == "soft") if held_out else None
+        measured = rows_judged(config, encoder, held_out) if held_out else None
         trainer = StageTrainer(
             trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
         )
@@ -92,12 +92,33 @@ def prm_data(
 ) -> Dataset[Sample]:
     """Rows alone, or clumsy writers and rows by turns."""
     if config.ledger is None:
-        return judged(rows, encoder, config.labels, soft=config.target == "soft")
+        return rows_judged(config, encoder, rows)
     digits = load_digits(context.mnist, config.ledger.digits)
     samples = config.batch * config.accumulate * (config.steps or 1)
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
     return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)
+
+
+def rows_judged(config: PrmConfig, encoder: TurnEncoder, rows: Sequence[ChainRow]) -> Dataset[Sample]:
+    """Labelled rows as the keys want them taught."""
+    soft = config.target == "soft"
+    return judged(rows, encoder, config.labels, soft=soft, until_error=config.until_error)
+
+
+def bad_weight(config: PrmConfig, rows: Sequence[ChainRow]) -> float:
+    """The weight of bad tags: as given, or so that they count as much as good ones.
+
+    Errors: InputError for both, or with a ledger, whose chains have no end to be counted.
+    """
+    if config.ledger is not None and (config.balanced or config.until_error):
+        raise InputError("balanced and until_error are for labelled rows alone; leave them out beside a ledger", "prm")
+    if not config.balanced:
+        return config.bad_weight
+    if config.bad_weight != 1:
+        raise InputError("bad_weight follows from the labels where balanced is set; leave one of them out", "balanced")
+    soft = config.target == "soft"
+    return good_to_bad(rows, config.labels, soft=soft, until_error=config.until_error)
 
 
 class Alternating(Dataset[Sample]):
