@@ -209,7 +209,7 @@ class VerdictKeys(TrainingKeys):
     """Teach no tag behind a chain's first bad one: what follows from a slip is neither good nor bad (as labels end
     there in PRM800K, arXiv 2305.20050)."""
     balanced: bool = False
-    """Let good and bad tags count the same over all chains, by a weight of the bad ones that follows from the labels."""
+    """Let good and bad tags count the same over all chains: the weight of bad ones follows from the labels."""
 
 
 class JudgingKeys(VerdictKeys):
@@ -231,7 +231,7 @@ class JudgingKeys(VerdictKeys):
             raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
         if self.judging_layers and (self.until_error or self.balanced):
             raise ValueError(
-                "until_error and balanced are for labelled rows alone: leave them out beside judging_layers"
+                "until_error and balanced are for rows alone: leave them out beside judging_layers"
             )
         return self
 

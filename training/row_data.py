@@ -40,8 +40,9 @@ def judged(
 ) -> RowData:
     """Chains for a PRM, by the labels of one source; chains without them are left out.
 
-    ``until_error``: no tag behind a chain's first bad one is taught. Errors: InputError when no chain has labels of that
-    source.
+    ``until_error``: no tag behind a chain's first bad one is taught.
+
+    Errors: InputError when no chain has labels of that source.
     """
     labelled = [row for row in rows if source in row.labels]
     if not labelled:
