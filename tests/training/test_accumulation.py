@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from cos.search.types import Step
 from cos.training.dpo import run_dpo
-from cos.training.encode import IGNORED, UNJUDGED
+from cos.training.encode import IGNORED, UNJUDGED, load_checkpoint
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.losses import LabelLoss
 from cos.training.metrics import read_metrics
@@ -20,7 +20,7 @@ from cos.training.prm import run_prm
 from cos.training.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.rows import ChainRow, PairRow, TagLabel, Written, write_rows
 from cos.training.sft import run_sft
-from tests.training.test_training import TINY
+from tests.training.test_prm import SHALLOW
 from tests.training.tiny_models import build
 from tests.training.training_support import context, problems, weights
 
@@ -30,8 +30,8 @@ STAGES = ("sft", "prm", "dpo")
 
 
 def uneven(index: int, *, right: bool) -> tuple[Step, ...]:
-    """One step to five, some of many words."""
-    said = " ".join(["Row", str(index), "shows", str(40 + index if right else 50)] * (1 + 3 * (index % 3)))
+    """One step to five of letters of the row's own, few or many."""
+    said = chr(ord("a") + 2 * index + right) * (1 + 12 * (index % 3))
     return tuple(Step(f"Read row {row}", said, "It has 2 digits.") for row in range(1 + (index * 3) % 5))
 
 
@@ -56,7 +56,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("internvl"), "internvl")
+    """One whose tokens are of very different likelihood, so that rows differ in their mean losses."""
+    folder = build(tmp_path_factory.mktemp("internvl"), "internvl")
+    model, _ = load_checkpoint(folder)
+    with torch.no_grad():
+        cast(Any, model.get_output_embeddings()).weight.mul_(20)
+    model.save_pretrained(folder)
+    return folder
 
 
 def trained(stage: str, checkpoint: Path, data: Path, runs: Path, **keys: Any) -> tuple[float, float, Path]:
@@ -99,15 +105,15 @@ def test_the_papers_way_averages_the_means_of_batches(stage: str, checkpoint: Pa
     whole = trained(stage, checkpoint, data, tmp_path, batch=8, accumulate=1, **keys)[0]
     cut = trained(stage, checkpoint, data, tmp_path, batch=1, accumulate=8, **keys)[0]
     assert math.isfinite(cut)
-    assert abs(cut - whole) / whole > 1e-3
+    assert abs(cut - whole) / whole > 2e-3
 
 
 def test_each_part_of_the_judging_layers_loss_is_divided_by_its_own_number_of_targets() -> None:
     """Rows of very different lengths, as one batch and one by one: the parts' sums over the numbers of all."""
     tokenizer = build_tokenizer()
-    model = deepen(build_model(TINY, tokenizer, seed=1), LAYERS)
+    model = deepen(build_model(SHALLOW, tokenizer, seed=1), LAYERS)
     torch.manual_seed(0)
-    loss = JudgeLoss(JudgeHeads(TINY.text_width, len(tokenizer)), LabelLoss((0, 1), bad_weight=2.0))
+    loss = JudgeLoss(JudgeHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss((0, 1), bad_weight=2.0))
     picture = tokenizer.get_vocab()["<IMG_CONTEXT>"]
     length, rows = 40, 3
     ids = torch.randint(10, 200, (rows, length))
@@ -121,7 +127,7 @@ def test_each_part_of_the_judging_layers_loss_is_divided_by_its_own_number_of_ta
     verdict = torch.where(taught, (torch.rand(rows, length) > 0.4).float(), UNJUDGED)
     batch = {
         "input_ids": ids,
-        "pixel_values": torch.rand(rows, 3, TINY.image_side, TINY.image_side),
+        "pixel_values": torch.rand(rows, 3, SHALLOW.image_side, SHALLOW.image_side),
         "should": should,
         "verdict": verdict,
         "is_tag": is_tag,

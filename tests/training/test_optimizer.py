@@ -24,14 +24,6 @@ from cos.training.sft import run_sft
 from tests.training.tiny_models import ARCHITECTURES, Architecture, build
 from tests.training.training_support import context, differing, write_chains, write_pairs
 
-TEXT_LAYERS = tuple(
-    f"model.language_model.layers.N.{name}.weight"
-    for name in (
-        *(f"mlp.{part}_proj" for part in ("down", "gate", "up")),
-        *(f"self_attn.{part}_proj" for part in ("k", "o", "q", "v")),
-    )
-)
-
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Architecture, Path]:
@@ -166,12 +158,38 @@ def test_every_epoch_teaches_the_pairs_in_another_order_that_follows_from_the_se
     assert found["zero"] != found["one"]
 
 
+def inside(layers: str, names: str) -> list[str]:
+    """Weights within layers: ``attn.{k,v}`` is two."""
+    found: list[str] = []
+    for name in names.split():
+        head, _, choice = name.partition("{")
+        found += [f"{layers}.N.{head}{one}.weight" for one in choice.rstrip("}").split(",")]
+    return found
+
+
+TEXT = inside(
+    "model.language_model.layers",
+    "mlp.{down_proj,gate_proj,up_proj} self_attn.{k_proj,o_proj,q_proj,v_proj}",
+)
+PROJECTOR = ["model.multi_modal_projector.linear_1.weight", "model.multi_modal_projector.linear_2.weight"]
 MATRICES: Mapping[Architecture, tuple[Sequence[str], Sequence[str]]] = {
     "internvl": (
-        (*TEXT_LAYERS,),
-        ("lm_head.weight",),
+        TEXT
+        + inside("model.vision_tower.encoder.layer", "attention.{k_proj,projection_layer,q_proj,v_proj} mlp.{fc1,fc2}"),
+        [*PROJECTOR, "lm_head.weight", "model.vision_tower.embeddings.patch_embeddings.projection.weight"],
     ),
-    "llava_next": ((*TEXT_LAYERS,), ("lm_head.weight",)),
-    "qwen2_5_vl": ((*TEXT_LAYERS,), ("lm_head.weight",)),
+    "llava_next": (
+        TEXT + inside("model.vision_tower.encoder.layers", "self_attn.{k_proj,out_proj,q_proj,v_proj} mlp.{fc1,fc2}"),
+        [*PROJECTOR, "lm_head.weight", "model.vision_tower.embeddings.patch_embedding.weight"],
+    ),
+    "qwen2_5_vl": (
+        TEXT + inside("model.visual.blocks", "attn.{proj,qkv} mlp.{down_proj,gate_proj,up_proj}"),
+        [
+            "lm_head.weight",
+            "model.visual.merger.mlp.0.weight",
+            "model.visual.merger.mlp.2.weight",
+            "model.visual.patch_embed.proj.weight",
+        ],
+    ),
 }
 """Matrices within layers, and those elsewhere."""
