@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -50,7 +51,12 @@ def with_lora(
         trainable_token_indices=token_rows(model, lora, tokenizer) or None,
     )
     torch.manual_seed(seed)
-    return cast(PreTrainedModel, get_peft_model(cast(Any, model), config))
+    adapted = get_peft_model(cast(Any, model), config)
+    head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        # TRL's fused head asks for it, and the wrapper knows of the weight alone. No supported head has one.
+        head.register_parameter("bias", None)
+    return cast(PreTrainedModel, adapted)
 
 
 def linear_layers(model: nn.Module) -> list[str]:

@@ -189,10 +189,7 @@ class HeldOutTrainer(Trainer):
         validation, done = self._validation, self.state.global_step
         if validation is None:
             return False
-        if done == self.state.max_steps and done % validation.keys.every:
-            self.evaluate()
-        best = (self._validation or validation).best
-        if best is not None and best.step < done:
+        if validation.best is not None and validation.best.step < done:
             self._load_from_checkpoint(str(validation.weights))
         return validation.is_hopeless(done)
 
