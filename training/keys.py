@@ -230,9 +230,7 @@ class JudgingKeys(VerdictKeys):
         if self.judging_layers and self.lora is not None:
             raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
         if self.judging_layers and (self.until_error or self.balanced):
-            raise ValueError(
-                "until_error and balanced are for rows alone: leave them out beside judging_layers"
-            )
+            raise ValueError("until_error and balanced are for rows alone: leave them out beside judging_layers")
         return self
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
 
 from cos.search.errors import InputError
@@ -164,7 +164,7 @@ class HeldOutTrainer(Trainer):
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         loader = self.get_eval_dataloader()
-        model = self.model_wrapped
+        model = cast(nn.Module, self.model_wrapped)
         was_training = model.training
         model.eval()
         if not self._held_out:

@@ -35,10 +35,12 @@ KEYS: dict[str, Any] = {"batch": 2, "learning_rate": 1e-2, "log_every": 1, "prec
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """chains.jsonl and pairs.jsonl, and of each the last rows by themselves in held-*.jsonl."""
     folder = tmp_path_factory.mktemp("rows")
-    for name, kind, write in (("chains", ChainRow, write_chains), ("pairs", PairRow, write_pairs)):
-        rows: list[Any] = list(read_rows(write(folder / f"{name}.jsonl", ROWS), kind))
-        write_rows(folder / f"{name}.jsonl", rows[:-HELD])
-        write_rows(folder / f"held-{name}.jsonl", rows[-HELD:])
+    chains = list(read_rows(write_chains(folder / "chains.jsonl", ROWS), ChainRow))
+    write_rows(folder / "chains.jsonl", chains[:-HELD])
+    write_rows(folder / "held-chains.jsonl", chains[-HELD:])
+    pairs = list(read_rows(write_pairs(folder / "pairs.jsonl", ROWS), PairRow))
+    write_rows(folder / "pairs.jsonl", pairs[:-HELD])
+    write_rows(folder / "held-pairs.jsonl", pairs[-HELD:])
     return folder
 
 
@@ -97,7 +99,11 @@ def test_training_ends_when_the_loss_falls_no_more(
     checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     falling = iter((3.0, 2.0, 2.5, 2.25, 1.0))
-    monkeypatch.setattr(StageTrainer, "_held_out_loss", lambda _: next(falling))
+
+    def fallen(_: StageTrainer) -> float:
+        return next(falling)
+
+    monkeypatch.setattr(StageTrainer, "_held_out_loss", fallen)
     where = context(tmp_path, "sft")
     run("sft", checkpoint, data, where, steps=40, validation={"every": 1, "patience": 2})
     assert [loss for _, loss in measured(where.folder)] == [3.0, 2.0, 2.5, 2.25]
@@ -108,7 +114,7 @@ def test_training_ends_when_the_loss_falls_no_more(
 def test_measuring_changes_nothing_that_is_learnt_and_a_resumed_run_finds_the_same(
     checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    keys = {"steps": 5, "save_every": 2, "validation": {"every": 1}}
+    keys: dict[str, Any] = {"steps": 5, "save_every": 2, "validation": {"every": 1}}
     whole, broken, plain = (context(tmp_path, name) for name in ("whole", "broken", "plain"))
     run("sft", checkpoint, data, whole, **keys)
     with pytest.MonkeyPatch.context() as patch:
@@ -132,7 +138,10 @@ def test_rows_that_are_trained_on_cannot_be_held_out(stage: str, checkpoint: Pat
 def test_a_reporter_that_is_not_installed_is_named(
     checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cos.training.trainer.find_spec", lambda _: None)
+    def find_none(_: str) -> None:
+        return None
+
+    monkeypatch.setattr("cos.training.trainer.find_spec", find_none)
     with pytest.raises(InputError, match="tensorboard is not installed"):
         run("sft", checkpoint, data, context(tmp_path, "sft"), steps=1, report_to=["tensorboard"])
 
