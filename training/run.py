@@ -70,6 +70,21 @@ def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: J
         run_stage(recipe, stage, skip_bad=skip_bad, json_only=json_only)
 
 
+@app.command("keys")
+def print_keys(
+    stage: Annotated[str, typer.Argument(help="A stage; all of them unless given.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print them as Markdown.")] = False,
+) -> None:
+    """Print the keys of a recipe: their defaults, where these come from, what each means."""
+    from cos.training.key_table import as_markdown, key_tables, print_tables, tables_of
+
+    tables = tables_of(stage) if stage else key_tables()
+    if markdown:
+        typer.echo(as_markdown(tables), nl=False)
+    else:
+        print_tables(tables)
+
+
 @app.command()
 def traces(
     stored: Annotated[list[Path], typer.Option("--traces", help="Folder that cos-serve had as --trace-dir.")],
