@@ -1,6 +1,5 @@
 """A stage's problems: ledgers drawn with the digits of one split, or rows from files."""
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from cos.search.errors import InputError
 from cos.training.folder import StageContext
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
-from cos.training.rows import ChainRow, ProblemRow, ledger_meta, read_rows, write_rows
+from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
 
 if TYPE_CHECKING:
     from cos.training.recipe import ProblemSource
@@ -43,7 +42,7 @@ def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[Prob
     for path in paths:
         rows = (
             (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad))
-            if _holds_chains(path)
+            if holds_chains(path)
             else read_rows(path, ProblemRow, skip_bad=skip_bad)
         )
         for row in rows:
@@ -51,6 +50,7 @@ def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[Prob
                 raise InputError(f"{path}: id {row.id!r} names two different problems; rename one", "problems")
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: there is no problem in it", "problems")
+    check_gold(found.values())
     return list(found.values())
 
 
@@ -62,16 +62,6 @@ def chains_of(paths: Iterable[str], context: StageContext) -> list[ChainRow]:
     if not found:
         raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
     return found
-
-
-def _holds_chains(path: Path) -> bool:
-    """By its first line; a file that cannot be read as such is left to `read_rows`, which says what is wrong."""
-    try:
-        with path.open("rb") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and not {"problem", "conversations"}.isdisjoint(first)
 
 
 def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed: int) -> list[ProblemRow]:
