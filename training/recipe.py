@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
 from cos.training.keys import (
+    FailureKeys,
     JudgeKeys,
     JudgingKeys,
     Keys,
@@ -82,7 +83,7 @@ class SftConfig(StageKeys, TrainingKeys):
         return self
 
 
-class RolloutConfig(StageKeys):
+class RolloutConfig(StageKeys, FailureKeys):
     """Samples a policy's chains through the engine."""
 
     stage: Literal["rollout"] = "rollout"
@@ -104,7 +105,7 @@ class RolloutConfig(StageKeys):
     """Chains drawn at once."""
 
 
-class LabelConfig(StageKeys):
+class LabelConfig(StageKeys, FailureKeys):
     """Labels every step and answer of chains."""
 
     stage: Literal["label"] = "label"
@@ -151,7 +152,7 @@ class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
     too; the exact checker labels all of them."""
     row_batches: int = Field(default=1, ge=1)
     """With chains and a ledger: batches of the chains to one of clumsy writers."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taught."""
     target: Literal["soft", "hard"] = "hard"
     """Teach P(good) or good-or-bad."""
@@ -276,7 +277,7 @@ class EvaluateConfig(StageKeys):
     """JSONL files of labelled chains that the PRM is measured on."""
     seen_chains: tuple[str, ...] = ()
     """The same for questions that the PRM was trained on, reported apart."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taken for the truth."""
     stored_scores: bool = False
     """Take the scores that the chains carry instead of reading every tag anew."""

@@ -207,7 +207,9 @@ class _Reader:
         while self._ahead != REASONING_END:
             where = f"step {len(steps) + 1}"
             if steps:
-                self._pass(REASONING_PROCEED, f"between steps {len(steps)} and {len(steps) + 1}")
+                if self._ahead != REASONING_PROCEED:
+                    raise self._fault(f"after step {len(steps)}", f"{REASONING_PROCEED} or {REASONING_END} is missing")
+                self._pass(REASONING_PROCEED, where)
             steps.append(self._step(where))
             marks.append(self._mark())
         self._pass(REASONING_END, "the end of the steps")
@@ -249,13 +251,14 @@ class _Reader:
 
     def _pass(self, token: str | None, where: str) -> None:
         """Goes past a token, None: the end. Errors: ValueError when another one comes next, or text."""
-        found = self._ahead
-        if found != token:
-            there = "the text ends" if found is None else f"{found} comes"
-            wanted = "nothing more should come" if token is None else f"{token} is missing"
-            raise ValueError(f"{self._place}{where}: {wanted}, {there} instead")
+        if self._ahead != token:
+            raise self._fault(where, "nothing more should come" if token is None else f"{token} is missing")
         text = self._texts[self._next].strip()
         if text:
             before = "at the end" if token is None else f"before {token}"
             raise ValueError(f"{self._place}{where}: text that is in no field {before}: {text[:MOST_SHOWN]!r}")
         self._next += 1
+
+    def _fault(self, where: str, wanted: str) -> ValueError:
+        there = "the text ends" if self._ahead is None else f"{self._ahead} comes"
+        return ValueError(f"{self._place}{where}: {wanted}, {there} instead")
