@@ -27,7 +27,14 @@ class LedgerSource(Keys):
     """Where the drawing starts; the recipe's seed unless given."""
 
 
-class ProblemSource(Keys):
+class RowKeys(Keys):
+    """What a section that reads rows from files can be told about them."""
+
+    images: str | None = None
+    """Folder that the pictures' paths in its files are relative to; each file's own folder unless given."""
+
+
+class ProblemSource(RowKeys):
     """Questions about pictures: ledgers, or JSONL files of problems. One of the two."""
 
     ledger: LedgerSource | None = None

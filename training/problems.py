@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
+from cos.training.keys import RowKeys
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
 from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
@@ -24,7 +25,8 @@ def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemR
     """
     ledger = source.ledger
     if ledger is None:
-        return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+        files = [context.resolve(path) for path in source.data]
+        return read_problems(files, skip_bad=context.skip_bad, images=images_of(source, context))
     from cos.training import mnist
 
     if ledger.problems is None:
@@ -35,15 +37,20 @@ def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemR
     return rows
 
 
-def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[ProblemRow]:
+def images_of(keys: RowKeys, context: StageContext) -> Path | None:
+    """The folder of a section's pictures, where it names one."""
+    return None if keys.images is None else context.resolve(keys.images)
+
+
+def read_problems(paths: Iterable[Path], *, skip_bad: bool = False, images: Path | None = None) -> list[ProblemRow]:
     """The problems of JSONL files of problems or of chains, each once, in order. Errors: as `problems_of`."""
     paths = list(paths)
     found: dict[str, ProblemRow] = {}
     for path in paths:
         rows = (
-            (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad))
+            (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad, images=images))
             if holds_chains(path)
-            else read_rows(path, ProblemRow, skip_bad=skip_bad)
+            else read_rows(path, ProblemRow, skip_bad=skip_bad, images=images)
         )
         for row in rows:
             if found.setdefault(row.id, row) != row:
@@ -54,11 +61,14 @@ def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[Prob
     return list(found.values())
 
 
-def chains_of(paths: Iterable[str], context: StageContext) -> list[ChainRow]:
-    """The chains of a stage's files. Errors: InputError for files that cannot be read or hold none."""
+def chains_of(paths: Iterable[str], context: StageContext, images: Path | None = None) -> list[ChainRow]:
+    """The chains of a stage's files; ``images`` as `read_rows` has it.
+
+    Errors: InputError for files that cannot be read or hold none.
+    """
     paths = list(paths)
     files = [context.resolve(path) for path in paths]
-    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
+    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad, images=images)]
     if not found:
         raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
     return found

@@ -31,6 +31,7 @@ from cos.training.keys import (
     LedgerSource,
     PreferenceKeys,
     ProblemSource,
+    RowKeys,
     StageKeys,
     TrainingKeys,
     check_steps,
@@ -58,7 +59,7 @@ class SightConfig(StageKeys, TrainingKeys):
     """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
 
 
-class SftConfig(StageKeys, TrainingKeys):
+class SftConfig(StageKeys, TrainingKeys, RowKeys):
     """Fine-tunes a policy to write chains of steps."""
 
     stage: Literal["sft"] = "sft"
@@ -105,7 +106,7 @@ class RolloutConfig(StageKeys, FailureKeys):
     """Chains drawn at once."""
 
 
-class LabelConfig(StageKeys, FailureKeys):
+class LabelConfig(StageKeys, FailureKeys, RowKeys):
     """Labels every step and answer of chains."""
 
     stage: Literal["label"] = "label"
@@ -139,7 +140,7 @@ class LabelConfig(StageKeys, FailureKeys):
         return self
 
 
-class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
+class PrmConfig(StageKeys, TrainingKeys, JudgingKeys, RowKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
@@ -258,14 +259,13 @@ class RoundsConfig(StageKeys):
             own = filled.get(section, {})
             if not isinstance(own, dict):
                 continue
-            twice = sorted(keys.keys() & own.keys())
-            if twice:
+            if twice := sorted(keys.keys() & own.keys()):
                 raise ValueError(f"{section}: leave out {', '.join(twice)}: every round sets it")
             filled[section] = {**own, **keys}
         return filled
 
 
-class EvaluateConfig(StageKeys):
+class EvaluateConfig(StageKeys, RowKeys):
     """Measures a policy, a PRM, or both on problems they were not trained on."""
 
     stage: Literal["evaluate"] = "evaluate"

@@ -1,6 +1,7 @@
 """What passes between stages: problems, chains and pairs, one JSON object a line.
 
-Pictures' paths in a file are absolute or relative to the file's folder; once read they are absolute. A file is written
+Pictures' paths in a file are absolute or relative to a folder, the file's own unless told; once read they are absolute.
+A file is written
 beside and renamed, so it is there whole or not at all.
 
 What is read is JSON as its standard has it: NaN and Infinity, a key that stands twice in one object, a key that nobody
@@ -163,21 +164,24 @@ def read_rows(
     *,
     skip_bad: bool = False,
     skipped: list[str] | None = None,
+    images: Path | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Iterator[Row]:
     """The rows of a JSONL file, one at a time. A file of chains may also hold conversations as ShareGPT-Step-300K and
-    the release's PRM data have them (`cos.training.sharegpt`).
+    the release's PRM data have them (`cos.training.sharegpt`). ``images``: the folder that pictures' paths are relative
+    to, where it is not the file's.
 
     Errors: InputError naming file and line for one that is corrupt, truncated, longer than ``most_bytes`` or a
     duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are left out,
     their number is logged at the end, and what is wrong with each (``file:line: why``) is added to ``skipped``.
     """
     path = Path(path)
+    folder = (path.parent if images is None else images).resolve()
     seen: dict[str, int] = {}
     bad: list[str] = []
     for number, line in _lines(path, most_bytes):
         try:
-            row = _parse(kind, path, line, most_bytes)
+            row = _parse(kind, folder, line, most_bytes)
             if row.id in seen:
                 raise ValueError(f"id {row.id!r} is on line {seen[row.id]} already")
         except ValueError as error:
@@ -260,7 +264,7 @@ def _lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parse(kind: type[Row], path: Path, line: bytes, most_bytes: int) -> Row:
+def _parse(kind: type[Row], folder: Path, line: bytes, most_bytes: int) -> Row:
     """Errors: ValueError saying what is wrong with the line."""
     if len(line) > most_bytes:
         raise ValueError(f"the line is longer than {most_bytes} bytes")
@@ -268,9 +272,9 @@ def _parse(kind: type[Row], path: Path, line: bytes, most_bytes: int) -> Row:
     if kind is ChainRow and "conversations" in found:
         from cos.training.sharegpt import chain_of
 
-        return cast(Row, _placed(cast(Any, chain_of(found)), path))
+        return cast(Row, _placed(cast(Any, chain_of(found)), folder))
     try:
-        return cast(Row, _placed(_adapter(kind).validate_json(_unmarked(line), strict=True), path))
+        return cast(Row, _placed(_adapter(kind).validate_json(_unmarked(line), strict=True), folder))
     except ValidationError as error:
         raise ValueError("; ".join(_complaints(error))) from error
 
@@ -338,8 +342,8 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _placed(row: ProblemRow | ChainRow | PairRow, path: Path) -> ProblemRow | ChainRow | PairRow:
+def _placed(row: ProblemRow | ChainRow | PairRow, folder: Path) -> ProblemRow | ChainRow | PairRow:
     """The same row with an absolute path of its picture."""
     if isinstance(row, ProblemRow):
-        return replace(row, image=os.path.normpath(path.parent.resolve() / row.image))
-    return replace(row, problem=cast(ProblemRow, _placed(row.problem, path)))
+        return replace(row, image=os.path.normpath(folder / row.image))
+    return replace(row, problem=cast(ProblemRow, _placed(row.problem, folder)))

@@ -114,9 +114,7 @@ async def test_too_many_unlabelled_chains_are_an_error_and_only_those_are_tried_
         return (await continued(writes, config, rows, tmp_path / "journal", {}))[0]
 
     sick = engine(fault=lambda kind, number: EngineError("out of memory") if number >= 20 else None)
-    with pytest.raises(
-        StageError, match=r"of 10 chains could not be continued, . of them because: out of memory; .*rai"
-    ):
+    with pytest.raises(StageError, match=r"of 10 chains could not be continued, .* because: out of memory; .*raise"):
         await go_on(sick)
     failed = [json.loads(line)["value"]["shares"] for line in lines(tmp_path / "journal")[1:]].count({})
     drawn: list[int] = []

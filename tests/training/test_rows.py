@@ -9,7 +9,9 @@ import pytest
 
 from cos.search.errors import InputError
 from cos.search.types import Step
-from cos.training.problems import read_problems
+from cos.training.folder import StageContext
+from cos.training.keys import RowKeys
+from cos.training.problems import chains_of, images_of, read_problems
 from cos.training.rows import (
     ChainRow,
     PairRow,
@@ -153,3 +155,16 @@ def test_problems_of_which_gold_is_not_known_are_not_asked(tmp_path: Path) -> No
     with pytest.raises(InputError, match="problem 'p' has no gold answer, which is needed here"):
         read_problems([file])
     check_gold([])
+
+
+def test_pictures_that_lie_elsewhere_are_found_by_their_folder(tmp_path: Path) -> None:
+    where = StageContext(folder=tmp_path / "sft", runs=tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "data").mkdir()
+    lines = (chain(), about(id="q").replace("p/0", "q/0"), about(image="/elsewhere/p.png").replace("p/0", "r/0"))
+    file = write(tmp_path / "data" / "chains.jsonl", *lines)
+    keys = RowKeys(images="pictures")
+    rows = chains_of([str(file)], where, images_of(keys, where))
+    here = str(tmp_path / "pictures" / "p.png")
+    assert [row.problem.image for row in rows] == [here, here, "/elsewhere/p.png"]
+    assert images_of(RowKeys(), where) is None
