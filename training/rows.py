@@ -299,6 +299,11 @@ def _object_of(line: bytes) -> dict[str, Any]:
         raise ValueError("lists or objects stand too deep in each other") from error
     if not isinstance(found, dict):
         raise ValueError(f"a JSON object is needed, not {kind_of(found)}; a file holds one object a line")
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half a surrogate pair is no character; write the file as UTF-8") from error
     return cast("dict[str, Any]", found)
 
 

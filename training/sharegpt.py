@@ -66,10 +66,6 @@ def chain_of(row: Mapping[str, Any]) -> ChainRow:
     name, image = _id(row.get("id")), _picture(row.get("image"))
     asked, reply = _turns(row["conversations"])
     question = _question(asked)
-    try:
-        "".join((name, image, asked, reply)).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half a surrogate pair is no character; write the file as UTF-8") from error
     read = read_reply(reply)
     right = read.labels[-1].hard if read.labels else None
     return ChainRow(
