@@ -140,9 +140,10 @@ class WholeReplies(openai.DefaultAsyncHttpxClient):
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Errors: ReadTimeout, DecodingError for a reply that is too long, and those of the connection."""
+        options["stream"] = True
         try:
             async with asyncio.timeout(self._timeout_s):
-                reply = await super().send(request, **{**options, "stream": True})
+                reply = await super().send(request, **options)
                 try:
                     body = bytearray()
                     async for piece in reply.aiter_bytes():
@@ -305,13 +306,15 @@ def _told(error: openai.APIError, keys: JudgeKeys) -> str:
     """An error in short, its kind first; one without an answer says nothing but for what is behind it."""
     match error:
         case openai.APITimeoutError():
-            return f"no whole reply came within judge.timeout_s: {keys.timeout_s:g} s"
+            told = f"no whole reply came within judge.timeout_s: {keys.timeout_s:g} s"
         case openai.APIConnectionError():
-            return f"the connection failed: {error.__cause__ or error}"[:MOST_TOLD]
+            told = f"the connection failed: {error.__cause__ or error}"
         case openai.APIStatusError():
-            return f"the server answered {error.status_code}: {error}"[:MOST_TOLD]
+            told = f"the server answered {error.status_code}: {error}"
         case _:
-            return f"the request failed: {error}"[:MOST_TOLD]
+            told = f"the request failed: {error}"
+    # A server's own words may hold what cannot be written to a file.
+    return told[:MOST_TOLD].encode(errors="replace").decode()
 
 
 def _warn(chains: Sequence[ChainRow], verdicts: Sequence[Verdict]) -> None:

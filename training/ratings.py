@@ -13,12 +13,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cos.training.checker import BAD, GOOD
+from cos.training.failures import kind_of_failure
 from cos.training.rows import TagLabel
 
 Rating = Literal["Good", "Neutral", "Bad"]
 RATINGS: tuple[Rating, ...] = ("Good", "Neutral", "Bad")
 MOST_TOLD = 300
 """Longest piece of a server's own words in a message, characters."""
+MOST_TOKENS = 1 << 53
+"""More than that are no count of tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Completion(BaseModel):
         """Tokens in and out, by the server's count; 0 where it does not say."""
         found = self.usage if isinstance(self.usage, dict) else {}
         counts = (found.get("prompt_tokens"), found.get("completion_tokens"))
-        told = [count if type(count) is int and count >= 0 else 0 for count in counts]
+        told = [count if type(count) is int and 0 <= count < MOST_TOKENS else 0 for count in counts]
         return told[0], told[1]
 
 
@@ -110,15 +113,17 @@ def labels_of(ratings: Sequence[Rating], *, right: bool) -> tuple[TagLabel, ...]
 
 
 def summary_of(verdicts: Sequence[Verdict], distinct: Iterable[Verdict]) -> dict[str, Any]:
-    """Chains with and without labels, and of their steps the share of each rating (None of nothing); tokens of the
-    distinct ones."""
+    """Chains with and without labels, kinds of failures and how many there were, of the chains' steps the share of each
+    rating (None of nothing), and tokens of the distinct ones."""
     found = Counter(rating for verdict in verdicts for rating in verdict.ratings or ())
     steps = found.total()
     judged = sum(verdict.ratings is not None for verdict in verdicts)
+    reasons = Counter(kind_of_failure(verdict.why) for verdict in verdicts if verdict.ratings is None)
     spent = list(distinct)
     return {
         "judged": judged,
         "failed": len(verdicts) - judged,
+        "reasons": dict(reasons.most_common()),
         **{rating.lower(): round(found[rating] / steps, 4) if steps else None for rating in RATINGS},
         "tokens_in": sum(verdict.tokens_in for verdict in spent),
         "tokens_out": sum(verdict.tokens_out for verdict in spent),

@@ -91,6 +91,7 @@ def test_neutral_is_good_where_the_chain_ends_right_and_bad_where_it_ends_wrong(
         "model": "judge",
         "judged": 2,
         "failed": 0,
+        "reasons": {},
         "good": 0.3333,
         "neutral": 0.3333,
         "bad": 0.3333,

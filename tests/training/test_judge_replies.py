@@ -93,6 +93,9 @@ MALFORMED: dict[str, tuple[Response, str]] = {
     "plain text": (PlainTextResponse("I would say it is good."), "I would say it is good."),
     "an event stream": (body(f'data: {{"choices": []}}\n\ndata: {RATED}', "text/event-stream"), NO_COMPLETION),
     "a body without end": (body(b" " * (MOST_REPLY_BYTES + 1)), f"longer than {MOST_REPLY_BYTES} bytes"),
+    "no gzip": (Response("<html>" * 9, headers={"content-encoding": "gzip"}), "the connection failed: "),
+    "half a surrogate pair": (body(r'"\ud83d"'), NO_COMPLETION),
+    "status 422 with one": (Response(r'"\ud83d"', 422, media_type="application/json"), "the server answered 422: "),
     "status 400": (refusal(400, "image too large"), "the server answered 400: "),
     "status 418 with a page": (HTMLResponse("<p>teapot</p>", 418), "the server answered 418: "),
     "status 500": (refusal(500, "out of memory"), "the server answered 500: "),
@@ -107,20 +110,11 @@ async def test_a_reply_that_cannot_be_used_is_a_failed_chain_with_its_reason(
     verdict = await rated(keys(judge, retries=0), chain(tmp_path, 0))
     assert verdict.ratings is None
     assert why in verdict.why
+    assert verdict.why.encode(), "it can be written to a file"
 
 
 @pytest.mark.parametrize(
-    "usage",
-    [
-        [],
-        [7],
-        "many",
-        7,
-        {"prompt_tokens": "x"},
-        {"prompt_tokens": None},
-        {"prompt_tokens": -3},
-        {"prompt_tokens": 1.5},
-    ],
+    "usage", [[], [7], "many", 7, *({"prompt_tokens": count} for count in ("x", None, -3, 1.5, True, 10**100))]
 )
 async def test_a_count_of_tokens_that_is_none_counts_as_nothing(tmp_path: Path, judge: Served, usage: Any) -> None:
     judge.answer = lambda body, number: choices({"message": {"content": RATED}}, usage=usage)
@@ -201,6 +195,7 @@ def test_a_share_of_failures_that_is_allowed_is_counted(tmp_path: Path, judge: S
     judge.answer = lambda body, number: completion("no") if number == 3 else ["Good"]
     _, outcome = label(tmp_path, distinct(tmp_path, 10), keys(judge, retries=0), failed_at_most=0.1)
     assert (outcome["labelled"], outcome["failed"]) == ({"judge": 9}, {"judge": 1})
+    assert outcome["judge"]["reasons"] == {"the reply does not keep to the schema": 1}
     assert not (tmp_path / "label" / JUDGE_JOURNAL).exists()
 
 

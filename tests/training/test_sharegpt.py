@@ -8,6 +8,7 @@ import pytest
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, render_segments
 from cos.search.types import Step
+from cos.training.recipe import PrmConfig
 from cos.training.rows import ChainRow, TagLabel, read_rows, write_rows
 from cos.training.sharegpt import SPLIT
 
@@ -107,6 +108,10 @@ def test_where_the_answer_is_bad_gold_is_not_known(tmp_path: Path) -> None:
     (row,) = read(tmp_path, conversation(TAGGED + SPLIT + labelled(LABEL_GOOD, LABEL_GOOD, LABEL_BAD)))
     assert (row.answer, row.right, row.problem.answer) == ("15", False, "")
     assert row.labels == {"published": (GOOD, GOOD, BAD)}
+
+
+def test_a_recipe_may_teach_published_labels() -> None:
+    assert PrmConfig(model="sft/model", chains=("prm.jsonl",), labels="published", images="pictures", steps=1)
 
 
 STEP_START, STEP_END = "<|reasoning_step_start|>", "<|reasoning_step_end|>"
