@@ -308,7 +308,7 @@ def _told(error: openai.APIError, keys: JudgeKeys) -> str:
         case openai.APITimeoutError():
             told = f"no whole reply came within judge.timeout_s: {keys.timeout_s:g} s"
         case openai.APIConnectionError():
-            told = f"the connection failed: {error.__cause__ or error}"
+            told = f"no reply could be read: {error.__cause__ or error}"
         case openai.APIStatusError():
             told = f"the server answered {error.status_code}: {error}"
         case _:

@@ -93,7 +93,7 @@ MALFORMED: dict[str, tuple[Response, str]] = {
     "plain text": (PlainTextResponse("I would say it is good."), "I would say it is good."),
     "an event stream": (body(f'data: {{"choices": []}}\n\ndata: {RATED}', "text/event-stream"), NO_COMPLETION),
     "a body without end": (body(b" " * (MOST_REPLY_BYTES + 1)), f"longer than {MOST_REPLY_BYTES} bytes"),
-    "no gzip": (Response("<html>" * 9, headers={"content-encoding": "gzip"}), "the connection failed: "),
+    "no gzip": (Response("<html>" * 9, headers={"content-encoding": "gzip"}), "no reply could be read: "),
     "half a surrogate pair": (body(r'"\ud83d"'), NO_COMPLETION),
     "status 422 with one": (Response(r'"\ud83d"', 422, media_type="application/json"), "the server answered 422: "),
     "status 400": (refusal(400, "image too large"), "the server answered 400: "),
@@ -146,7 +146,7 @@ async def test_a_connection_that_breaks_costs_its_chain_only(tmp_path: Path, jud
 
     judge.answer = lambda body, number: StreamingResponse(broken(), media_type="application/json")
     verdict = await rated(keys(judge, retries=0), chain(tmp_path, 0))
-    assert verdict.why.startswith("the connection failed: ")
+    assert verdict.why.startswith("no reply could be read: ")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])

@@ -8,9 +8,13 @@ import pytest
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, render_segments
 from cos.search.types import Step
-from cos.training.recipe import PrmConfig
-from cos.training.rows import ChainRow, TagLabel, read_rows, write_rows
+from cos.training.prm import run_prm
+from cos.training.recipe import PrmConfig, SftConfig
+from cos.training.rows import ChainRow, Source, TagLabel, read_rows, write_rows
+from cos.training.sft import run_sft
 from cos.training.sharegpt import SPLIT
+from tests.training.tiny_models import build
+from tests.training.training_support import context, write_chains
 
 STEPS = (
     Step("Read the bars", "2019 shows 40, 2020 shows 55.", "Both are printed."),
@@ -108,10 +112,6 @@ def test_where_the_answer_is_bad_gold_is_not_known(tmp_path: Path) -> None:
     (row,) = read(tmp_path, conversation(TAGGED + SPLIT + labelled(LABEL_GOOD, LABEL_GOOD, LABEL_BAD)))
     assert (row.answer, row.right, row.problem.answer) == ("15", False, "")
     assert row.labels == {"published": (GOOD, GOOD, BAD)}
-
-
-def test_a_recipe_may_teach_published_labels() -> None:
-    assert PrmConfig(model="sft/model", chains=("prm.jsonl",), labels="published", images="pictures", steps=1)
 
 
 STEP_START, STEP_END = "<|reasoning_step_start|>", "<|reasoning_step_end|>"
@@ -223,3 +223,45 @@ def test_bad_conversations_are_left_out_and_told_with_their_lines(tmp_path: Path
     for number, (message, (_, said)) in enumerate(zip(skipped, STRANGE.values(), strict=True), start=2):
         assert message.startswith(f"{file}:{number}: ")
         assert said in message
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chains(tmp_path_factory.mktemp("own") / "chains.jsonl", 4)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("internvl"), "internvl")
+
+
+def published(row: ChainRow, source: Source) -> str:
+    """An own row as it would be published, in the release's PRM form, its picture by name alone."""
+    labels = [LABEL_GOOD if label.hard else LABEL_BAD for label in row.labels[source]]
+    tagged = "".join(segment + STEP_TAG for segment in row.segments)
+    right = "".join(segment + label for segment, label in zip(row.segments, labels, strict=True))
+    asked = turn("human", f"<image>\n{row.problem.question}")
+    turns = [asked, turn("gpt", tagged + SPLIT + right)]
+    return json.dumps({"id": row.problem.id, "image": Path(row.problem.image).name, "conversations": turns})
+
+
+@pytest.mark.parametrize("stage", ["sft", "prm"])
+def test_a_published_file_trains_as_the_same_rows_of_one_s_own_do(
+    tmp_path: Path, own: Path, checkpoint: Path, stage: str
+) -> None:
+    theirs = tmp_path / "published.jsonl"
+    theirs.write_text("".join(published(row, "exact") + "\n" for row in read_rows(own, ChainRow)), encoding="utf-8")
+    keys = {"model": str(checkpoint), "steps": 2, "batch": 2, "log_every": 1, "warmup_share": 0, "precision": "fp32"}
+    images = str(own.parent / "pictures")
+    losses: list[list[float]] = []
+    for name, file, more in (("own", own, {}), ("published", theirs, {"images": images})):
+        where = context(tmp_path / name, stage)
+        if stage == "sft":
+            run_sft(SftConfig.model_validate({**keys, **more, "data": (str(file),)}), where)
+        else:
+            labels = "exact" if name == "own" else "published"
+            run_prm(PrmConfig.model_validate({**keys, **more, "chains": (str(file),), "labels": labels}), where)
+        lines = (where.folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([found["loss"] for found in map(json.loads, lines) if "loss" in found])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
