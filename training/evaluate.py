@@ -25,7 +25,7 @@ from cos.training.calibration import plot_reliability
 from cos.training.engines import NO_PRM, running, running_alone
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun, replacing
-from cos.training.problems import chains_of, problems_of
+from cos.training.problems import chains_of, images_of, problems_of
 from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow
@@ -127,7 +127,7 @@ def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str])
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
     for path in paths:
-        for row in chains_of([path], context):
+        for row in chains_of([path], context, images_of(config, context)):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(

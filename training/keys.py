@@ -27,7 +27,14 @@ class LedgerSource(Keys):
     """Where the drawing starts; the recipe's seed unless given."""
 
 
-class ProblemSource(Keys):
+class RowKeys(Keys):
+    """What a section that reads rows from files can be told about them."""
+
+    images: str | None = None
+    """Folder that the pictures' paths in its files are relative to; each file's own folder unless given."""
+
+
+class ProblemSource(RowKeys):
     """Questions about pictures: ledgers, or JSONL files of problems. One of the two."""
 
     ledger: LedgerSource | None = None
@@ -61,7 +68,7 @@ class JudgeKeys(Keys):
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest reply, tokens, thoughts included; the server's own limit unless given."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """Longest wait for a reply, seconds."""
+    """Longest wait for a whole reply to one request, seconds."""
     retries: int = Field(default=3, ge=0)
     """How often a request that fails is made again, and how often a chain whose reply cannot be used is asked again."""
 
@@ -78,6 +85,14 @@ class StageKeys(Keys):
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
     """The stage's folder below the recipe's; the stage's kind unless given."""
+
+
+class FailureKeys(Keys):
+    """What a stage that asks a model can be told about requests that fail."""
+
+    failed_at_most: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of the chains that may fail. Above it the stage ends with an error that says why, keeps what
+    succeeded, and the same command tries again what failed."""
 
 
 class LoraKeys(Keys):

@@ -27,7 +27,7 @@ from cos.training.ledger_data import LedgerData
 from cos.training.losses import LabelLoss
 from cos.training.mnist import load as load_digits
 from cos.training.models import deepen
-from cos.training.problems import chains_of
+from cos.training.problems import chains_of, images_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
 from cos.training.row_data import RowData, judged
@@ -42,7 +42,7 @@ HEADS = "heads.safetensors"
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
-        chains = chains_of(config.chains, context) if config.chains else []
+        chains = chains_of(config.chains, context, images_of(config, context)) if config.chains else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))

@@ -1,6 +1,5 @@
 """A stage's problems: ledgers drawn with the digits of one split, or rows from files."""
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
+from cos.training.keys import RowKeys
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
-from cos.training.rows import ChainRow, ProblemRow, ledger_meta, read_rows, write_rows
+from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
 
 if TYPE_CHECKING:
     from cos.training.recipe import ProblemSource
@@ -25,7 +25,8 @@ def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemR
     """
     ledger = source.ledger
     if ledger is None:
-        return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+        files = [context.resolve(path) for path in source.data]
+        return read_problems(files, skip_bad=context.skip_bad, images=images_of(source, context))
     from cos.training import mnist
 
     if ledger.problems is None:
@@ -36,42 +37,41 @@ def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemR
     return rows
 
 
-def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[ProblemRow]:
+def images_of(keys: RowKeys, context: StageContext) -> Path | None:
+    """The folder of a section's pictures, where it names one."""
+    return None if keys.images is None else context.resolve(keys.images)
+
+
+def read_problems(paths: Iterable[Path], *, skip_bad: bool = False, images: Path | None = None) -> list[ProblemRow]:
     """The problems of JSONL files of problems or of chains, each once, in order. Errors: as `problems_of`."""
     paths = list(paths)
     found: dict[str, ProblemRow] = {}
     for path in paths:
         rows = (
-            (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad))
-            if _holds_chains(path)
-            else read_rows(path, ProblemRow, skip_bad=skip_bad)
+            (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad, images=images))
+            if holds_chains(path)
+            else read_rows(path, ProblemRow, skip_bad=skip_bad, images=images)
         )
         for row in rows:
             if found.setdefault(row.id, row) != row:
                 raise InputError(f"{path}: id {row.id!r} names two different problems; rename one", "problems")
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: there is no problem in it", "problems")
+    check_gold(found.values())
     return list(found.values())
 
 
-def chains_of(paths: Iterable[str], context: StageContext) -> list[ChainRow]:
-    """The chains of a stage's files. Errors: InputError for files that cannot be read or hold none."""
+def chains_of(paths: Iterable[str], context: StageContext, images: Path | None = None) -> list[ChainRow]:
+    """The chains of a stage's files; ``images`` as `read_rows` has it.
+
+    Errors: InputError for files that cannot be read or hold none.
+    """
     paths = list(paths)
     files = [context.resolve(path) for path in paths]
-    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
+    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad, images=images)]
     if not found:
         raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
     return found
-
-
-def _holds_chains(path: Path) -> bool:
-    """By its first line; a file that cannot be read as such is left to `read_rows`, which says what is wrong."""
-    try:
-        with path.open("rb") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and not {"problem", "conversations"}.isdisjoint(first)
 
 
 def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed: int) -> list[ProblemRow]:

@@ -106,14 +106,15 @@ def questions(config: RoundsConfig, context: StageContext, number: int, folder: 
     rows = all_problems(source, context)
     path = folder / "problems.jsonl"
     write_rows(path, deal(rows, number, config.rounds, context.seed))
-    return source.model_copy(update={"data": (str(path),)})
+    return source.model_copy(update={"data": (str(path),), "images": None})
 
 
 def all_problems(source: ProblemSource, context: StageContext) -> list[ProblemRow]:
     """The problems of a source's files."""
-    from cos.training.problems import read_problems
+    from cos.training.problems import images_of, read_problems
 
-    return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+    files = [context.resolve(path) for path in source.data]
+    return read_problems(files, skip_bad=context.skip_bad, images=images_of(source, context))
 
 
 def deal(rows: Sequence[ProblemRow], number: int, rounds: int, seed: int) -> list[ProblemRow]:

@@ -19,7 +19,7 @@ from cos.training.losses import sft_loss
 from cos.training.mnist import Digits
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
-from cos.training.problems import chains_of
+from cos.training.problems import chains_of, images_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
@@ -33,7 +33,7 @@ CHECKED_AT_ONCE = 32
 def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
-        chains = chains_of(config.data, context) if config.data else []
+        chains = chains_of(config.data, context, images_of(config, context)) if config.data else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))

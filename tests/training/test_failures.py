@@ -256,8 +256,8 @@ JUDGE: dict[str, Any] = {"model": "judge", "url": "http://127.0.0.1:9/v1", "retr
 def test_an_error_while_a_judge_is_asked_stops_the_stage_and_names_stage_and_row(
     place: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def reply(*_: object) -> str:
-        return ""
+    async def reply(*_: object) -> bytes:
+        return b'{"choices": [{"message": {}}]}'
 
     monkeypatch.setattr(Judge, "_ask", reply)
     monkeypatch.setattr(f"cos.training.judge.{place}", ended)
