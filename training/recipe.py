@@ -140,7 +140,7 @@ class LabelConfig(StageKeys, FailureKeys, RowKeys):
         return self
 
 
-class PrmConfig(StageKeys, TrainingKeys, JudgingKeys, RowKeys):
+class PrmConfig(StageKeys, JudgingKeys, RowKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
