@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cos.training.mnist import Split
+from cos.training.names import FolderName, OtherFile, ProblemFile
 from cos.training.precision import Precision
 
 
@@ -32,7 +33,7 @@ class ProblemSource(Keys):
 
     ledger: LedgerSource | None = None
     """Ledgers, as many as ``problems`` says."""
-    data: tuple[str, ...] = ()
+    data: tuple[ProblemFile, ...] = ()
     """JSONL files of problems or chains."""
 
     @model_validator(mode="after")
@@ -76,7 +77,7 @@ class JudgeKeys(Keys):
 class StageKeys(Keys):
     """What every stage can be told."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName | None = None
     """The stage's folder below the recipe's; the stage's kind unless given."""
 
 
@@ -154,7 +155,7 @@ class JudgingKeys(Keys):
 
     judging_layers: bool = False
     """Give a small model layers of its own for judging."""
-    judging_heads: str | None = None
+    judging_heads: OtherFile | None = None
     """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
     tag_weight: float = Field(default=0.5, ge=0)
     """With judging layers: weight of the label loss beside theirs."""
