@@ -14,6 +14,7 @@ from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
@@ -25,22 +26,25 @@ from cos.training.preference import (
     reference_logprobs,
     weights_digest,
 )
+from cos.training.preflight import Intake, pairs_of, training_facts
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
-from cos.training.rows import PairRow, read_rows
 from cos.training.splits import claim
 
 
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "dpo") as run:
-        rows = [
-            row for path in config.pairs for row in read_rows(context.resolve(path), PairRow, skip_bad=context.skip_bad)
-        ]
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            rows = pairs_of(config.pairs, intake)
         asked = (row.problem for row in rows)
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
         model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths = Lengths(processor, encoder, intake.sizes)
+            rows = fitting(rows, lengths, intake, *room(model.config, config.max_tokens))
         data = PairData(
             rows,
             encoder,
@@ -55,7 +59,8 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         trained = with_lora(model, config.lora)
         trainer = PreferenceTrainer(trained, data, collate, config, context)
         trainer.run()
-        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **leaks}
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **intake.facts, **did, **leaks}
         run.finish(merge_lora(trained), processor, outcome)
 
 

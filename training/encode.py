@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import InputError
-from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, segment_ids
+from cos.search.grammar import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
 from cos.search.types import Step
 
 IGNORED = -100
@@ -57,10 +57,17 @@ class TurnEncoder:
     """Writes turns in a checkpoint's vocabulary."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Errors: InputError when the tokenizer has no end of turn."""
+        """Errors: InputError when the tokenizer has no end of turn, or lacks step tokens."""
         vocabulary = HfVocabulary(tokenizer)
         self._encode = lru_cache(maxsize=1 << 16)(vocabulary.encode)
         self.control_id = vocabulary.control_id
+        missing = [token for token in POLICY_TOKENS if vocabulary.control_id(token) is None]
+        if missing:
+            raise InputError(
+                f"the tokenizer lacks {len(missing)} of the {len(POLICY_TOKENS)} step tokens, {missing[0]!r} among "
+                "them; run the stage `tokens` on the checkpoint first",
+                "model",
+            )
         self._end = end_of_turn(tokenizer)
 
     def encode(self, text: str) -> tuple[int, ...]:

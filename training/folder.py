@@ -2,7 +2,8 @@
 
 lock          who runs here: process and host; empty when nobody does
 metrics.jsonl, checkpoint-<step>/, model/, *.jsonl     what the stage writes
-done.json     stage, commit, seed, seconds, memory and outcome; only when the stage has ended well
+stage.json    the keys and inputs that the stage was begun with (`cos.training.digest`)
+done.json     stage, commit, seed, digest, seconds, memory and outcome; only when the stage has ended well
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class StageContext:
     """Folder of the handwritten digits, fetched into it when they are missing."""
     leaks: Leaks = "error"
     """Whether data that serves two roles is an error, or told and counted."""
+    digest: str | None = None
+    """Of the stage's keys and inputs (`cos.training.digest`), for ``done.json``; None where nobody took it."""
 
     @property
     def is_done(self) -> bool:
@@ -128,6 +131,7 @@ class StageRun:
             "stage": self._stage,
             "commit": commit(),
             "seed": self._context.seed,
+            "digest": self._context.digest,
             "seconds": round(time.monotonic() - self._started, 1),
             "resumed": self._resumed,
             "peak_rss_mib": _peak_mib(),

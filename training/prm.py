@@ -20,14 +20,16 @@ from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun, is_first_process
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import LabelLoss
 from cos.training.mnist import load as load_digits
 from cos.training.models import deepen
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
 from cos.training.row_data import RowData, judged
@@ -42,11 +44,16 @@ HEADS = "heads.safetensors"
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
-        chains = chains_of(config.chains, context) if config.chains else []
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            chains = chains_of(config.chains, context, intake) if config.chains else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths = Lengths(processor, encoder, intake.sizes, tagged=True)
+            chains = fitting(chains, lengths, intake, *room(model.config, config.max_tokens))
         label = LabelLoss(encoder.labels, config.answer_weight, config.bad_weight, config.lm_weight)
         loss: Any = label
         heads = None
@@ -58,10 +65,18 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
         in_order = isinstance(data, Alternating)
-        StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        trainer = StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order)
+        trainer.run()
         if heads is not None and is_first_process():
             save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(merge_lora(trained), processor, leaks)
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        run.finish(merge_lora(trained), processor, {**intake.facts, **unlabelled(chains, config), **did, **leaks})
+
+
+def unlabelled(chains: Sequence[ChainRow], config: PrmConfig) -> dict[str, int]:
+    """For ``done.json``: how many chains were left out as they have no labels of the source that is taught."""
+    bare = 0 if config.ledger is not None else sum(config.labels not in chain.labels for chain in chains)
+    return {"unlabelled": bare} if bare else {}
 
 
 def with_judging_layers(

@@ -141,14 +141,21 @@ def ledger_meta(problem: Problem) -> dict[str, Any]:
 
 
 def read_rows(
-    path: str | Path, kind: type[Row], *, skip_bad: bool = False, most_bytes: int = MOST_BYTES
+    path: str | Path,
+    kind: type[Row],
+    *,
+    skip_bad: bool = False,
+    skipped: list[str] | None = None,
+    places: list[str] | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> Iterator[Row]:
     """The rows of a JSONL file, one at a time. A file of chains may also be conversations as ShareGPT-Step-300K has
     them (`cos.training.sharegpt`).
 
     Errors: InputError naming file and line for one that is corrupt, truncated, longer than ``most_bytes`` or a
     duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are counted and
-    left out, and the count is logged at the end.
+    left out, and the count is logged at the end, or, where a list ``skipped`` is given, their messages are appended to
+    it. ``places``: a list that gets ``file:line`` of every row before the row is yielded.
     """
     path = Path(path)
     seen: dict[str, int] = {}
@@ -165,8 +172,12 @@ def read_rows(
             bad.append(message)
             continue
         seen[row.id] = number
+        if places is not None:
+            places.append(f"{path}:{number}")
         yield row
-    if bad:
+    if skipped is not None:
+        skipped += bad
+    elif bad:
         logging.getLogger(__name__).warning("%s: %d bad lines skipped; the first: %s", path, len(bad), bad[0])
 
 

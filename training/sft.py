@@ -15,11 +15,12 @@ from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import sft_loss
 from cos.training.mnist import Digits
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
@@ -33,21 +34,28 @@ CHECKED_AT_ONCE = 32
 def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
-        chains = chains_of(config.data, context) if config.data else []
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            chains = chains_of(config.data, context, intake) if config.data else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths = Lengths(processor, encoder, intake.sizes)
+            chains = fitting(chains, lengths, intake, *room(model.config, config.max_tokens))
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
-        StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None).run()
+        trainer = StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None)
+        trainer.run()
         model = merge_lora(trained)
         with naming(of_stage(context.folder.name)):
             outcome = exact_on_unseen(model, collate, encoder, config, context)
-        run.finish(model, processor, {**outcome, **leaks})
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        run.finish(model, processor, {**intake.facts, **did, **outcome, **leaks})
 
 
 def sft_data(
