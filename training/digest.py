@@ -20,7 +20,16 @@ from typing import Any, Literal, cast
 
 from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import InputError
-from cos.training.folder import DONE, MODEL, StageContext, free_lock, is_first_process, replacing, take_lock
+from cos.training.folder import (
+    DONE,
+    MODEL,
+    StageContext,
+    disk_errors,
+    free_lock,
+    is_first_process,
+    replacing,
+    take_lock,
+)
 from cos.training.overrides import concerns
 from cos.training.provenance import commit
 from cos.training.recipe import Recipe, StageConfig, folder_name
@@ -113,12 +122,22 @@ def begin(
         (context.folder / "metrics.jsonl").unlink(missing_ok=True)
     if before is not None and context.is_done:
         now = _with_those_gone(before, now)
-    if before is not None or not context.is_done:
-        context.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            facts = {"commit": commit(), "digest": now.digest, **asdict(now)}
-            file.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    if now != before and (before is not None or not context.is_done):
+        _write(path, now)
     return replace(context, digest=now.digest)
+
+
+def _write(path: Path, record: StageRecord) -> None:
+    """Errors: InputError while another run holds the folder: it goes by the record that stands there."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        take_lock(path.parent)
+        try:
+            with replacing(path) as file:
+                facts = {"commit": commit(), "digest": record.digest, **asdict(record)}
+                file.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        finally:
+            free_lock(path.parent)
 
 
 def _told(context: StageContext, stage: StageConfig, changed: Sequence[str]) -> str:
@@ -166,6 +185,7 @@ def read_record(path: Path) -> StageRecord | None:
             inputs={str(name): Input(one["stamp"], one["content"]) for name, one in found["inputs"].items()},
             overrides=tuple(found["overrides"]),
             made_by=dict(found["made_by"]),
+            given=dict(found["given"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -22,7 +22,7 @@ from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.judge import judge_labels
 from cos.training.monte_carlo import Continuing, monte_carlo_labels
-from cos.training.preflight import Intake, chains_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.recipe import LabelConfig
 from cos.training.rollout import CHAINS, bar_of, tell
 from cos.training.rows import ChainRow, Source, TagLabel, write_rows
@@ -39,7 +39,7 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
     """Labels the chains of a recipe's section. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "label") as stage, naming(of_stage(context.folder.name)):
         intake = Intake(context)
-        chains = chains_of(config.chains, context, intake, pictures={*config.sources} != {"exact"})
+        chains = chains_of(config.chains, context, intake, pictures=reads_pictures(config))
         leaks = check_unseen(context, [chain.problem for chain in chains], (config.policy,))
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", _exact(chain)) for chain in chains]

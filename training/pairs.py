@@ -14,7 +14,7 @@ from typing import Any
 from cos.search.errors import InputError
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
-from cos.training.preflight import Intake, chains_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import is_right, tell
 from cos.training.rows import ChainRow, PairRow, Written, write_rows
@@ -54,8 +54,7 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
 
 def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> list[ChainRow]:
     """The chains of all files and traces. Errors: InputError for one id in two of them."""
-    is_scored_here = config.prm is not None and config.reward != "outcome"
-    chains = chains_of(config.chains, context, intake, pictures=is_scored_here) if config.chains else []
+    chains = chains_of(config.chains, context, intake, pictures=reads_pictures(config)) if config.chains else []
     if config.traces:
         folders = [context.resolve(folder) for folder in config.traces]
         found = harvest(folders, skip_bad=context.skip_bad)

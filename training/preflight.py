@@ -20,6 +20,7 @@ from cos.training.failures import named, of_row
 from cos.training.folder import StageContext, is_first_process, replacing
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
+from cos.training.recipe import StageConfig
 from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows
 
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
@@ -148,6 +149,19 @@ def _taken(paths: Sequence[str], kind: type[FileRow], intake: Intake, what: str,
     if not rows:
         raise InputError(f"{', '.join(paths)}: there is no {what} in it", f"{what}s")
     return rows
+
+
+def reads_pictures(stage: StageConfig) -> bool:
+    """Whether a stage reads the pictures of its chains."""
+    match stage.stage:
+        case "label":
+            return {*stage.sources} != {"exact"}
+        case "pairs":
+            return stage.prm is not None and stage.reward != "outcome"
+        case "evaluate":
+            return not stage.stored_scores
+        case _:
+            return True
 
 
 def problem_of(row: ProblemRow | ChainRow | PairRow) -> ProblemRow:

@@ -162,7 +162,7 @@ def run_stage(recipe: Recipe, stage: StageConfig, how: Manner | None = None) -> 
     context = recipe.context(stage, skip_bad=how.skip_bad)
     name = folder_name(stage)
     context = digest.begin(recipe, stage, context, fresh=how.fresh, overrides=how.overrides)
-    if context.is_done:
+    if context.is_done and how.fresh != "always":
         if not how.json_only:
             known = (context.folder / digest.STAGE).is_file()
             doubt = "" if known else "; with which keys and data is not known, as it has no stage.json"
