@@ -116,7 +116,7 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
 def test_a_picture_that_is_gone_stays_the_callers_error_with_stage_and_row(checkpoint: Path, tmp_path: Path) -> None:
     chains = write_chains(tmp_path / "chains.jsonl", ROWS)
     (tmp_path / "pictures" / "5.png").unlink()
-    with pytest.raises(InputError, match=r"stage 'prm': row 'p5/0': picture '.*5.png' cannot be read"):
+    with pytest.raises(InputError, match=r"(?s)stage 'prm': .*row 'p5/0': picture '.*5.png' cannot be read"):
         run("prm", checkpoint, chains.parent, context(tmp_path, "prm"), **KEYS)
 
 
