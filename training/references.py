@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from cos.checkpoints import EMBEDDED
+from cos.engines.launch import SCRIPTED
 from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext
 from cos.training.names import Named, Thing, meant, named_in, nearest
@@ -31,6 +34,8 @@ WRITES = {
     "export": (MODEL,),
 }
 """What a stage of a kind leaves in its folder for others."""
+BUILT_IN = (EMBEDDED, SCRIPTED)
+"""Models that are no folder and on no hub."""
 _ROUND = re.compile(r"round-\d+/(rollout/chains\.jsonl|pairs/(pairs|scored)\.jsonl|dpo/model)")
 _HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _FEW = 2_000
@@ -111,7 +116,9 @@ def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
     if maker is not None:
         fault = _unwritten(recipe, stage, maker, named.name, rest)
         return reference("missing" if fault else "planned", fault)
-    near = nearest(named.name, _near(recipe, stage, context, named))
+    if named.to == "checkpoint" and named.name in BUILT_IN:
+        return reference("hub")
+    near = _near(recipe, stage, context, named)
     is_path = named.name.startswith((".", "/", "~")) or Path(named.name).name == MODEL
     if named.to == "checkpoint" and near is None and not is_path and _HUB.fullmatch(named.name):
         return reference("hub")
@@ -142,24 +149,32 @@ def _unwritten(recipe: Recipe, stage: StageConfig, maker: StageConfig, name: str
     return ""
 
 
-def _near(recipe: Recipe, stage: StageConfig, context: StageContext, named: Named) -> Iterator[str]:
-    """Names that may be meant: what earlier stages write, and what stands beside the place that was looked at."""
-    for one in recipe.stages:
-        if one is stage:
-            break
-        is_model = named.to == "checkpoint"
-        yield from (f"{folder_name(one)}/{what}" for what in WRITES[one.stage] if (what == MODEL) == is_model)
-    head, _, _ = named.name.rpartition("/")
-    for folder in {Path(head or ".").expanduser(), context.runs / head}:
+def _near(recipe: Recipe, stage: StageConfig, context: StageContext, named: Named) -> str | None:
+    """What may be meant: something that an earlier stage writes, or that stands where the name would."""
+    before = recipe.stages[: recipe.stages.index(stage)]
+    is_model = named.to == "checkpoint"
+    written = [
+        f"{folder_name(one)}/{what}" for one in before for what in WRITES[one.stage] if (what == MODEL) == is_model
+    ]
+    if (found := nearest(named.name, written)) is not None:
+        return found
+    head, _, last = named.name.rpartition("/")
+    if (found := _sibling(context, head, last)) is not None:
+        return found
+    # The folder itself may be misspelt.
+    parent, _, folder = head.rpartition("/")
+    beside = _sibling(context, parent, folder) if folder else None
+    return f"{beside}/{last}" if beside is not None and context.resolve(f"{beside}/{last}").exists() else None
+
+
+def _sibling(context: StageContext, head: str, last: str) -> str | None:
+    """The name, below ``head``, of something that is there and spelt like ``last``."""
+    for folder in (Path(head or ".").expanduser(), context.runs / head):
         try:
-            entries = sorted(entry.name for entry in folder.iterdir())[:_FEW]
+            entries = sorted(entry.name for entry in islice(folder.iterdir(), _FEW))
         except OSError:
             continue
-        yield from (f"{head}/{entry}" if head else entry for entry in entries)
-    if head and not Path(head).is_absolute():
-        # The folder itself may be misspelt.
-        parent, _, last = head.rpartition("/")
-        for folder in {Path(parent or "."), context.runs / parent}:
-            near = nearest(last, [entry.name for entry in folder.iterdir()] if folder.is_dir() else [])
-            if near is not None:
-                yield "/".join(filter(None, (parent, near, named.name.rpartition("/")[2])))
+        found = nearest(last, entries)
+        if found is not None:
+            return f"{head}/{found}" if head else found
+    return None

@@ -1,6 +1,7 @@
 """A recipe, data or a checkpoint that were edited never go unnoticed: what changed is named, and nothing is lost."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_fresh_runs_again_what_has_changed_and_what_was_made_of_it(
     done = CliRunner().invoke(app, ["label", "first", "--config", str(recipe), "--fresh"])
     assert done.exit_code == 0, done.output
     capsys.readouterr()
-    with pytest.raises(InputError, match="chains first/chains.jsonl has changed: the stage 'first' was run again"):
+    with pytest.raises(InputError, match=r"chains first/chains.jsonl has changed: the stage 'first' was run again"):
         run_all(str(recipe))
     assert "first: done before" in capsys.readouterr().err
     run_all(str(recipe), fresh=True)
@@ -151,10 +152,10 @@ def test_a_stage_that_was_interrupted_takes_no_other_keys(sft: Recipe, keys: dic
 def test_adapters_or_another_architecture_are_no_way_to_go_on(sft: Recipe, tmp_path: Path) -> None:
     where = begun(sft)
     changed = parse_recipe(SFT.format(runs=tmp_path / "runs") + "    lora: {rank: 4}\n")
-    with pytest.raises(InputError, match='lora: not set -> {"rank": 4, '):
+    with pytest.raises(InputError, match=r'lora: not set -> {"rank": 4, '):
         begin(changed, changed.stages[0], where)
     (tmp_path / "base" / "config.json").write_text('{"model_type": "llava_next"}')
-    with pytest.raises(InputError, match="model .*base has changed"):
+    with pytest.raises(InputError, match=r"model .*base has changed"):
         begun(sft)
 
 
@@ -200,8 +201,8 @@ def test_a_key_that_a_later_version_adds_changes_nothing_until_it_is_set(sft: Re
     path.write_text(json.dumps(older))
     begun(sft)
     path.write_text(json.dumps(older))
+    changed = parse_recipe(SFT.format(runs=sft.folder) + "    weight_decay: 0.1\n")
     with pytest.raises(InputError, match=r"weight_decay: not set -> 0\.1"):
-        changed = parse_recipe(SFT.format(runs=sft.folder) + "    weight_decay: 0.1\n")
         begin(changed, changed.stages[0], where)
 
 
@@ -220,8 +221,6 @@ def test_a_file_that_was_copied_anew_is_no_change(sft: Recipe, tmp_path: Path) -
     before = record_of(sft, sft.stages[0])
     data = tmp_path / "chains.jsonl"
     data.write_bytes(data.read_bytes())
-    import os
-
     os.utime(data, ns=(1, 1))
     now = record_of(sft, sft.stages[0])
     assert now.digest == before.digest

@@ -1,4 +1,4 @@
-"""Before the first step: bad lines, pictures and lengths of all rows are told by file and line, or skipped and counted."""
+"""Before the first step: what is wrong with any row is told by file and line, or skipped and counted."""
 
 import json
 from collections.abc import Mapping
@@ -128,7 +128,7 @@ def test_bad_rows_are_skipped_counted_and_listed(kind: str, checkpoint: Path, fa
 
 def test_when_every_row_is_bad_that_is_an_error_with_skip_bad_too(checkpoint: Path, faulty: Path) -> None:
     (faulty / "chains.jsonl").write_text("{}\n[]\n")
-    with pytest.raises(InputError, match="all 2 chains had to be skipped; the first: .*chains.jsonl:1"):
+    with pytest.raises(InputError, match=r"all 2 chains had to be skipped; the first: .*chains.jsonl:1"):
         run("sft", checkpoint, faulty, replace(context(faulty, "sft"), skip_bad=True))
 
 
