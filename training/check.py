@@ -20,6 +20,7 @@ from typing import Any, cast
 from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import CosError
 from cos.search.grammar import COS_TOKENS
+from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
 from cos.training.preflight import Intake, reads_pictures
@@ -131,11 +132,12 @@ def check_recipe(recipe: Recipe, *, step: bool = False) -> Report:
 
 def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageReport:
     named = references(recipe, stage)
-    is_done = (recipe.folder / folder_name(stage) / DONE).is_file()
+    folder = recipe.folder / folder_name(stage)
     report = StageReport(name=folder_name(stage), kind=stage.stage, references=tuple(named))
-    if is_done:
-        return replace(report, notes=("done before",))
-    faults, notes = faults_of(named, in_order=True), list[str]()
+    changed = _changed(recipe, stage, folder)
+    if (folder / DONE).is_file():
+        return replace(report, notes=("done before",), faults=tuple(changed))
+    faults, notes = [*changed, *faults_of(named, in_order=True)], list[str]()
     intake = Intake(replace(recipe.context(stage), skip_bad=True))
     try:
         rows = _rows(stage, named, intake)
@@ -154,6 +156,13 @@ def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageRepo
         facts["step"] = tried if isinstance(tried, Step) else None
         notes += [] if tried is not None else ["no step was tried: its checkpoint or data are still to be made"]
     return replace(report, **facts, notes=tuple(notes), faults=tuple(faults))
+
+
+def _changed(recipe: Recipe, stage: StageConfig, folder: Path) -> list[str]:
+    """What a stage that was begun before was begun with otherwise."""
+    before = read_record(folder / STAGE) if has_progress(folder) else None
+    changed = [] if before is None else changes(before, record_of(recipe, stage, before))
+    return [f"changed since it began (--fresh begins it again): {one}" for one in changed]
 
 
 AnyRow = ProblemRow | ChainRow | PairRow

@@ -224,7 +224,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
     """Model and processor of a checkpoint folder (or hub name).
 
-    Errors: InputError for a folder that is none, or has no config.json.
+    Errors: InputError for a folder that is none, has no config.json or lacks files, and a hub name that leads nowhere.
     """
     local = Path(folder).expanduser()
     looks_local = str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1 or local.exists()
@@ -233,5 +233,9 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -
             f"model {str(folder)!r}: no config.json there; give a checkpoint folder or a hub name", "model"
         )
     source = str(local if looks_local else folder)
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-    return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        where = "cannot be loaded" if looks_local else "is no folder here and could not be had from the hub"
+        raise InputError(f"model {source!r} {where}: {str(error).splitlines()[0]}", "model") from error

@@ -124,7 +124,8 @@ def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
         return reference("hub")
     what = "a checkpoint folder or a hub name" if named.to == "checkpoint" else "a file or folder that is there"
     hint = f"; did you mean {near!r}?" if near else f"; give {what}"
-    return reference("missing", f"there is no {path}{hint}")
+    where = path if Path(named.name).expanduser().is_absolute() else f"{named.name}, here or in {recipe.folder}"
+    return reference("missing", f"there is no {where}{hint}")
 
 
 def _unfit(path: Path, named: Named) -> str:

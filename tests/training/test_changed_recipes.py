@@ -125,6 +125,14 @@ def test_fresh_runs_again_what_has_changed_and_what_was_made_of_it(
     assert capsys.readouterr().err.count("done before") == 2
 
 
+def test_the_check_of_a_recipe_tells_what_has_changed(recipe: Path) -> None:
+    run_all(str(recipe))
+    edit_key(recipe)
+    told = CliRunner().invoke(app, ["check", str(recipe)])
+    assert told.exit_code == 2
+    assert "stage 'first': changed since it began (--fresh begins it again): hard_above: 0.0 -> 0.25" in told.stdout
+
+
 def test_what_is_done_tells_its_keys_and_inputs(recipe: Path) -> None:
     run_all(str(recipe), overrides=["first.hard_above=0.5"])
     folder = recipe.parent / "runs" / "first"
