@@ -45,7 +45,7 @@ class Intake:
         """Width and height of every picture that was looked at, pixels."""
         self._told = 0
         self.read = 0
-        """Lines that were read: good ones and bad ones."""
+        """Rows that were read: good ones and bad ones."""
 
     @property
     def facts(self) -> dict[str, int]:
@@ -56,24 +56,24 @@ class Intake:
         """The rows of files as a recipe names them. Errors: InputError for a file that cannot be read at all."""
         found: list[FileRow] = []
         for path in paths:
-            places: list[str] = []
-            rows = list(read_rows(self._context.resolve(path), kind, skip_bad=True, skipped=self.faults, places=places))
-            self._note(rows, places)
+            bad, places = list[str](), list[str]()
+            rows = list(read_rows(self._context.resolve(path), kind, skip_bad=True, skipped=bad, places=places))
+            self._note(rows, places, bad)
             found += rows
-        self.read = len(self._kept) + len(self.faults)
         return found
 
     def problems_of(self, paths: Iterable[str]) -> list[ProblemRow]:
         """The problems of files of problems or chains, each once. Errors: as `cos.training.problems.read_problems`."""
-        places: list[str] = []
-        rows = read_problems(map(self._context.resolve, paths), skipped=self.faults, places=places)
-        self._note(rows, places)
-        self.read = len(self._kept) + len(self.faults)
+        bad, places = list[str](), list[str]()
+        rows = read_problems(map(self._context.resolve, paths), skipped=bad, places=places)
+        self._note(rows, places, bad)
         return rows
 
-    def _note(self, rows: Sequence[ProblemRow | ChainRow | PairRow], places: Sequence[str]) -> None:
+    def _note(self, rows: Sequence[ProblemRow | ChainRow | PairRow], places: Sequence[str], bad: Sequence[str]) -> None:
         self._kept += rows  # an object's identity is its own only while it lives
         self._places |= {id(row): place for row, place in zip(rows, places, strict=True)}
+        self.faults += bad
+        self.read += len(rows) + len(bad)
 
     def seen(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose picture can be read. Errors: StageError naming the row for what no reader foresaw."""
