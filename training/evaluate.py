@@ -131,7 +131,7 @@ def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str],
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
     for path in paths:
-        for row in chains_of([path], context, intake, pictures=reads_pictures(config)):
+        for row in chains_of([path], intake, pictures=reads_pictures(config)):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(

@@ -39,7 +39,7 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
     """Labels the chains of a recipe's section. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "label") as stage, naming(of_stage(context.folder.name)):
         intake = Intake(context)
-        chains = chains_of(config.chains, context, intake, pictures=reads_pictures(config))
+        chains = chains_of(config.chains, intake, pictures=reads_pictures(config))
         leaks = check_unseen(context, [chain.problem for chain in chains], (config.policy,))
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", _exact(chain)) for chain in chains]

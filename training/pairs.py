@@ -54,7 +54,7 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
 
 def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> list[ChainRow]:
     """The chains of all files and traces. Errors: InputError for one id in two of them."""
-    chains = chains_of(config.chains, context, intake, pictures=reads_pictures(config)) if config.chains else []
+    chains = chains_of(config.chains, intake, pictures=reads_pictures(config)) if config.chains else []
     if config.traces:
         folders = [context.resolve(folder) for folder in config.traces]
         found = harvest(folders, skip_bad=context.skip_bad)

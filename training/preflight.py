@@ -127,14 +127,12 @@ class Intake:
             raise InputError(f"all {self.read} {what} had to be skipped; the first: {self.faults[0]}", "data")
 
 
-def chains_of(
-    paths: Sequence[str], context: StageContext, intake: Intake | None = None, *, pictures: bool = True
-) -> list[ChainRow]:
+def chains_of(paths: Sequence[str], intake: Intake, *, pictures: bool = True) -> list[ChainRow]:
     """The chains of a stage's files, looked through. ``pictures``: whether the stage reads them.
 
     Errors: InputError for files that cannot be read, hold no chain, or hold bad ones that are not to be skipped.
     """
-    return _taken(paths, ChainRow, intake or Intake(context), "chain", pictures=pictures)
+    return _taken(paths, ChainRow, intake, "chain", pictures=pictures)
 
 
 def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:

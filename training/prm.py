@@ -46,7 +46,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
     with StageRun(context, "prm") as run:
         intake = Intake(context)
         with naming(of_stage(context.folder.name)):
-            chains = chains_of(config.chains, context, intake) if config.chains else []
+            chains = chains_of(config.chains, intake) if config.chains else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))

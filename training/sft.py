@@ -36,7 +36,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
     with StageRun(context, "sft") as run:
         intake = Intake(context)
         with naming(of_stage(context.folder.name)):
-            chains = chains_of(config.data, context, intake) if config.data else []
+            chains = chains_of(config.data, intake) if config.data else []
         asked = (chain.problem for chain in chains)
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
