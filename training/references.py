@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -152,7 +152,7 @@ def _unwritten(recipe: Recipe, stage: StageConfig, maker: StageConfig, name: str
 
 def _near(recipe: Recipe, stage: StageConfig, context: StageContext, named: Named) -> str | None:
     """What may be meant: something that an earlier stage writes, or that stands where the name would."""
-    before = recipe.stages[: recipe.stages.index(stage)]
+    before = takewhile(lambda one: folder_name(one) != folder_name(stage), recipe.stages)
     is_model = named.to == "checkpoint"
     written = [
         f"{folder_name(one)}/{what}" for one in before for what in WRITES[one.stage] if (what == MODEL) == is_model

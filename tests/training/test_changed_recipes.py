@@ -21,22 +21,22 @@ from tests.training.test_label import chain, slipped
 
 LABELS = """
 name: small
-runs: {runs}
+runs: {folder}/runs
 stages:
   - stage: label
     name: first
-    chains: [{runs}/../chains.jsonl]
+    chains: [{folder}/chains.jsonl]
   - stage: label
     name: second
     chains: [first/chains.jsonl]
 """
 SFT = """
 name: small
-runs: {runs}
+runs: {folder}/runs
 stages:
   - stage: sft
-    model: {runs}/../base
-    data: [{runs}/../chains.jsonl]
+    model: {folder}/base
+    data: [{folder}/chains.jsonl]
     steps: 20
     learning_rate: 1.0e-5
 """
@@ -47,7 +47,7 @@ def recipe(tmp_path: Path) -> Path:
     """A recipe of two stages that need no model, with its data."""
     write_rows(tmp_path / "chains.jsonl", [chain(tmp_path, 0), slipped(tmp_path)])
     file = tmp_path / "recipe.yaml"
-    file.write_text(LABELS.format(runs=tmp_path / "runs"))
+    file.write_text(LABELS.format(folder=tmp_path))
     return file
 
 
@@ -58,7 +58,7 @@ def sft(tmp_path: Path) -> Recipe:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     (tmp_path / "base" / "model.safetensors").write_bytes(b"weights")
-    return parse_recipe(SFT.format(runs=tmp_path / "runs"))
+    return parse_recipe(SFT.format(folder=tmp_path))
 
 
 def begun(recipe: Recipe, *, interrupted: bool = True, **keys: object) -> StageContext:
@@ -159,7 +159,7 @@ def test_a_stage_that_was_interrupted_takes_no_other_keys(sft: Recipe, keys: dic
 
 def test_adapters_or_another_architecture_are_no_way_to_go_on(sft: Recipe, tmp_path: Path) -> None:
     where = begun(sft)
-    changed = parse_recipe(SFT.format(runs=tmp_path / "runs") + "    lora: {rank: 4}\n")
+    changed = parse_recipe(SFT.format(folder=tmp_path) + "    lora: {rank: 4}\n")
     with pytest.raises(InputError, match=r'lora: not set -> {"rank": 4, '):
         begin(changed, changed.stages[0], where)
     (tmp_path / "base" / "config.json").write_text('{"model_type": "llava_next"}')
@@ -209,7 +209,7 @@ def test_a_key_that_a_later_version_adds_changes_nothing_until_it_is_set(sft: Re
     path.write_text(json.dumps(older))
     begun(sft)
     path.write_text(json.dumps(older))
-    changed = parse_recipe(SFT.format(runs=sft.folder) + "    weight_decay: 0.1\n")
+    changed = parse_recipe(SFT.format(folder=sft.folder.parent) + "    weight_decay: 0.1\n")
     with pytest.raises(InputError, match=r"weight_decay: not set -> 0\.1"):
         begin(changed, changed.stages[0], where)
 
