@@ -76,11 +76,8 @@ class Memory:
     weights_gib: float
     gradients_gib: float
     optimizer_gib: float
-
-    @property
-    def total_gib(self) -> float:
-        """All of it."""
-        return self.weights_gib + self.gradients_gib + self.optimizer_gib
+    total_gib: float
+    """All three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,12 +255,15 @@ def _memory(folder: Path, keys: TrainingKeys) -> Memory:
     prepare_trainable(trained, keys.model_copy(update={"compile": False, "gradient_checkpointing": False}))
     parameters = sum(weights.numel() for weights in trained.parameters())
     count = sum(weights.numel() for weights in trained.parameters() if weights.requires_grad)
+    held = (parameters * WEIGHT_BYTES, count * WEIGHT_BYTES, count * MOMENT_BYTES)
+    weights, gradients, optimizer = (size / 2**30 for size in held)
     return Memory(
         parameters=parameters,
         trained=count,
-        weights_gib=parameters * WEIGHT_BYTES / 2**30,
-        gradients_gib=count * WEIGHT_BYTES / 2**30,
-        optimizer_gib=count * MOMENT_BYTES / 2**30,
+        weights_gib=weights,
+        gradients_gib=gradients,
+        optimizer_gib=optimizer,
+        total_gib=sum(held) / 2**30,
     )
 
 

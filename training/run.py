@@ -108,7 +108,7 @@ def check(
 
     logging.basicConfig(level=logging.WARNING)
     report = check_recipe(load_recipe(config, overrides), step=step)
-    typer.echo(json.dumps(asdict(report), ensure_ascii=False) if json_only else table(report))
+    typer.echo(json.dumps(asdict(report), ensure_ascii=False, default=str) if json_only else table(report))
     if report.faults:
         raise typer.Exit(2)
 

@@ -102,6 +102,9 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
     for user in ("row_data", "dpo"):
         monkeypatch.setattr(f"cos.training.{user}.read_picture", read)
     monkeypatch.setattr(Collator, "__call__", nothing)
+    # The look at all rows before the first step finds nothing.
+    monkeypatch.setattr("cos.training.preflight.look_at", lambda image: (56, 56))
+    monkeypatch.setattr("cos.training.preflight.Intake.fitting", lambda self, rows, *_: [*rows])
     where = context(tmp_path, stage)
     if stage != "dpo":
         monkeypatch.setattr(StageTrainer, "training_step", no_loss)
