@@ -11,7 +11,7 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -230,7 +230,10 @@ def _tokens(
     lengths = Lengths(processor, encoder, intake.sizes, tagged=isinstance(stage, PrmConfig))
     tokens = {id(row): lengths.tokens(row) for row in rows}
     limit, whose = room(AutoConfig.from_pretrained(folder), stage.max_tokens)
-    kept = rows if limit is None else intake.fitting(rows, lambda row: tokens[id(row)], limit, whose)
+    kept = rows
+    if limit is not None:
+        fit = cast("Callable[..., list[ChainRow | PairRow]]", intake.fitting)  # one kind of rows, whichever it is
+        kept = fit(rows, lambda row: tokens[id(row)], limit, whose)
     order = sorted(tokens.values())
     return kept, Tokens(
         minimum=order[0],

@@ -82,8 +82,7 @@ FolderName = Annotated[str, AfterValidator(_own_folder)]
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is meant, if one is near: spelt alike (``stf`` for ``sft``), with the same digits
-    (``InternVL-8B`` is no slip of
-    ``InternVL-38B``), or shortened to its initials (``lr`` for ``learning_rate``)."""
+    (``InternVL-8B`` is no slip of ``InternVL-38B``), or shortened to its initials (``lr`` for ``learning_rate``)."""
     known = list(known)
     swapped = [one for one in known if sorted(one) == sorted(name)]
     alike = [*swapped, *difflib.get_close_matches(name, known, n=3, cutoff=0.75)]

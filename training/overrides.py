@@ -89,7 +89,7 @@ def _put(recipe: dict[str, Any], stages: Sequence[dict[str, Any]], text: str, pl
 
 def _stage(stages: Sequence[dict[str, Any]], text: str, place: str) -> tuple[dict[str, Any], str]:
     """The stage that a place is in, by its name (which may have dots) or its kind, and the rest of the place."""
-    for name_of in (_name, lambda stage: str(stage.get("stage"))):
+    for name_of in (_name, _kind):
         found = [stage for stage in stages if place.startswith(f"{name_of(stage)}.")]
         longest = max((len(name_of(stage)) for stage in found), default=0)
         found = [stage for stage in found if len(name_of(stage)) == longest]
@@ -105,6 +105,10 @@ def _stage(stages: Sequence[dict[str, Any]], text: str, place: str) -> tuple[dic
     raise InputError(
         f"--set {text!r}: the recipe has no stage {asked!r}; it has {', '.join(names)}{meant(asked, names)}", "set"
     )
+
+
+def _kind(stage: Mapping[str, Any]) -> str:
+    return str(stage.get("stage"))
 
 
 def _name(stage: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -132,20 +132,27 @@ def chains_of(paths: Sequence[str], intake: Intake, *, pictures: bool = True) ->
 
     Errors: InputError for files that cannot be read, hold no chain, or hold bad ones that are not to be skipped.
     """
-    return _taken(paths, ChainRow, intake, "chain", pictures=pictures)
+    found = _taken(paths, ChainRow, intake, "chains", pictures=pictures)
+    if not found:
+        raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
+    return found
 
 
 def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:
     """The pairs of a stage's files, looked through. Errors: as `chains_of`."""
-    return _taken(paths, PairRow, intake, "pair", pictures=True)
+    found = _taken(paths, PairRow, intake, "pairs", pictures=True)
+    if not found:
+        raise InputError(
+            f"{', '.join(paths)}: there is no pair to train on; lower the stage `pairs`' gap, or sample more chains",
+            "pairs",
+        )
+    return found
 
 
 def _taken(paths: Sequence[str], kind: type[FileRow], intake: Intake, what: str, *, pictures: bool) -> list[FileRow]:
     found = intake.rows_of(paths, kind)
     rows = intake.seen(found) if pictures else found
-    intake.settle(f"{what}s")
-    if not rows:
-        raise InputError(f"{', '.join(paths)}: there is no {what} in it", f"{what}s")
+    intake.settle(what)
     return rows
 
 
@@ -198,7 +205,7 @@ def _shared(items: list[str], work: Callable[[str], Found]) -> list[Found]:
 
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.split_between_processes(items) as part:
-        return list(gather_object(_in_threads(list(part), work)))
+        return cast("list[Found]", gather_object(_in_threads(cast("list[str]", part), work)))
 
 
 def _in_threads(items: list[str], work: Callable[[str], Found]) -> list[Found]:

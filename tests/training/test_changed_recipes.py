@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from cos.training import digest
 from cos.training.digest import STAGE, begin, changes, read_record, record_of
 from cos.training.folder import DONE, StageContext, take_lock
 from cos.training.recipe import Recipe
-from cos.training.recipe_file import load_recipe, parse_recipe
+from cos.training.recipe_file import parse_recipe
 from cos.training.rows import write_rows
 from cos.training.run import app, run_all
 from tests.training.test_label import chain, slipped
@@ -61,7 +62,7 @@ def sft(tmp_path: Path) -> Recipe:
     return parse_recipe(SFT.format(folder=tmp_path))
 
 
-def begun(recipe: Recipe, *, interrupted: bool = True, **keys: object) -> StageContext:
+def begun(recipe: Recipe, *, interrupted: bool = True, **keys: Any) -> StageContext:
     """The first stage of a recipe (with other keys) as it begins; ``interrupted``: behind a checkpoint of its own."""
     stage = recipe.stages[0].model_copy(update=keys)
     where = begin(recipe, stage, recipe.context(stage))
@@ -140,7 +141,7 @@ def test_what_is_done_tells_its_keys_and_inputs(recipe: Path) -> None:
     assert record["keys"]["hard_above"] == 0.5
     assert record["overrides"] == ["first.hard_above=0.5"]
     assert json.loads((folder / DONE).read_text())["digest"] == record["digest"]
-    assert set(record["inputs"]) == {f"chains {load_recipe(recipe).stages[0].chains[0]}", *record["inputs"]}
+    assert [name.split()[0] for name in record["inputs"]] == ["chains", "pictures"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_what_is_done_tells_its_keys_and_inputs(recipe: Path) -> None:
         ({"data": ("other.jsonl",)}, r'data: \["/.*chains.jsonl"\] -> \["other.jsonl"\]'),
     ],
 )
-def test_a_stage_that_was_interrupted_takes_no_other_keys(sft: Recipe, keys: dict[str, object], told: str) -> None:
+def test_a_stage_that_was_interrupted_takes_no_other_keys(sft: Recipe, keys: dict[str, Any], told: str) -> None:
     begun(sft)
     with pytest.raises(InputError, match=f"(?s)stage 'sft' was interrupted, .*{told}"):
         begun(sft, **keys)
