@@ -213,6 +213,10 @@ def _beginning(recipe: Recipe, stage: StageConfig) -> Path | None:
     return _beginning(recipe, recipe.find(found.maker)) if found.state == "planned" and found.maker else None
 
 
+Trained = ChainRow | PairRow
+Fitting = Callable[[list[Trained], Callable[[Trained], int], int, str], list[Trained]]
+
+
 def _tokens(
     folder: Path, stage: SftConfig | PrmConfig | DpoConfig, intake: Intake, rows: list[ChainRow | PairRow]
 ) -> tuple[list[ChainRow | PairRow], Tokens]:
@@ -232,7 +236,7 @@ def _tokens(
     limit, whose = room(AutoConfig.from_pretrained(folder), stage.max_tokens)
     kept = rows
     if limit is not None:
-        fit = cast("Callable[..., list[ChainRow | PairRow]]", intake.fitting)  # one kind of rows, whichever it is
+        fit = cast("Fitting", intake.fitting)  # rows are of one kind, whichever it is
         kept = fit(rows, lambda row: tokens[id(row)], limit, whose)
     order = sorted(tokens.values())
     return kept, Tokens(

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 from tqdm import tqdm
 
-from cos.search.errors import InputError
+from cos.search.errors import CosError, InputError
 from cos.training.failures import named, of_row
 from cos.training.folder import StageContext, is_first_process, replacing
 from cos.training.problems import read_problems
@@ -174,22 +174,28 @@ def problem_of(row: ProblemRow | ChainRow | PairRow) -> ProblemRow:
     return row if isinstance(row, ProblemRow) else row.problem
 
 
-def look_at(image: str) -> tuple[int, int] | Exception:
-    """A picture's width and height, pixels, by the reader that training has, or why it cannot be read."""
+Look = tuple[int, int] | str | CosError
+"""Width and height of a picture in pixels, why it cannot be read, or what went wrong that no reader foresaw. (An
+InputError cannot be sent from process to process.)"""
+
+
+def look_at(image: str) -> Look:
+    """A picture's size by the reader that training has. Errors are given back: a StopIteration must not leave a thread
+    as it is."""
     from cos.training import row_data
 
     try:
         return row_data.read_picture(image).size
-    except Exception as error:  # given back, as a StopIteration must not leave a thread as it is
-        return error
+    except InputError as error:
+        return str(error)
+    except Exception as error:
+        return named(f"picture {image!r}", error)
 
 
-def _fault(row: Row, found: tuple[int, int] | Exception) -> str | None:
-    if isinstance(found, InputError):
-        return str(found)
-    if isinstance(found, Exception):
+def _fault(row: Row, found: Look) -> str | None:
+    if isinstance(found, CosError):
         raise named(of_row(row.id), found) from found
-    return None
+    return found if isinstance(found, str) else None
 
 
 Found = TypeVar("Found")
@@ -205,7 +211,10 @@ def _shared(items: list[str], work: Callable[[str], Found]) -> list[Found]:
 
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.split_between_processes(items) as part:
-        return cast("list[Found]", gather_object(_in_threads(cast("list[str]", part), work)))
+        mine = cast("list[str]", part)
+        # By item: with fewer items than processes, accelerate gives the last one to several.
+        found = dict(cast("list[tuple[str, Found]]", gather_object([*zip(mine, _in_threads(mine, work), strict=True)])))
+    return [found[item] for item in items]
 
 
 def _in_threads(items: list[str], work: Callable[[str], Found]) -> list[Found]:
