@@ -26,7 +26,8 @@ from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.judge import judge_labels
 from cos.training.monte_carlo import Continuing, monte_carlo_labels
-from cos.training.problems import chains_of, images_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
+from cos.training.problems import images_of
 from cos.training.recipe import LabelConfig
 from cos.training.rollout import CHAINS, bar_of, tell
 from cos.training.rows import ChainRow, Source, TagLabel, check_gold, write_rows
@@ -42,13 +43,15 @@ CONCURRENT = 96
 def run_label(config: LabelConfig, context: StageContext) -> None:
     """Labels the chains of a recipe's section. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "label") as stage, naming(of_stage(context.folder.name)):
-        chains = chains_of(config.chains, context, images_of(config, context))
+        intake = Intake(context)
+        images = images_of(config, context)
+        chains = chains_of(config.chains, intake, images=images, pictures=reads_pictures(config))
         leaks = check_unseen(context, [chain.problem for chain in chains], (config.policy,))
         if {"judge", "monte_carlo"} & set(config.sources):
             check_gold(chain.problem for chain in chains)
         if "exact" in config.sources:
             chains = [with_labels(chain, "exact", _exact(chain)) for chain in chains]
-        outcome: dict[str, Any] = {"chains": len(chains), **leaks}
+        outcome: dict[str, Any] = {"chains": len(chains), **intake.facts, **leaks}
         if config.judge is not None:
             # First of those that take long: a key or URL that is wrong shows at its first request.
             journal = context.folder / JUDGE_JOURNAL

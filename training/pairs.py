@@ -14,7 +14,7 @@ from typing import Any
 from cos.search.errors import InputError
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import is_right, tell
 from cos.training.rows import ChainRow, PairRow, Written, write_rows
@@ -27,7 +27,8 @@ JOURNAL = "scores.journal"
 def run_pairs(config: PairsConfig, context: StageContext) -> None:
     """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "pairs") as stage, naming(of_stage(context.folder.name)):
-        chains = all_chains(config, context)
+        intake = Intake(context)
+        chains = all_chains(config, context, intake)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))
             write_rows(context.folder / "scored.jsonl", chains)
@@ -42,14 +43,18 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
         (context.folder / JOURNAL).unlink(missing_ok=True)
-        outcome = {**summary(pairs, chains), "unscored": sum(worth(chain, config) is None for chain in chains)}
+        outcome = {
+            **summary(pairs, chains),
+            **intake.facts,
+            "unscored": sum(worth(chain, config) is None for chain in chains),
+        }
         stage.finish(outcome=outcome)
     tell("pairs", outcome)
 
 
-def all_chains(config: PairsConfig, context: StageContext) -> list[ChainRow]:
+def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> list[ChainRow]:
     """The chains of all files and traces. Errors: InputError for one id in two of them."""
-    chains = chains_of(config.chains, context) if config.chains else []
+    chains = chains_of(config.chains, intake, pictures=reads_pictures(config)) if config.chains else []
     if config.traces:
         folders = [context.resolve(folder) for folder in config.traces]
         found = harvest(folders, skip_bad=context.skip_bad)

@@ -21,6 +21,7 @@ from cos.training.engines import NO_PRM, picture_of, running
 from cos.training.failures import check_share, naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
+from cos.training.preflight import Intake
 from cos.training.problems import problems_of
 from cos.training.progress import LOG_INTERVAL_S
 from cos.training.rows import ChainRow, ProblemRow, write_rows
@@ -40,7 +41,8 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
     StageError for all else.
     """
     with StageRun(context, "rollout") as stage, naming(of_stage(context.folder.name)):
-        problems = problems_of(config.problems, context)
+        intake = Intake(context)
+        problems = problems_of(config.problems, context, intake)
         policy = context.checkpoint(config.policy)
         manner = Manner(
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=context.seed
@@ -58,7 +60,7 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
                     failed_at_most=config.failed_at_most,
                 )
 
-        stage.finish(outcome=asyncio.run(work()))
+        stage.finish(outcome={**asyncio.run(work()), **intake.facts})
 
 
 async def roll_out(

@@ -165,6 +165,7 @@ def read_rows(
     skip_bad: bool = False,
     skipped: list[str] | None = None,
     images: Path | None = None,
+    places: list[str] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Iterator[Row]:
     """The rows of a JSONL file, one at a time. A file of chains may also hold conversations as ShareGPT-Step-300K and
@@ -172,8 +173,9 @@ def read_rows(
     to, where it is not the file's.
 
     Errors: InputError naming file and line for one that is corrupt, truncated, longer than ``most_bytes`` or a
-    duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are left out,
-    their number is logged at the end, and what is wrong with each (``file:line: why``) is added to ``skipped``.
+    duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are left out, and
+    their number is logged at the end, or, where a list ``skipped`` is given, what is wrong with each (``file:line:
+    why``) is appended to it. ``places``: a list that gets ``file:line`` of every row before the row is yielded.
     """
     path = Path(path)
     folder = (path.parent if images is None else images).resolve()
@@ -189,12 +191,14 @@ def read_rows(
             if not skip_bad:
                 raise InputError(f"{message}; mend or remove the line, or give --skip-bad", "data") from error
             bad.append(message)
-            if skipped is not None:
-                skipped.append(message)
             continue
         seen[row.id] = number
+        if places is not None:
+            places.append(f"{path}:{number}")
         yield row
-    if bad:
+    if skipped is not None:
+        skipped += bad
+    elif bad:
         logging.getLogger(__name__).warning("%s: %d bad lines skipped; the first: %s", path, len(bad), bad[0])
 
 
