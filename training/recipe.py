@@ -178,7 +178,7 @@ class PrmConfig(StageKeys, TrainingKeys, JudgingKeys, RowKeys):
         return self
 
 
-class PairsConfig(StageKeys):
+class PairsConfig(StageKeys, FailureKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
