@@ -52,6 +52,11 @@ def kind_of_failure(why: str) -> str:
     return why.partition(": ")[0]
 
 
+def most_often(reasons: Sequence[str]) -> str:
+    """The most frequent of some reasons; empty where there is none."""
+    return Counter(reasons).most_common(1)[0][0] if reasons else ""
+
+
 def check_share(what: str, failed: Sequence[str], total: int, at_most: float) -> None:
     """Errors: StageError when more than the share ``at_most`` of ``total`` items failed.
 

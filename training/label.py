@@ -21,7 +21,7 @@ from cos.search.errors import InputError
 from cos.training.checker import exact_labels
 from cos.training.consensus import agreed_chains, agreements, table
 from cos.training.engines import NO_PRM, running
-from cos.training.failures import check_share, naming, of_row, of_stage
+from cos.training.failures import check_share, most_often, naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.judge import judge_labels
@@ -150,8 +150,8 @@ async def continued(
             await work_off(waiting, label, writer.workers(config.continuations))
         labels, spent = _read(journal.done, config.hard_above)
     failed = sum(chain.id not in labels for chain in chains)
-    most_often = Counter(writer.lost).most_common(1)[0][0] if writer.lost else ""
-    check_share("chains could not be continued", [most_often] * failed, len(chains), config.failed_at_most)
+    whys = [most_often(writer.lost)] * failed
+    check_share("chains could not be continued", whys, len(chains), config.failed_at_most)
     return labels, spent
 
 

@@ -170,7 +170,7 @@ class PrmConfig(StageKeys, JudgingKeys, RowKeys):
         return self
 
 
-class PairsConfig(StageKeys):
+class PairsConfig(StageKeys, FailureKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
