@@ -2,7 +2,8 @@
 
 lock          who runs here: process and host; empty when nobody does
 metrics.jsonl, checkpoint-<step>/, model/, *.jsonl     what the stage writes
-done.json     stage, commit, seed, seconds, memory and outcome; only when the stage has ended well
+stage.json    the keys and inputs that the stage was begun with (`cos.training.digest`)
+done.json     stage, commit, seed, digest, seconds, memory and outcome; only when the stage has ended well
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class StageContext:
     """Folder of the handwritten digits, fetched into it when they are missing."""
     leaks: Leaks = "error"
     """Whether data that serves two roles is an error, or told and counted."""
+    trial: bool = False
+    """Whether a step is only tried: neither checkpoints nor the model are kept."""
+    digest: str | None = None
+    """Of the stage's keys and inputs (`cos.training.digest`), for ``done.json``; None where nobody took it."""
 
     @property
     def is_done(self) -> bool:
@@ -90,7 +95,7 @@ class StageRun:
     def __enter__(self) -> StageRun:
         """Errors: InputError when another run holds the folder, naming its process and host."""
         folder = self._context.folder
-        with _disk_errors(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if self._is_main:
                 take_lock(folder)
@@ -118,7 +123,7 @@ class StageRun:
         if not self._is_main:
             return
         folder = self._context.folder
-        if model is not None:
+        if model is not None and not self._context.trial:
             check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()))
             with replacing_folder(folder / MODEL) as beside:
                 model.save_pretrained(beside)
@@ -128,6 +133,7 @@ class StageRun:
             "stage": self._stage,
             "commit": commit(),
             "seed": self._context.seed,
+            "digest": self._context.digest,
             "seconds": round(time.monotonic() - self._started, 1),
             "resumed": self._resumed,
             "peak_rss_mib": _peak_mib(),
@@ -277,7 +283,8 @@ def _full(folder: Path) -> InputError:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Generator[None]:
+def disk_errors(folder: Path) -> Generator[None]:
+    """Errors: InputError for a disk that is full or a folder that cannot be written to."""
     try:
         yield
     except OSError as error:
