@@ -200,6 +200,8 @@ class TrainingKeys(Keys):
     """Held-out rows."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who else is told what metrics.jsonl is told; the package has to be installed."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read pictures and make batches ahead of training; 0: training does so itself, between steps."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, some 30 % more time."""
 
