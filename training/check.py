@@ -11,9 +11,10 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +24,11 @@ from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
-from cos.training.preflight import Intake, reads_pictures
+from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.references import Reference, faults_of, references
 from cos.training.rows import ChainRow, PairRow, ProblemRow
+from cos.training.splits import TITLES, keys_of, role_of
 
 BEGINS_WITH = {
     "tokens": "checkpoint",
@@ -122,12 +124,27 @@ class Report:
 
 def check_recipe(recipe: Recipe, *, step: bool = False) -> Report:
     """Looks through all stages. ``step``: also trains one step of each stage whose checkpoint and data are here."""
-    found = tuple(_check_stage(recipe, stage, step=step) for stage in recipe.stages)
-    faults = tuple(f"stage {one.name!r}: {fault}" for one in found for fault in one.faults)
-    return Report(recipe=recipe.name, stages=found, faults=faults)
+    asked: dict[str, dict[str, str]] = {}
+    found = tuple(_check_stage(recipe, stage, asked, step=step) for stage in recipe.stages)
+    faults = [f"stage {one.name!r}: {fault}" for one in found for fault in one.faults]
+    faults += _leaks(recipe, asked) if recipe.leaks == "error" else []
+    return Report(recipe=recipe.name, stages=found, faults=tuple(faults))
 
 
-def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageReport:
+def _leaks(recipe: Recipe, asked: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Questions that stages of two roles share, as the later one would find when it starts."""
+    users = [(folder_name(stage), role) for stage in recipe.stages if (role := role_of(stage)) is not None]
+    for (earlier, its), (later, own) in combinations(users, 2):
+        shared = [row for key, row in asked.get(later, {}).items() if key in asked.get(earlier, {})]
+        if shared and its != own:
+            yield (
+                f"stage {later!r} ({TITLES[own]}) and stage {earlier!r} ({TITLES[its]}) share {len(shared)} questions, "
+                f"the first {shared[0]!r}; take them out of one, or set leaks: report in the recipe if this is meant"
+            )
+
+
+def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, str]], *, step: bool) -> StageReport:
+    """``asked`` gets the keys of the stage's questions (`cos.training.splits.keys_of`)."""
     named = references(recipe, stage)
     folder = recipe.folder / folder_name(stage)
     report = StageReport(name=folder_name(stage), kind=stage.stage, references=tuple(named))
@@ -143,6 +160,10 @@ def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageRepo
         rows, facts = [], dict[str, Any]()
         faults.append(str(error))
     faults += intake.faults
+    # Those that a PRM was trained on are measured apart, on purpose.
+    seen = [one.name for one in named if one.key == "seen_chains" and one.state == "here"]
+    trained = keys_of(row.problem for row in Intake(recipe.context(stage)).rows_of(seen, ChainRow))
+    asked[folder_name(stage)] = {key: row for key, row in keys_of(map(problem_of, rows)).items() if key not in trained}
     if intake.read:
         facts |= {"rows": len(rows), "skipped": len(intake.faults)}
         if not rows:
@@ -335,10 +356,10 @@ def _told(stage: StageReport) -> Iterator[tuple[str, str]]:
         yield "parameters", f"{memory.parameters:,}, {memory.trained:,} of them trained"
         yield (
             "memory",
-            f"{memory.total_gib:.2f} GiB without activations: weights {memory.weights_gib:.2f}, "
-            f"gradients {memory.gradients_gib:.2f}, optimiser {memory.optimizer_gib:.2f}",
+            f"{memory.total_gib:.3g} GiB without activations: weights {memory.weights_gib:.3g}, "
+            f"gradients {memory.gradients_gib:.3g}, optimiser {memory.optimizer_gib:.3g}",
         )
     if (step := stage.step) is not None:
         loss = "" if step.loss is None else f", loss {step.loss:.4g}"
-        yield "one step", f"{step.seconds} s with loading, peak {step.peak_gib:.2f} GiB{loss}"
+        yield "one step", f"{step.seconds} s with loading, peak {step.peak_gib:.3g} GiB{loss}"
     yield from (("note", note) for note in stage.notes)

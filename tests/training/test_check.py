@@ -83,6 +83,14 @@ def test_faults_of_all_stages_are_listed_with_exit_code_2(folder: Path) -> None:
     assert "did you mean 'sft/model'?" in told.stdout
 
 
+def test_questions_that_two_roles_share_are_told_beforehand(folder: Path) -> None:
+    recipe = (folder / "recipe.yaml").read_text()
+    prm = f"  - {{stage: prm, model: tokens/model, chains: [{folder}/chains.jsonl], steps: 1}}\n"
+    (fault,) = check_recipe(parse_recipe(recipe + prm)).faults[1:]
+    assert fault.startswith("stage 'prm' (PRM training) and stage 'dpo' (policy training) share 6 questions")
+    assert check_recipe(parse_recipe(recipe + prm + "leaks: report\n")).faults == ()
+
+
 def test_one_step_is_tried_beside_the_run(folder: Path) -> None:
     trained = build(folder / "ready", "internvl")
     stages = f"  - {{stage: sft, model: {trained}, data: [{folder}/chains.jsonl], epochs: 2, batch: 2}}\n"
