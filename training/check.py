@@ -28,7 +28,7 @@ from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.references import Reference, faults_of, references
 from cos.training.rows import ChainRow, PairRow, ProblemRow
-from cos.training.splits import TITLES, keys_of, role_of
+from cos.training.splits import TITLES, Role, keys_of, role_of
 
 BEGINS_WITH = {
     "tokens": "checkpoint",
@@ -133,7 +133,9 @@ def check_recipe(recipe: Recipe, *, step: bool = False) -> Report:
 
 def _leaks(recipe: Recipe, asked: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Questions that stages of two roles share, as the later one would find when it starts."""
-    users = [(folder_name(stage), role) for stage in recipe.stages if (role := role_of(stage)) is not None]
+    users: list[tuple[str, Role]] = [
+        (folder_name(stage), role) for stage in recipe.stages if (role := role_of(stage)) is not None
+    ]
     for (earlier, its), (later, own) in combinations(users, 2):
         shared = [row for key, row in asked.get(later, {}).items() if key in asked.get(earlier, {})]
         if shared and its != own:
