@@ -191,10 +191,10 @@ AnyRow = ProblemRow | ChainRow | PairRow
 def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> list[AnyRow]:
     """The rows of the files that are here, those whose pictures cannot be read left out where pictures are needed."""
     here = [one for one in named if one.state == "here"]
-    chains = intake.rows_of([one.name for one in here if one.to == "chains"], ChainRow)
-    pairs = intake.rows_of([one.name for one in here if one.to == "pairs"], PairRow)
-    files = [one.name for one in here if one.to == "problems"]
-    problems = intake.problems_of(files) if files else []
+    chains = [row for one in here if one.to == "chains" for row in intake.rows_of([one.name], ChainRow, one.images)]
+    pairs = [row for one in here if one.to == "pairs" for row in intake.rows_of([one.name], PairRow, one.images)]
+    files = [one for one in here if one.to == "problems"]
+    problems = intake.problems_of([one.name for one in files], files[0].images) if files else []
     if reads_pictures(stage):
         chains = intake.seen(chains)
     return [*chains, *intake.seen(pairs), *intake.seen(problems)]
@@ -274,14 +274,14 @@ def _tokens(
 def _memory(folder: Path, keys: TrainingKeys) -> Memory:
     """Counted on a model without weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
     from cos.training.adapters import with_lora
     from cos.training.trainer import prepare_trainable
 
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
-        trained = with_lora(model, keys.lora)
+        trained = with_lora(model, keys, AutoTokenizer.from_pretrained(folder), 0)
     prepare_trainable(trained, keys.model_copy(update={"compile": False, "gradient_checkpointing": False}))
     parameters = sum(weights.numel() for weights in trained.parameters())
     count = sum(weights.numel() for weights in trained.parameters() if weights.requires_grad)

@@ -33,7 +33,7 @@ from cos.training.folder import (
 from cos.training.overrides import concerns
 from cos.training.provenance import commit
 from cos.training.recipe import Recipe, StageConfig, folder_name
-from cos.training.references import Reference, references
+from cos.training.references import ROWS, Reference, references
 
 STAGE = "stage.json"
 FREE = frozenset(
@@ -48,6 +48,8 @@ FREE = frozenset(
         "timeout_s",
         "retries",
         "key_env",
+        "failed_at_most",
+        "report_to",
     }
 )
 """Keys that say how a stage works and not what comes out. They may change at any time."""
@@ -203,7 +205,8 @@ def record_of(
     known: Mapping[str, Input] = {} if before is None else before.inputs
     inputs: dict[str, Input] = {}
     for name, one in found.items():
-        for what, paths, most in _files(name, one):
+        # Pictures are looked at as rows name them: their folder may hold many more.
+        for what, paths, most in () if one.to == "images" else _files(name, one):
             inputs[what] = input_of(paths, known.get(what), most)
     return StageRecord(
         stage=stage.stage,
@@ -233,8 +236,8 @@ def _files(name: str, one: Reference) -> Iterator[tuple[str, list[Path], int | N
         yield name, _plain(one.path.iterdir() if one.to == "checkpoint" else one.path.rglob("*")), None
     elif one.state == "here":
         yield name, [one.path], None
-        if one.to in ("chains", "pairs", "problems"):
-            yield f"pictures of {one.name}", pictures_of(one.path), PICTURE_BYTES
+        if one.to in ROWS:
+            yield f"pictures of {one.name}", pictures_of(one.path, one.images), PICTURE_BYTES
 
 
 def _plain(entries: Iterable[Path]) -> list[Path]:
@@ -273,8 +276,9 @@ def _content(path: Path, most_bytes: int | None) -> str:
         return "missing"
 
 
-def pictures_of(path: Path) -> list[Path]:
-    """The pictures that the rows of a JSONL file name, each once, in order. Lines that are no rows are passed over: who
+def pictures_of(path: Path, images: Path | None = None) -> list[Path]:
+    """The pictures that the rows of a JSONL file name, each once, in order; ``images``: the folder they are below,
+    where that is not the file's. Lines that are no rows are passed over: who
     reads the rows tells them."""
     found: dict[str, None] = {}
     with path.open("rb") as file:
@@ -287,7 +291,7 @@ def pictures_of(path: Path) -> list[Path]:
             for one in cast("list[Any]", image) if isinstance(image, list) else [image]:
                 if isinstance(one, str):
                     found[one] = None
-    return [path.parent / name for name in found]
+    return [(images or path.parent) / name for name in found]
 
 
 def changes(before: StageRecord, now: StageRecord) -> list[str]:

@@ -18,6 +18,8 @@ from cos.training.lengths import Lengths, fitting, room
 from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
+    HELD_OUT,
+    REFERENCE,
     PairCollator,
     PairData,
     PreferenceTrainer,
@@ -29,7 +31,9 @@ from cos.training.preference import (
 from cos.training.preflight import Intake, pairs_of, training_facts
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
+from cos.training.rows import PairRow
 from cos.training.splits import claim
+from cos.training.validation import check_apart, taken
 
 
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
@@ -38,46 +42,56 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         intake = Intake(context)
         with naming(of_stage(context.folder.name)):
             rows = pairs_of(config.pairs, intake)
-        asked = (row.problem for row in rows)
+            held_out = pairs_of(config.validation.data, intake) if config.validation else []
+        check_apart((row.problem for row in rows), (row.problem for row in held_out))
+        asked = (row.problem for row in [*rows, *held_out])
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
         model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
-            lengths = Lengths(processor, encoder, intake.sizes)
-            rows = fitting(rows, lengths, intake, *room(model.config, config.max_tokens))
-        data = PairData(
-            rows,
-            encoder,
-            lambda row: read_picture(row.problem.image),
-            context.seed,
-            first_step=config.compared == "step",
-        )
+            lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
+            rows, held_out = (fitting(some, lengths, intake, *most) for some in (rows, held_out))
+
+        def data_of(some: Sequence[PairRow]) -> PairData:
+            return PairData(some, encoder, picture_of, first_step=config.compared == "step")
+
+        data = data_of(rows)
+        measured = data_of(held_out) if config.validation else None
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
-        data.refer(reference_of(config, context, data, collate))
+        refer(config, context, {REFERENCE: data, HELD_OUT: measured}, collate)
         fuse_head(model)
         torch.manual_seed(context.seed)
-        trained = with_lora(model, config.lora)
-        trainer = PreferenceTrainer(trained, data, collate, config, context)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
+        trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
         trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
-        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **intake.facts, **did, **leaks}
-        run.finish(merge_lora(trained), processor, outcome)
+        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
+        facts = {**outcome, **taken(intake, held_out), **did, **leaks}
+        run.finish(merge_lora(trained, config, context.folder), processor, facts)
 
 
-def reference_of(
-    config: DpoConfig, context: StageContext, data: PairData, collate: PairCollator
-) -> Sequence[tuple[float, float]]:
-    """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
+def picture_of(row: PairRow) -> Any:
+    """A pair's picture."""
+    return read_picture(row.problem.image)
+
+
+def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:
+    """Tells data what the frozen reference says of every pair: computed once, then read from the stage's folder, from
+    the file that they are given under."""
     reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
-    key = f"{weights_digest(reference)} {data.fingerprint} {bf16=}"
+    weights = weights_digest(reference)
+    for name, pairs in data.items():
+        if pairs is None:
+            continue
+        key = f"{weights} {pairs.fingerprint} {bf16=}"
 
-    def compute() -> list[tuple[float, float]]:
-        with naming(of_stage(context.folder.name)):
-            return reference_logprobs(reference, data, rows_named(collate), config.batch, bf16=bf16)
+        def compute(pairs: PairData = pairs) -> list[tuple[float, float]]:
+            with naming(of_stage(context.folder.name)):
+                return reference_logprobs(reference, pairs, rows_named(collate), config.batch, bf16=bf16)
 
-    return cached_reference(context.folder, key, compute)
+        pairs.refer(cached_reference(context.folder / name, key, compute))
 
 
 SHOWN = ("loss", "reward_margin", "reward_accuracy", "nll", "kl")

@@ -26,7 +26,7 @@ from cos.training.engines import NO_PRM, running, running_alone
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun, replacing
 from cos.training.preflight import Intake, chains_of, reads_pictures
-from cos.training.problems import problems_of
+from cos.training.problems import images_of, problems_of
 from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow
@@ -131,7 +131,8 @@ def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str],
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
     for path in paths:
-        for row in chains_of([path], intake, pictures=reads_pictures(config)):
+        images = images_of(config, context)
+        for row in chains_of([path], intake, images=images, pictures=reads_pictures(config)):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel
 
-Thing = Literal["checkpoint", "chains", "pairs", "problems", "file", "folder"]
-"""What is named: a checkpoint (folder or hub name), a JSONL file of rows, another file, or a folder."""
+Thing = Literal["checkpoint", "chains", "pairs", "problems", "file", "folder", "images"]
+"""What is named: a checkpoint (folder or hub name), a JSONL file of rows, another file, a folder, or the folder that
+rows' pictures are below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ PairFile = Annotated[str, Refers("pairs")]
 ProblemFile = Annotated[str, Refers("problems")]
 OtherFile = Annotated[str, Refers("file")]
 Folder = Annotated[str, Refers("folder")]
+ImageFolder = Annotated[str, Refers("images")]
 
 
 @dataclass(frozen=True, slots=True)

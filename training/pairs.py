@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cos.search.errors import InputError
-from cos.training.failures import naming, of_stage
+from cos.training.failures import check_share, most_often, naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import is_right, tell
 from cos.training.rows import ChainRow, PairRow, Written, write_rows
-from cos.training.scoring import Prm, score_chains
+from cos.training.scoring import Prm, needs_scores, score_chains
 from cos.training.served import harvest
 
 JOURNAL = "scores.journal"
@@ -70,13 +70,21 @@ def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> li
 
 
 async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: StageContext) -> list[ChainRow]:
-    """The chains, each with a PRM score of every tag. Errors: InputError when some have none and there is no PRM."""
+    """The chains, each with a PRM score of every tag.
+
+    Errors: InputError when some have none and there is no PRM; StageError when more than ``failed_at_most`` of the
+    chains could not be scored.
+    """
     if config.prm is None:
         if any(chain.scores is None for chain in chains):
             raise InputError("the chains have no scores: give prm, the checkpoint that scores them", "prm")
         return list(chains)
     prm = Prm(model=context.checkpoint(config.prm), threads=context.threads)
-    return await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL)
+    failed: list[str] = []
+    found = await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL, failed)
+    whys = [most_often(failed)] * sum(map(needs_scores, found))
+    check_share("chains could not be scored", whys, len(found), config.failed_at_most)
+    return found
 
 
 def worth(chain: ChainRow, config: PairsConfig) -> float | None:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar, cast
 
 from tqdm import tqdm
@@ -52,20 +53,24 @@ class Intake:
         """For ``done.json``: ``rows`` that were taken and ``skipped`` ones; nothing where no file was read."""
         return {"rows": self.read - len(self.faults), "skipped": len(self.faults)} if self.read else {}
 
-    def rows_of(self, paths: Iterable[str], kind: type[FileRow]) -> list[FileRow]:
-        """The rows of files as a recipe names them. Errors: InputError for a file that cannot be read at all."""
+    def rows_of(self, paths: Iterable[str], kind: type[FileRow], images: Path | None = None) -> list[FileRow]:
+        """The rows of files as a recipe names them; ``images`` as `read_rows` has it.
+
+        Errors: InputError for a file that cannot be read at all.
+        """
         found: list[FileRow] = []
         for path in paths:
             bad, places = list[str](), list[str]()
-            rows = list(read_rows(self._context.resolve(path), kind, skip_bad=True, skipped=bad, places=places))
+            file = self._context.resolve(path)
+            rows = list(read_rows(file, kind, skip_bad=True, skipped=bad, places=places, images=images))
             self._note(rows, places, bad)
             found += rows
         return found
 
-    def problems_of(self, paths: Iterable[str]) -> list[ProblemRow]:
+    def problems_of(self, paths: Iterable[str], images: Path | None = None) -> list[ProblemRow]:
         """The problems of files of problems or chains, each once. Errors: as `cos.training.problems.read_problems`."""
         bad, places = list[str](), list[str]()
-        rows = read_problems(map(self._context.resolve, paths), skipped=bad, places=places)
+        rows = read_problems(map(self._context.resolve, paths), skipped=bad, places=places, images=images)
         self._note(rows, places, bad)
         return rows
 
@@ -127,12 +132,15 @@ class Intake:
             raise InputError(f"all {self.read} {what} had to be skipped; the first: {self.faults[0]}", "data")
 
 
-def chains_of(paths: Sequence[str], intake: Intake, *, pictures: bool = True) -> list[ChainRow]:
-    """The chains of a stage's files, looked through. ``pictures``: whether the stage reads them.
+def chains_of(
+    paths: Sequence[str], intake: Intake, *, images: Path | None = None, pictures: bool = True
+) -> list[ChainRow]:
+    """The chains of a stage's files, looked through. ``images`` as `read_rows` has it; ``pictures``: whether the stage
+    reads them.
 
     Errors: InputError for files that cannot be read, hold no chain, or hold bad ones that are not to be skipped.
     """
-    found = _taken(paths, ChainRow, intake, "chains", pictures=pictures)
+    found = _taken(paths, ChainRow, intake, "chains", images, pictures=pictures)
     if not found:
         raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
     return found
@@ -140,7 +148,7 @@ def chains_of(paths: Sequence[str], intake: Intake, *, pictures: bool = True) ->
 
 def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:
     """The pairs of a stage's files, looked through. Errors: as `chains_of`."""
-    found = _taken(paths, PairRow, intake, "pairs", pictures=True)
+    found = _taken(paths, PairRow, intake, "pairs", None, pictures=True)
     if not found:
         raise InputError(
             f"{', '.join(paths)}: there is no pair to train on; lower the stage `pairs`' gap, or sample more chains",
@@ -149,8 +157,16 @@ def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:
     return found
 
 
-def _taken(paths: Sequence[str], kind: type[FileRow], intake: Intake, what: str, *, pictures: bool) -> list[FileRow]:
-    found = intake.rows_of(paths, kind)
+def _taken(
+    paths: Sequence[str],
+    kind: type[FileRow],
+    intake: Intake,
+    what: str,
+    images: Path | None,
+    *,
+    pictures: bool,
+) -> list[FileRow]:
+    found = intake.rows_of(paths, kind, images)
     rows = intake.seen(found) if pictures else found
     intake.settle(what)
     return rows

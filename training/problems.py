@@ -1,6 +1,5 @@
 """A stage's problems: ledgers drawn with the digits of one split, or rows from files."""
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
+from cos.training.keys import RowKeys
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
-from cos.training.rows import ChainRow, ProblemRow, ledger_meta, read_rows, write_rows
+from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
 
 if TYPE_CHECKING:
     from cos.training.preflight import Intake
@@ -28,10 +28,11 @@ def problems_of(source: "ProblemSource", context: StageContext, intake: "Intake"
     """
     ledger = source.ledger
     if ledger is None:
-        found = intake.seen(intake.problems_of(source.data))
+        found = intake.seen(intake.problems_of(source.data, images_of(source, context)))
         intake.settle("problems")
         if not found:
             raise InputError(f"{', '.join(source.data)}: there is no problem in it", "problems")
+        check_gold(found)
         return found
     from cos.training import mnist
 
@@ -43,22 +44,29 @@ def problems_of(source: "ProblemSource", context: StageContext, intake: "Intake"
     return rows
 
 
+def images_of(keys: RowKeys, context: StageContext) -> Path | None:
+    """The folder of a section's pictures, where it names one."""
+    return None if keys.images is None else context.resolve(keys.images)
+
+
 def read_problems(
     paths: Iterable[Path],
     *,
     skip_bad: bool = False,
     skipped: list[str] | None = None,
     places: list[str] | None = None,
+    images: Path | None = None,
 ) -> list[ProblemRow]:
-    """The problems of JSONL files of problems or of chains, each once, in order. ``skipped`` and ``places`` as
-    `read_rows` has them. Errors: InputError for a bad line that is not to be skipped, and one id for two problems."""
+    """The problems of JSONL files of problems or of chains, each once, in order. ``skipped``, ``places`` and
+    ``images`` as `read_rows` has them. Errors: InputError for a bad line that is not to be skipped, and one id for two
+    problems."""
     found: dict[str, ProblemRow] = {}
     for path in paths:
         where: list[str] = []
-        how: Any = {"skip_bad": skip_bad or skipped is not None, "skipped": skipped, "places": where}
+        how: Any = {"skip_bad": skip_bad or skipped is not None, "skipped": skipped, "places": where, "images": images}
         rows = (
             (chain.problem for chain in read_rows(path, ChainRow, **how))
-            if _holds_chains(path)
+            if holds_chains(path)
             else read_rows(path, ProblemRow, **how)
         )
         for row in rows:
@@ -67,16 +75,6 @@ def read_problems(
             if found.setdefault(row.id, row) != row:
                 raise InputError(f"{where[-1]}: id {row.id!r} names two different problems; rename one", "problems")
     return list(found.values())
-
-
-def _holds_chains(path: Path) -> bool:
-    """By its first line; a file that cannot be read as such is left to `read_rows`, which says what is wrong."""
-    try:
-        with path.open("rb") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and not {"problem", "conversations"}.isdisjoint(first)
 
 
 def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed: int) -> list[ProblemRow]:

@@ -15,12 +15,14 @@ from pydantic import Field, model_validator
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
 from cos.training.keys import (
+    FailureKeys,
     JudgeKeys,
     JudgingKeys,
     Keys,
     LedgerSource,
     PreferenceKeys,
     ProblemSource,
+    RowKeys,
     StageKeys,
     TrainingKeys,
     check_steps,
@@ -49,7 +51,7 @@ class SightConfig(StageKeys, TrainingKeys):
     """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
 
 
-class SftConfig(StageKeys, TrainingKeys):
+class SftConfig(StageKeys, TrainingKeys, RowKeys):
     """Fine-tunes a policy to write chains of steps."""
 
     stage: Literal["sft"] = "sft"
@@ -74,7 +76,7 @@ class SftConfig(StageKeys, TrainingKeys):
         return self
 
 
-class RolloutConfig(StageKeys):
+class RolloutConfig(StageKeys, FailureKeys):
     """Samples a policy's chains through the engine."""
 
     stage: Literal["rollout"] = "rollout"
@@ -96,7 +98,7 @@ class RolloutConfig(StageKeys):
     """Chains drawn at once."""
 
 
-class LabelConfig(StageKeys):
+class LabelConfig(StageKeys, FailureKeys, RowKeys):
     """Labels every step and answer of chains."""
 
     stage: Literal["label"] = "label"
@@ -130,7 +132,7 @@ class LabelConfig(StageKeys):
         return self
 
 
-class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
+class PrmConfig(StageKeys, JudgingKeys, RowKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
@@ -143,7 +145,7 @@ class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
     too; the exact checker labels all of them."""
     row_batches: int = Field(default=1, ge=1)
     """With chains and a ledger: batches of the chains to one of clumsy writers."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taught."""
     target: Literal["soft", "hard"] = "hard"
     """Teach P(good) or good-or-bad."""
@@ -168,7 +170,7 @@ class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
         return self
 
 
-class PairsConfig(StageKeys):
+class PairsConfig(StageKeys, FailureKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
@@ -249,14 +251,13 @@ class RoundsConfig(StageKeys):
             own = filled.get(section, {})
             if not isinstance(own, dict):
                 continue
-            twice = sorted(keys.keys() & own.keys())
-            if twice:
+            if twice := sorted(keys.keys() & own.keys()):
                 raise ValueError(f"{section}: leave out {', '.join(twice)}: every round sets it")
             filled[section] = {**own, **keys}
         return filled
 
 
-class EvaluateConfig(StageKeys):
+class EvaluateConfig(StageKeys, RowKeys):
     """Measures a policy, a PRM, or both on problems they were not trained on."""
 
     stage: Literal["evaluate"] = "evaluate"
@@ -268,7 +269,7 @@ class EvaluateConfig(StageKeys):
     """JSONL files of labelled chains that the PRM is measured on."""
     seen_chains: tuple[ChainFile, ...] = ()
     """The same for questions that the PRM was trained on, reported apart."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taken for the truth."""
     stored_scores: bool = False
     """Take the scores that the chains carry instead of reading every tag anew."""

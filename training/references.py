@@ -7,8 +7,8 @@ checkpoints, of a model on the hub. What is spelt like a thing that is here is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,8 @@ BUILT_IN = (EMBEDDED, SCRIPTED)
 """Models that are no folder and on no hub."""
 _ROUND = re.compile(r"round-\d+/(rollout/chains\.jsonl|pairs/(pairs|scored)\.jsonl|dpo/model)")
 _HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+ROWS = ("chains", "pairs", "problems")
+"""Files of rows."""
 _FEW = 2_000
 """Entries of a folder that are looked at for a near name."""
 
@@ -59,18 +61,30 @@ class Reference:
     """The stage of this recipe that writes it."""
     fault: str = ""
     """Why it is missing, and the fix."""
+    images: Path | None = None
+    """For a file of rows: the folder that their pictures are below, where that is not the file's own."""
 
 
 def names_of(stage: StageConfig) -> Iterator[Named]:
     """What a stage names. In a section of rounds the round itself fills in the rest."""
     for named in named_in(stage):
         if stage.stage != "rounds" or named.key in ("policy", "prm") or named.key.startswith("rollout.problems."):
-            yield named
+            # Held-out rows are like those that are trained on.
+            yield replace(named, to="pairs") if stage.stage == "dpo" and named.to == "chains" else named
 
 
 def references(recipe: Recipe, stage: StageConfig) -> list[Reference]:
     """Everything that a stage names, looked for."""
-    return [_found(recipe, stage, named) for named in names_of(stage)]
+    found = [_found(recipe, stage, named) for named in names_of(stage)]
+    roots = {one.key: one.path for one in found if one.to == "images"}
+    return [replace(one, images=_root_of(one.key, roots)) if one.to in ROWS else one for one in found]
+
+
+def _root_of(key: str, roots: Mapping[str, Path]) -> Path | None:
+    """The folder of pictures that is named beside a key, or beside a section that it stands in."""
+    *sections, _ = key.split(".")
+    beside = [".".join([*sections[:depth], "images"]) for depth in range(len(sections), -1, -1)]
+    return next((roots[one] for one in beside if one in roots), None)
 
 
 def check_references(recipe: Recipe, stages: Sequence[StageConfig], *, in_order: bool, anew: bool = False) -> None:
@@ -132,9 +146,9 @@ def _unfit(path: Path, named: Named) -> str:
     """Why something that is there is not what the key is for; empty where it is."""
     if named.to == "checkpoint" and not (path / "config.json").is_file():
         return f"{path} is no checkpoint: there is no config.json in it"
-    if named.to == "folder" and not path.is_dir():
+    if named.to in ("folder", "images") and not path.is_dir():
         return f"{path} is no folder"
-    if named.to in ("chains", "pairs", "problems", "file") and not path.is_file():
+    if named.to in (*ROWS, "file") and not path.is_file():
         return f"{path} is no file"
     return ""
 

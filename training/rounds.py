@@ -20,6 +20,7 @@ from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.keys import ProblemSource
 from cos.training.preflight import Intake
+from cos.training.problems import images_of
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
 from cos.training.splits import claim, ledger_digits
@@ -64,7 +65,7 @@ def claimed(config: RoundsConfig, context: StageContext) -> dict[str, Any]:
     """Compares the questions of all rounds with what other stages use, before the first of them is drawn for; every
     round's DPO does so again for its own. Returns and raises as `claim`."""
     source, intake = config.rollout.problems, Intake(context)
-    asked = all_problems(source, intake) if source.data else ()
+    asked = all_problems(source, intake, images_of(source, context)) if source.data else ()
     leaks = claim(context, "policy", asked, ledger_digits(source), (config.policy, config.prm))
     return {**intake.facts, **leaks}
 
@@ -105,16 +106,16 @@ def questions(config: RoundsConfig, context: StageContext, number: int, folder: 
         seed = context.seed if source.ledger.seed is None else source.ledger.seed
         drawn = source.ledger.model_copy(update={"seed": seed + SEED_STRIDE * number})
         return source.model_copy(update={"ledger": drawn})
-    rows = all_problems(source, Intake(context))
+    rows = all_problems(source, Intake(context), images_of(source, context))
     path = folder / "problems.jsonl"
     write_rows(path, deal(rows, number, config.rounds, context.seed))
-    return source.model_copy(update={"data": (str(path),)})
+    return source.model_copy(update={"data": (str(path),), "images": None})
 
 
-def all_problems(source: ProblemSource, intake: Intake) -> list[ProblemRow]:
+def all_problems(source: ProblemSource, intake: Intake, images: Path | None) -> list[ProblemRow]:
     """The problems of a source's files. Errors: InputError for bad lines that are not to be skipped. (A round's rollout
     looks at the pictures.)"""
-    found = intake.problems_of(source.data)
+    found = intake.problems_of(source.data, images)
     intake.settle("problems")
     return found
 

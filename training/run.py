@@ -113,6 +113,21 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command("keys")
+def print_keys(
+    stage: Annotated[str, typer.Argument(help="A stage; all of them unless given.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print them as Markdown.")] = False,
+) -> None:
+    """Print the keys of a recipe: their defaults, where these come from, what each means."""
+    from cos.training.key_table import as_markdown, key_tables, print_tables, tables_of
+
+    tables = tables_of(stage) if stage else key_tables()
+    if markdown:
+        typer.echo(as_markdown(tables), nl=False)
+    else:
+        print_tables(tables)
+
+
 @app.command()
 def traces(
     stored: Annotated[list[Path], typer.Option("--traces", help="Folder that cos-serve had as --trace-dir.")],
@@ -140,6 +155,17 @@ def heldout(
     from cos.training.mnist import load
 
     write_heldout(out, load(mnist, "evaluation"), problems, seed)
+
+
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="A stage's folder, such as runs/cos-tiny/sft.")],
+    out: Annotated[Path | None, typer.Option(help="The picture; metrics.png in that folder unless given.")] = None,
+) -> None:
+    """Draw a stage's metrics.jsonl: losses, rates and what else it logged."""
+    from cos.training.plot import plot_metrics
+
+    typer.echo(str(plot_metrics(run, out or run / "metrics.png")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

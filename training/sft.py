@@ -16,17 +16,19 @@ from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.lengths import Lengths, fitting, room
-from cos.training.losses import sft_loss
+from cos.training.losses import SftLoss
 from cos.training.mnist import Digits
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
 from cos.training.preflight import Intake, chains_of, training_facts
+from cos.training.problems import images_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
 from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
+from cos.training.validation import held_out_chains, taken
 
 CHECKED_AT_ONCE = 32
 
@@ -36,26 +38,37 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
     with StageRun(context, "sft") as run:
         intake = Intake(context)
         with naming(of_stage(context.folder.name)):
-            chains = chains_of(config.data, intake) if config.data else []
-        asked = (chain.problem for chain in chains)
+            chains = chains_of(config.data, intake, images=images_of(config, context)) if config.data else []
+            held_out = held_out_chains(config, context, intake, chains)
+        asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
-            lengths = Lengths(processor, encoder, intake.sizes)
-            chains = fitting(chains, lengths, intake, *room(model.config, config.max_tokens))
+            lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
+            chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
-        trained = with_lora(model, config.lora)
-        trainer = StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
+        trainer = StageTrainer(
+            trained,
+            SftLoss(),
+            data,
+            collate,
+            config,
+            context,
+            in_order=config.ledger is not None,
+            held_out=imitated(held_out, encoder) if held_out else None,
+        )
         trainer.run()
-        model = merge_lora(trained)
+        model = merge_lora(trained, config, context.folder)
         with naming(of_stage(context.folder.name)):
             outcome = exact_on_unseen(model, collate, encoder, config, context)
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
-        run.finish(model, processor, {**intake.facts, **did, **outcome, **leaks})
+        facts = {**taken(intake, held_out), **did, **outcome, **trainer.validated}
+        run.finish(model, processor, {**facts, **leaks})
 
 
 def sft_data(
@@ -92,5 +105,5 @@ def exact_on_unseen(
     exact = 0.0
     for start in range(0, config.checked, CHECKED_AT_ONCE):
         batch = range(start, min(start + CHECKED_AT_ONCE, config.checked))
-        exact += len(batch) * sft_loss(model, collate(data.__getitems__(batch)))[1]["exact_chains"]
+        exact += len(batch) * SftLoss()(model, collate(data.__getitems__(batch)))[1]["exact_chains"]
     return {"exact_chains_unseen": exact / config.checked}
