@@ -26,7 +26,7 @@ from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
 from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
-from cos.training.references import Reference, faults_of, references
+from cos.training.references import ROWS, Reference, faults_of, references
 from cos.training.rows import ChainRow, PairRow, ProblemRow
 from cos.training.splits import TITLES, Role, keys_of, role_of
 
@@ -41,6 +41,8 @@ BEGINS_WITH = {
 """The key of the checkpoint that a stage changes."""
 WEIGHT_BYTES = 4
 """Bytes of a weight and of its gradient: both are kept in float32."""
+SEEN, HELD_OUT = "seen_chains", "validation.data"
+"""Keys of rows that serve another end than the rest of their stage."""
 MOMENT_BYTES = 8
 """Bytes of AdamW's two moments of a weight; Muon keeps one of a matrix, so that this is a bound for it."""
 
@@ -155,21 +157,18 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         return replace(report, notes=("done before",), faults=tuple(changed))
     faults, notes = [*changed, *faults_of(named, in_order=True)], list[str]()
     intake = Intake(replace(recipe.context(stage), skip_bad=True))
+    facts: dict[str, Any] = {}
     try:
-        rows = _rows(stage, named, intake)
+        by_key = _rows(stage, named, intake)
+        # Those that a PRM was trained on are measured apart, on purpose.
+        asked[report.name] = keys_of(problem_of(row) for key, some in by_key.items() if key != SEEN for row in some)
+        rows = [row for some in by_key.values() for row in some]
         facts = _sizes(recipe, stage, intake, rows, notes)
+        facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
+        faults += [*intake.faults, *([] if rows or not intake.read else ["no row is left that can be used"])]
+        _check_held_out(by_key)
     except CosError as error:
-        rows, facts = [], dict[str, Any]()
         faults.append(str(error))
-    faults += intake.faults
-    # Those that a PRM was trained on are measured apart, on purpose.
-    seen = [one.name for one in named if one.key == "seen_chains" and one.state == "here"]
-    trained = keys_of(row.problem for row in Intake(recipe.context(stage)).rows_of(seen, ChainRow))
-    asked[folder_name(stage)] = {key: row for key, row in keys_of(map(problem_of, rows)).items() if key not in trained}
-    if intake.read:
-        facts |= {"rows": len(rows), "skipped": len(intake.faults)}
-        if not rows:
-            faults.append("no row is left that can be used")
     if step and isinstance(stage, TrainingKeys) and not faults:
         tried = _one_step(recipe, stage, named)
         faults += [tried] if isinstance(tried, str) else []
@@ -188,16 +187,32 @@ def _changed(recipe: Recipe, stage: StageConfig, folder: Path) -> list[str]:
 AnyRow = ProblemRow | ChainRow | PairRow
 
 
-def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> list[AnyRow]:
-    """The rows of the files that are here, those whose pictures cannot be read left out where pictures are needed."""
-    here = [one for one in named if one.state == "here"]
-    chains = [row for one in here if one.to == "chains" for row in intake.rows_of([one.name], ChainRow, one.images)]
-    pairs = [row for one in here if one.to == "pairs" for row in intake.rows_of([one.name], PairRow, one.images)]
-    files = [one for one in here if one.to == "problems"]
-    problems = intake.problems_of([one.name for one in files], files[0].images) if files else []
-    if reads_pictures(stage):
-        chains = intake.seen(chains)
-    return [*chains, *intake.seen(pairs), *intake.seen(problems)]
+def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> dict[str, list[AnyRow]]:
+    """The rows of the files that are here, by the key that names them; those whose pictures cannot be read left out
+    where pictures are needed."""
+    found: dict[str, list[AnyRow]] = {}
+    for one in named:
+        if one.state != "here" or one.to not in ROWS:
+            continue
+        rows: list[AnyRow]
+        if one.to == "problems":
+            rows = [*intake.seen(intake.problems_of([one.name], one.images))]
+        elif one.to == "pairs":
+            rows = [*intake.seen(intake.rows_of([one.name], PairRow, one.images))]
+        else:
+            chains = intake.rows_of([one.name], ChainRow, one.images)
+            rows = [*(intake.seen(chains) if reads_pictures(stage) else chains)]
+        found.setdefault(one.key, []).extend(rows)
+    return found
+
+
+def _check_held_out(by_key: Mapping[str, Sequence[AnyRow]]) -> None:
+    """Errors: InputError for a question that is both trained on and held out."""
+    held = [problem_of(row) for key, rows in by_key.items() if key == HELD_OUT for row in rows]
+    if held:
+        from cos.training.validation import check_apart
+
+        check_apart((problem_of(row) for key, rows in by_key.items() if key != HELD_OUT for row in rows), held)
 
 
 def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow], notes: list[str]) -> dict[str, Any]:

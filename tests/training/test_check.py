@@ -198,3 +198,13 @@ def test_an_unknown_key_in_a_recipe_is_named_with_what_is_near(folder: Path) -> 
         parse_recipe(text.replace("steps: 4", "steps: 4, lerning_rate: 1"))
     with pytest.raises(InputError, match=r"lora.rnk: .*did you mean 'rank'"):
         parse_recipe(text.replace("{rank: 4}", "{rnk: 4}"))
+
+
+def test_held_out_rows_are_looked_through_and_kept_apart_from_trained_ones(folder: Path) -> None:
+    file = folder / "recipe.yaml"
+    text = file.read_text().replace("lora: {rank: 4}", f"validation: {{data: [{folder}/held.jsonl]}}")
+    with pytest.raises(InputError, match=r"stage 'dpo': validation.data '.*held.jsonl': there is no"):
+        run_all_of(folder, text)
+    (folder / "held.jsonl").write_bytes((folder / "pairs.jsonl").read_bytes())
+    (fault,) = check_recipe(parse_recipe(text)).faults
+    assert fault.startswith("stage 'dpo': 6 of 6 held-out questions are trained on, too")
