@@ -165,10 +165,11 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         rows = [row for some in by_key.values() for row in some]
         facts = _sizes(recipe, stage, intake, rows, notes)
         facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
-        faults += [*intake.faults, *([] if rows or not intake.read else ["no row is left that can be used"])]
+        faults += [] if rows or not intake.read else ["no row is left that can be used"]
         _check_held_out(by_key)
     except CosError as error:
         faults.append(str(error))
+    faults += intake.faults
     if step and isinstance(stage, TrainingKeys) and not faults:
         tried = _one_step(recipe, stage, named)
         faults += [tried] if isinstance(tried, str) else []
