@@ -28,6 +28,7 @@ from cos.training.preference import (
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
 from cos.training.rows import PairRow, read_rows
+from cos.training.sharded import check_loaded_everywhere
 from cos.training.splits import claim
 
 
@@ -54,15 +55,16 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         trained = with_lora(model, config.lora)
         trainer = PreferenceTrainer(trained, data, collate, config, context)
-        trainer.run()
+        whole = trainer.run()
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **leaks}
-        run.finish(merge_lora(trained), processor, outcome)
+        run.finish(None if whole is None else merge_lora(whole), processor, outcome)
 
 
 def reference_of(
     config: DpoConfig, context: StageContext, data: PairData, collate: PairCollator
 ) -> Sequence[tuple[float, float]]:
     """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
+    check_loaded_everywhere()
     reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
@@ -72,7 +74,7 @@ def reference_of(
         with naming(of_stage(context.folder.name)):
             return reference_logprobs(reference, data, rows_named(collate), config.batch, bf16=bf16)
 
-    return cached_reference(context.folder, key, compute)
+    return cached_reference(context, key, compute)
 
 
 SHOWN = ("loss", "reward_margin", "reward_accuracy", "nll", "kl")

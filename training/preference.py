@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from cos.search.errors import InputError
 from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
 from cos.training.failures import naming, of_row
-from cos.training.folder import is_first_process, replacing
+from cos.training.folder import replacing
 from cos.training.trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -251,19 +250,30 @@ def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bo
 
 
 def cached_reference(
-    folder: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
+    context: StageContext, key: str, compute: Callable[[], list[tuple[float, float]]]
 ) -> list[tuple[float, float]]:
-    """What `compute` gives, kept in ``folder`` under a ``key`` that names pairs and reference."""
-    path = folder / REFERENCE
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [(chosen, rejected) for chosen, rejected in kept["logprobs"]]
-    found = compute()
-    if is_first_process():
+    """What `compute` gives, kept in the stage's folder under a ``key`` that names pairs and reference.
+
+    The first rank reads and writes; all ranks compute what is not kept.
+    """
+    path = context.folder / REFERENCE
+
+    def kept() -> list[tuple[float, float]] | None:
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [(chosen, rejected) for chosen, rejected in found["logprobs"]] if found["key"] == key else None
+
+    def keep() -> None:
         with replacing(path) as file:
-            json.dump({"key": key, "logprobs": found}, file)
-    return found
+            json.dump({"key": key, "logprobs": computed}, file)
+
+    known = context.ranks.first(kept)
+    if known is not None:
+        return known
+    computed = compute()
+    context.ranks.first(keep)
+    return computed
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -20,12 +20,12 @@ from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
-from cos.training.folder import StageContext, StageRun, is_first_process
+from cos.training.folder import StageContext, StageRun
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.losses import LabelLoss
-from cos.training.mnist import load as load_digits
+from cos.training.mnist import fetched
 from cos.training.models import deepen
 from cos.training.problems import chains_of
 from cos.training.recipe import PrmConfig
@@ -58,10 +58,12 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
         in_order = isinstance(data, Alternating)
-        StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
-        if heads is not None and is_first_process():
-            save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(merge_lora(trained), processor, leaks)
+        whole = StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        if whole is not None:
+            whole = merge_lora(whole)
+            if heads is not None:
+                save_file(heads.state_dict(), context.folder / HEADS)
+        run.finish(whole, processor, leaks)
 
 
 def with_judging_layers(
@@ -87,8 +89,8 @@ def prm_data(
     """Rows alone, or clumsy writers and rows by turns."""
     if config.ledger is None:
         return judged(rows, encoder, config.labels, soft=config.target == "soft")
-    digits = load_digits(context.mnist, config.ledger.digits)
-    samples = config.batch * config.accumulate * (config.steps or 1)
+    digits = fetched(context, config.ledger.digits)
+    samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
     return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)

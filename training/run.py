@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,6 +13,7 @@ import typer
 
 from cos.search.errors import InputError
 from cos.training.folder import DONE, StageContext
+from cos.training.ranks import ALONE, leave
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
 
@@ -36,6 +38,7 @@ def _command(kind: str, summary: str) -> Callable[..., None]:
     ) -> None:
         recipe = load_recipe(config)
         run_stage(recipe, recipe.find(stage), skip_bad=skip_bad, json_only=json_only)
+        leave()
 
     command.__doc__ = summary
     return command
@@ -68,6 +71,7 @@ def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: J
     recipe = load_recipe(config)
     for stage in recipe.stages:
         run_stage(recipe, stage, skip_bad=skip_bad, json_only=json_only)
+    leave()
 
 
 @app.command()
@@ -100,20 +104,29 @@ def heldout(
 
 
 def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, json_only: bool = False) -> None:
-    """Runs one stage unless it is done; prints what came out."""
+    """Runs one stage unless it is done; prints what came out. All processes of a run are to call it."""
     context = recipe.context(stage, skip_bad=skip_bad)
-    name = folder_name(stage)
-    if context.is_done:
-        if not json_only:
+    name, ranks = folder_name(stage), context.ranks
+    if ranks.first(lambda: context.is_done):
+        if not json_only and ranks.is_first:
             typer.echo(f"{name}: done before ({context.folder / DONE})", err=True)
     else:
         logging.basicConfig(level=logging.WARNING)
         _set_threads(context.threads)
-        _runner(stage)(stage, context)
-    done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
-    typer.echo(
-        json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
-    )
+        run = _runner(stage)
+        if stage.stage in BY_ALL_RANKS:
+            run(stage, context)
+        else:
+            ranks.first(lambda: run(stage, replace(context, ranks=ALONE)))
+    if ranks.is_first:
+        done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
+        typer.echo(
+            json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
+        )
+
+
+BY_ALL_RANKS = ("sight", "sft", "prm", "dpo", "rounds")
+"""Stages that all processes of a run carry out together; of the others the first one does, and the rest wait."""
 
 
 def _set_threads(threads: int) -> None:
@@ -138,7 +151,3 @@ def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
             f"stage {stage.stage!r} needs {error.name}, which is not installed: pip install 'cos-serve[train]'", "stage"
         ) from error
     return getattr(module, f"run_{stage.stage}")
-
-
-if __name__ == "__main__":
-    app()

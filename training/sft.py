@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -16,7 +17,7 @@ from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.losses import sft_loss
-from cos.training.mnist import Digits
+from cos.training.mnist import Digits, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
 from cos.training.problems import chains_of
@@ -43,11 +44,15 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
-        StageTrainer(trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None).run()
-        model = merge_lora(trained)
-        with naming(of_stage(context.folder.name)):
-            outcome = exact_on_unseen(model, collate, encoder, config, context)
-        run.finish(model, processor, {**outcome, **leaks})
+        whole = StageTrainer(
+            trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None
+        ).run()
+        outcome: dict[str, Any] = {**leaks}
+        if whole is not None:
+            whole = merge_lora(whole)
+            with naming(of_stage(context.folder.name)):
+                outcome |= exact_on_unseen(whole, collate, encoder, config, context)
+        run.finish(whole, processor, outcome)
 
 
 def sft_data(
@@ -55,8 +60,8 @@ def sft_data(
 ) -> Dataset[Sample]:
     """Gold ledgers without end, or the chains of files."""
     if config.ledger is not None:
-        digits = load_digits(context.mnist, config.ledger.digits)
-        samples = config.batch * config.accumulate * (config.steps or 1)
+        digits = fetched(context, config.ledger.digits)
+        samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
         return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
     return imitated(chains, encoder)
 
