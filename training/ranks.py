@@ -136,7 +136,8 @@ def is_lost(error: BaseException) -> bool:
 
 def leave() -> None:
     """Ends what the ranks have in common, after a run that went well."""
-    from accelerate import PartialState
-
     if Ranks.of_environment().count > 1:
-        PartialState().destroy_process_group()
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

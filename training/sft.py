@@ -44,9 +44,9 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config.lora)
-        whole = StageTrainer(
-            trained, sft_loss, data, collate, config, context, in_order=config.ledger is not None
-        ).run()
+        in_order = config.ledger is not None
+        trainer = StageTrainer(trained, sft_loss, data, collate, config, context, in_order=in_order)
+        whole = trainer.run()
         outcome: dict[str, Any] = {**leaks}
         if whole is not None:
             whole = merge_lora(whole)

@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from cos.search.errors import InputError
 
@@ -102,4 +103,5 @@ def whole_model(accelerator: Any, wrapped: Any, plain: PreTrainedModel, blueprin
     if accelerator.distributed_type != DistributedType.FSDP and not is_zero3(accelerator):
         return plain if accelerator.is_main_process else None
     weights = accelerator.get_state_dict(wrapped)
+    unset_hf_deepspeed_config()  # with it, the next checkpoint would be loaded in shards
     return blueprint.build(weights) if accelerator.is_main_process else None

@@ -127,9 +127,11 @@ class StageTrainer(Trainer):
             named = [*cast("nn.Module", model or self.model).named_parameters()]
             named += [*self.extra.named_parameters()] if self.extra else []
             trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-            self.optimizer = MuonAdamW(
+            made = MuonAdamW(
                 trained, self._keys.learning_rate, self._keys.weight_decay, muon=self._keys.optimizer == "muon"
             )
+            # A library that shards an optimizer's state knows PyTorch's own.
+            self.optimizer = made if len(made.parts) > 1 else made.parts[0]
         return self.optimizer
 
     def compute_loss(
@@ -304,6 +306,8 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         bf16=is_bf16(keys.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=context.seed,
+        # A tower's last layers may have no part in a loss; by the library's default they may end training of ranks.
+        ddp_find_unused_parameters=True,
         train_sampling_strategy="sequential" if in_order else "random",
         logging_steps=keys.log_every,
         logging_nan_inf_filter=False,

@@ -1,0 +1,70 @@
+"""One rank of a run under test: ``cos train run``, broken off in its first tries as the test plans.
+
+Started by torchrun, which begins anew after a rank has ended badly: the same command again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cos.clients.cli import main
+from cos.search.errors import InputError
+from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.folder import StageContext
+from cos.training.recipe import SftConfig
+from cos.training.row_data import imitated
+from cos.training.rows import ChainRow, read_rows
+from cos.training.trainer import StageTrainer
+
+
+def break_off(stage: str, rank: int, step: int, how: str) -> None:
+    """Has this process end, if it is that rank, in that step (from 0) of the stage: by a signal or an error."""
+    plain = StageTrainer.training_step
+
+    def training_step(self: StageTrainer, model: nn.Module, inputs: dict[str, Any], count: Any = None) -> Tensor:
+        here = (Path(str(self.args.output_dir)).name, int(os.environ["RANK"]), self.state.global_step)
+        if here == (stage, rank, step):
+            if how == "error":
+                raise InputError(f"row 'r7' of rank {rank} cannot be used", "data")
+            os.kill(os.getpid(), signal.Signals[how])
+        return plain(self, model, inputs, count)
+
+    StageTrainer.training_step = training_step
+
+
+def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
+    """Trains a head beside a model by a loss that does not go through the model's own forward pass."""
+    torch.manual_seed(0)
+    trained, processor = load_checkpoint(model)
+    heads = nn.Linear(64, 1)
+    rows = list(read_rows(Path(chains), ChainRow))
+
+    def loss(model: Any, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        value = heads(model.get_input_embeddings()(batch["input_ids"])).sub(1).square().mean()
+        return value, {"shown": value.item()}
+
+    config = SftConfig.model_validate({"model": model, "data": [chains], "precision": "fp32", "log_every": 1, **keys})
+    context = StageContext(folder=runs / "heads", runs=runs)
+    data, collate = imitated(rows, TurnEncoder(processor.tokenizer)), Collator(processor)
+    StageTrainer(trained, loss, data, collate, config, context, extra=heads).run()
+    return heads
+
+
+if __name__ == "__main__":
+    recipe, plan = sys.argv[1:]
+    planned = json.loads(Path(plan).read_text())
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if attempt == 0 and planned["heads"]:
+        found = train_heads(**{**planned["heads"], "runs": Path(planned["heads"]["runs"])})
+        torch.save(found.state_dict(), Path(planned["heads"]["runs"]) / f"heads-{os.environ['RANK']}.pt")
+    if attempt < len(planned["breaks"]):
+        break_off(**planned["breaks"][attempt])
+    main(["train", "run", "--config", recipe])

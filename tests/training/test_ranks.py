@@ -1,0 +1,242 @@
+"""A run in two processes: every stage that trains ends with one whole model and the losses of one process, whoever of
+the two is killed, told to stop or meets an error on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cos.search.errors import InputError
+from cos.search.types import Step
+from cos.training.ranks import Ranks
+from cos.training.rows import ChainRow, PairRow, TagLabel, Written, write_rows
+from cos.training.run import run_all
+from cos.training.stopping import StopOnSignal
+from cos.training.trainer import check_count, checkpoints
+from tests.training.rank_of_a_test import train_heads
+from tests.training.test_smoke import metrics
+from tests.training.tiny_models import build
+from tests.training.training_support import problems, saved_logits, weights
+
+ARCHITECTURES = os.environ.get("COS_RANKS_ARCHITECTURES", "internvl").split(",")
+"""One in CI, as every start of two processes takes seconds; all are tiny_models'."""
+STAGES = ("sft", "prm", "dpo")
+STEPS = 4
+ROWS = 8
+BREAKS = (
+    {"stage": "sft", "rank": 1, "step": 3, "how": "SIGKILL"},
+    {"stage": "prm", "rank": 0, "step": 3, "how": "SIGKILL"},
+    {"stage": "dpo", "rank": 1, "step": 0, "how": "error"},
+    {"stage": "dpo", "rank": 1, "step": 0, "how": "SIGTERM"},
+)
+"""How the run's first tries end. Checkpoints are written every other step."""
+
+
+@dataclass(frozen=True)
+class Two:
+    """What a run in two processes left, and one in one process with twice the batch."""
+
+    runs: Path
+    alone: Path
+    output: str
+
+
+def write_data(folder: Path) -> tuple[Path, Path]:
+    """Files of labelled chains and of pairs whose turns all have one length: the mean of means is the mean."""
+    chains: list[ChainRow] = []
+    pairs: list[PairRow] = []
+    for index, problem in enumerate(problems(folder / "pictures", ROWS)):
+        right, wrong = (written(f"{problem.id}/{place}", 10 + index + 40 * place) for place in (0, 1))
+        good = index % 2 == 0
+        row = ChainRow(
+            id=right.id,
+            problem=problem,
+            steps=right.steps,
+            answer=right.answer,
+            right=good,
+            labels={"exact": (TagLabel(float(good), good),) * 3},
+        )
+        chains.append(row)
+        pairs.append(PairRow(problem=problem, chosen=right, rejected=wrong, chosen_score=0.9, rejected_score=0.1))
+    write_rows(folder / "chains.jsonl", chains)
+    write_rows(folder / "pairs.jsonl", pairs)
+    return folder / "chains.jsonl", folder / "pairs.jsonl"
+
+
+def written(name: str, number: int) -> Written:
+    reading = Step("Read row 1", f"Row 1 shows {number}.", "It has 2 digits.")
+    adding = Step("Add", f"{number} + 15 = {number + 15}.", "Both rows are used.")
+    return Written(id=name, steps=(reading, adding), answer=str(number + 15))
+
+
+def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Path], batch: int) -> Path:
+    """A recipe of every stage that trains; its runs folder is ``folder/name``."""
+    keys = {
+        "steps": STEPS,
+        "batch": batch,
+        "learning_rate": 1e-3,
+        "log_every": 1,
+        "save_every": 2,
+        "precision": "fp32",
+    }
+    chains, pairs = map(str, data)
+    stages = [
+        {"stage": "tokens", "checkpoint": str(checkpoint)},
+        {"stage": "sft", "model": "tokens/model", "data": [chains], **keys},
+        {"stage": "prm", "model": "tokens/model", "chains": [chains], **keys},
+        {"stage": "dpo", "policy": "sft/model", "pairs": [pairs], "lora": {"rank": 2, "alpha": 4}, **keys},
+    ]
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"name": name, "runs": str(folder / name), "leaks": "report", "stages": stages}))
+    return path
+
+
+def torchrun(recipe: Path, plan: Mapping[str, Any], tries: int) -> subprocess.CompletedProcess[str]:
+    """The recipe in two processes on CPU, begun anew as often as ``tries`` says."""
+    file = recipe.with_suffix(".plan.json")
+    file.write_text(json.dumps(plan))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "0.1"]
+    launcher += ["--master-port", "0", "--max-restarts", str(tries - 1)]
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [*launcher, "-m", "tests.training.rank_of_a_test", str(recipe), str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Two:
+    """All stages in two processes that are broken off four times, and in one."""
+    folder = tmp_path_factory.mktemp("ranks")
+    checkpoint = build(folder / "checkpoint", request.param, cos_tokens=False)
+    data = write_data(folder)
+    heads = {"model": str(checkpoint), "chains": str(data[0]), "runs": str(folder), "steps": STEPS, "batch": 1}
+    plan = {"breaks": BREAKS, "heads": heads}
+    done = torchrun(write_recipe(folder, "two", checkpoint, data, 1), plan, len(BREAKS) + 1)
+    assert done.returncode == 0, done.stdout
+    run_all(str(write_recipe(folder, "alone", checkpoint, data, 2)))
+    return Two(folder / "two", folder / "alone", done.stdout)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_in_two_processes_has_the_losses_of_one_with_twice_the_batch(stage: str, two: Two) -> None:
+    ours, theirs = (losses(runs / stage) for runs in (two.runs, two.alone))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert list(ours) == [1, 2, 3, 4]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """By step, the last one of a step that was done again."""
+    return {entry["step"]: entry["loss"] for entry in metrics(folder) if "loss" in entry}
+
+
+@pytest.mark.parametrize("stage", ("tokens", *STAGES))
+def test_a_run_in_two_processes_ends_with_one_whole_model(stage: str, two: Two) -> None:
+    ours, theirs = (weights(runs / stage / "model") for runs in (two.runs, two.alone))
+    assert ours.keys() == theirs.keys()
+    furthest = max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+    assert furthest < 1e-3
+    assert torch.isfinite(saved_logits(two.runs / stage / "model")).all()
+    done = json.loads((two.runs / stage / "done.json").read_text())
+    assert done["ranks"] == (1 if stage == "tokens" else 2)
+    assert not (two.runs / stage / "lock").read_text()
+
+
+def test_an_error_on_one_rank_ends_all_with_its_sentence(two: Two) -> None:
+    assert "error: row 'r7' of rank 1 cannot be used" in two.output
+    assert "Traceback" not in two.output
+
+
+def test_a_signal_to_one_rank_saves_a_checkpoint_and_ends_all(two: Two) -> None:
+    told = "stage 'dpo' was told to stop: a checkpoint of step 1 of 4 is saved, and the same command goes on from there"
+    assert two.output.count(f"error: {told}") >= 1
+
+
+def test_heads_beside_a_model_learn_alike_on_all_ranks(two: Two) -> None:
+    first, second = (torch.load(two.runs.parent / f"heads-{rank}.pt") for rank in (0, 1))
+    heads = train_heads(
+        str(two.runs.parent / "checkpoint"),
+        str(two.runs.parent / "chains.jsonl"),
+        two.runs.parent / "single",
+        steps=STEPS,
+        batch=2,
+    )
+    for name, value in heads.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], value, atol=1e-5)
+    assert all(parameter.grad is None for parameter in heads.parameters()), "a step's gradients are forgotten after it"
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> None:
+    (newest,) = checkpoints(two.runs / "sft")
+    check_count(newest, 2)
+    with pytest.raises(
+        InputError, match=r"was written by a run in 2 processes, and this one has 1: start 2, or remove"
+    ):
+        check_count(newest, 1)
+
+
+class Control:
+    """What a callback can ask for."""
+
+    should_save = should_training_stop = False
+
+
+class State:
+    global_step, max_steps = 3, 10
+
+
+def test_a_signal_asks_for_a_checkpoint_and_the_end_and_a_second_interrupt_is_one() -> None:
+    stop, control = StopOnSignal(Ranks()), Control()
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stop.listening():
+        stop.on_step_end(None, State, control)
+        assert not control.should_save
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.on_step_end(None, State, control)
+        assert control.should_save
+        assert control.should_training_stop
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_in_the_last_step_changes_nothing() -> None:
+    stop, control = StopOnSignal(Ranks()), Control()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        State.global_step = State.max_steps
+        stop.on_step_end(None, State, control)
+    assert not stop.has_stopped
+    assert not control.should_save
+
+
+def test_outside_the_main_thread_no_signals_are_taken() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    taken: list[bool] = []
+
+    def run() -> None:
+        with StopOnSignal(Ranks()).listening():
+            taken.append(signal.getsignal(signal.SIGTERM) is not before)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert taken == [False]
