@@ -147,7 +147,7 @@ def losses(folder: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in metrics(folder) if "loss" in entry}
 
 
-@pytest.mark.parametrize("stage", ("tokens", *STAGES))
+@pytest.mark.parametrize("stage", ["tokens", *STAGES])
 def test_a_run_in_two_processes_ends_with_one_whole_model(stage: str, two: Two) -> None:
     ours, theirs = (weights(runs / stage / "model") for runs in (two.runs, two.alone))
     assert ours.keys() == theirs.keys()
@@ -193,37 +193,42 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> Non
         check_count(newest, 1)
 
 
+@dataclass
 class Control:
     """What a callback can ask for."""
 
-    should_save = should_training_stop = False
+    should_save: bool = False
+    should_training_stop: bool = False
 
 
+@dataclass(frozen=True)
 class State:
-    global_step, max_steps = 3, 10
+    """Where training stands."""
+
+    global_step: int = 3
+    max_steps: int = 10
 
 
 def test_a_signal_asks_for_a_checkpoint_and_the_end_and_a_second_interrupt_is_one() -> None:
     stop, control = StopOnSignal(Ranks()), Control()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stop.listening():
-        stop.on_step_end(None, State, control)
+    with stop.listening():
+        stop.on_step_end(None, State(), control)
         assert not control.should_save
-        os.kill(os.getpid(), signal.SIGINT)
-        stop.on_step_end(None, State, control)
+        signal.raise_signal(signal.SIGINT)
+        stop.on_step_end(None, State(), control)
         assert control.should_save
         assert control.should_training_stop
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.pause()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_signal_in_the_last_step_changes_nothing() -> None:
     stop, control = StopOnSignal(Ranks()), Control()
     with stop.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
-        State.global_step = State.max_steps
-        stop.on_step_end(None, State, control)
+        signal.raise_signal(signal.SIGTERM)
+        stop.on_step_end(None, State(global_step=10), control)
     assert not stop.has_stopped
     assert not control.should_save
 
