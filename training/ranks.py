@@ -134,6 +134,16 @@ def is_lost(error: BaseException) -> bool:
     return False
 
 
+def give_back_memory() -> None:
+    """Gives a device's memory back after training, for the engine that the next stage starts on it."""
+    import torch
+
+    if torch.cuda.is_available():
+        from accelerate.utils.memory import clear_device_cache
+
+        clear_device_cache(garbage_collection=True)
+
+
 def leave() -> None:
     """Ends what the ranks have in common, after a run that went well."""
     if Ranks.of_environment().count > 1:

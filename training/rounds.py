@@ -19,7 +19,7 @@ from typing import Any
 from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.keys import ProblemSource
-from cos.training.ranks import ALONE
+from cos.training.ranks import ALONE, give_back_memory
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
 from cos.training.splits import claim, ledger_digits
@@ -105,6 +105,7 @@ def run_round(config: RoundsConfig, context: StageContext, number: int, policy: 
         found = (str(pairs.folder / "pairs.jsonl"),)
         update = {"policy": trained, "reference": config.policy, "pairs": found}
         stages.dpo(config.dpo.model_copy(update=update), dpo)
+        give_back_memory()
     return str(dpo.folder / MODEL)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from cos.search.errors import InputError
 from cos.training.folder import DONE, StageContext
-from cos.training.ranks import ALONE, leave
+from cos.training.ranks import ALONE, give_back_memory, leave
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
 
@@ -116,6 +116,7 @@ def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, jso
         run = _runner(stage)
         if stage.stage in BY_ALL_RANKS:
             run(stage, context)
+            give_back_memory()
         else:
             ranks.first(lambda: run(stage, replace(context, ranks=ALONE)))
     if ranks.is_first:

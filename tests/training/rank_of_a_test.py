@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from cos.clients.cli import main
@@ -58,9 +60,23 @@ def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
     return heads
 
 
+def as_if_on_accelerators() -> None:
+    """Has accelerate take CPUs and gloo for what it shards models on: by itself it does so on accelerators alone."""
+
+    def backend(*given: Any) -> tuple[str, DistributedType]:
+        del given
+        return "gloo", DistributedType.MULTI_GPU
+
+    PartialState._prepare_backend = backend
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    torch.distributed.init_process_group("gloo")
+
+
 if __name__ == "__main__":
     recipe, plan = sys.argv[1:]
     planned = json.loads(Path(plan).read_text())
+    if planned["shards"]:
+        as_if_on_accelerators()
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if attempt == 0 and planned["heads"]:
         found = train_heads(**{**planned["heads"], "runs": Path(planned["heads"]["runs"])})

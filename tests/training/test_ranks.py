@@ -103,21 +103,30 @@ def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Pa
     return path
 
 
-def torchrun(recipe: Path, plan: Mapping[str, Any], tries: int) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    recipe: Path, plan: Mapping[str, Any], tries: int = 1, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """The recipe in two processes on CPU, begun anew as often as ``tries`` says."""
     file = recipe.with_suffix(".plan.json")
     file.write_text(json.dumps(plan))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "0.1"]
-    launcher += ["--master-port", "0", "--max-restarts", str(tries - 1)]
+    launcher += ["--standalone", "--max-restarts", str(tries - 1)]
     root = Path(__file__).parents[2]
     return subprocess.run(
         [*launcher, "-m", "tests.training.rank_of_a_test", str(recipe), str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=240,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{root / 'src'}:{root}",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else a new try finds the addresses of the last one's ranks
+            **variables,
+        },
     )
 
 
@@ -127,8 +136,9 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("ranks")
     checkpoint = build(folder / "checkpoint", request.param, cos_tokens=False)
     data = write_data(folder)
-    heads = {"model": str(checkpoint), "chains": str(data[0]), "runs": str(folder), "steps": STEPS, "batch": 1}
-    plan = {"breaks": BREAKS, "heads": heads}
+    ready = build(folder / "ready", request.param)
+    heads = {"model": str(ready), "chains": str(data[0]), "runs": str(folder), "steps": STEPS, "batch": 1}
+    plan = {"breaks": BREAKS, "heads": heads, "shards": False}
     done = torchrun(write_recipe(folder, "two", checkpoint, data, 1), plan, len(BREAKS) + 1)
     assert done.returncode == 0, done.stdout
     run_all(str(write_recipe(folder, "alone", checkpoint, data, 2)))
@@ -172,7 +182,7 @@ def test_a_signal_to_one_rank_saves_a_checkpoint_and_ends_all(two: Two) -> None:
 def test_heads_beside_a_model_learn_alike_on_all_ranks(two: Two) -> None:
     first, second = (torch.load(two.runs.parent / f"heads-{rank}.pt") for rank in (0, 1))
     heads = train_heads(
-        str(two.runs.parent / "checkpoint"),
+        str(two.runs.parent / "ready"),
         str(two.runs.parent / "chains.jsonl"),
         two.runs.parent / "single",
         steps=STEPS,
@@ -191,6 +201,23 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> Non
         InputError, match=r"was written by a run in 2 processes, and this one has 1: start 2, or remove"
     ):
         check_count(newest, 1)
+
+
+def test_a_sharded_run_ends_with_whole_models_and_the_losses_of_one_process(tmp_path: Path) -> None:
+    checkpoint, data = build(tmp_path / "checkpoint", "internvl"), write_data(tmp_path)
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "training" / "accelerate" / "fsdp.yaml").read_text())
+    variables = {name.upper(): str(value) for name, value in shipped["fsdp_config"].items()}
+    plan = {"breaks": [], "heads": None, "shards": True}
+    recipe = write_recipe(tmp_path, "sharded", checkpoint, data, 1)
+    done = torchrun(recipe, plan, ACCELERATE_USE_FSDP="true", **variables)
+    assert done.returncode == 0, done.stdout
+    run_all(str(write_recipe(tmp_path, "alone", checkpoint, data, 2)))
+    for stage in STAGES:
+        ours, theirs = tmp_path / "sharded" / stage, tmp_path / "alone" / stage
+        assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
+        one, other = weights(ours / "model"), weights(theirs / "model")
+        assert one.keys() == other.keys()
+        assert all(torch.allclose(value, other[name], atol=1e-3) for name, value in one.items())
 
 
 @dataclass
