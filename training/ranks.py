@@ -70,7 +70,10 @@ class Ranks:
 
     def wait(self) -> None:
         """Returns when all ranks have come here."""
-        self.first(lambda: None)
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.barrier(group=self._group)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any rank is set."""

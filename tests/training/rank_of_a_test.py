@@ -18,7 +18,6 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from cos.clients.cli import main
-from cos.search.errors import InputError
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext
 from cos.training.recipe import SftConfig
@@ -28,14 +27,12 @@ from cos.training.trainer import StageTrainer
 
 
 def break_off(stage: str, rank: int, step: int, how: str) -> None:
-    """Has this process end, if it is that rank, in that step (from 0) of the stage: by a signal or an error."""
+    """Has this process get a signal, if it is that rank, in that step (from 0) of the stage."""
     plain = StageTrainer.training_step
 
     def training_step(self: StageTrainer, model: nn.Module, inputs: dict[str, Any], count: Any = None) -> Tensor:
         here = (Path(str(self.args.output_dir)).name, int(os.environ["RANK"]), self.state.global_step)
         if here == (stage, rank, step):
-            if how == "error":
-                raise InputError(f"row 'r7' of rank {rank} cannot be used", "data")
             os.kill(os.getpid(), signal.Signals[how])
         return plain(self, model, inputs, count)
 

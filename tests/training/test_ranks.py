@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -38,7 +39,6 @@ ROWS = 8
 BREAKS = (
     {"stage": "sft", "rank": 1, "step": 3, "how": "SIGKILL"},
     {"stage": "prm", "rank": 0, "step": 3, "how": "SIGKILL"},
-    {"stage": "dpo", "rank": 1, "step": 0, "how": "error"},
     {"stage": "dpo", "rank": 1, "step": 0, "how": "SIGTERM"},
 )
 """How the run's first tries end. Checkpoints are written every other step."""
@@ -169,9 +169,54 @@ def test_a_run_in_two_processes_ends_with_one_whole_model(stage: str, two: Two) 
     assert not (two.runs / stage / "lock").read_text()
 
 
-def test_an_error_on_one_rank_ends_all_with_its_sentence(two: Two) -> None:
-    assert "error: row 'r7' of rank 1 cannot be used" in two.output
+def test_a_killed_process_ends_the_other_with_a_sentence(two: Two) -> None:
+    for stage, left in (("sft", 0), ("prm", 1)):
+        told = f"stage '{stage}': another of the 2 processes of this run has ended before this one (number {left})"
+        assert f"error: {told}" in two.output
     assert "Traceback" not in two.output
+
+
+TOGETHER = """
+import sys
+from cos.search.errors import InputError
+from cos.training.ranks import Ranks, is_lost
+
+ranks = Ranks.of_environment()
+def fail():
+    raise InputError("there is no chain in it", "chains")
+try:
+    ranks.first(fail)
+except InputError as error:
+    print(f"{error} ({error.param})")
+print(ranks.first(lambda: ranks.number), ranks.any(ranks.number == 1), ranks.gathered(ranks.number))
+ranks.wait()
+if ranks.is_first:
+    sys.exit("stopped")
+try:
+    ranks.first(lambda: None)
+except RuntimeError as error:
+    print(f"lost: {is_lost(error)}")
+"""
+
+
+def test_an_error_of_the_first_rank_is_everybodys_and_its_end_ends_the_others_waiting() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**shared, "CUDA_VISIBLE_DEVICES": "", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    told = [process.communicate(timeout=120)[0].splitlines() for process in begun]
+    assert told[0] == ["there is no chain in it (chains)", "0 True [0, 1]"]
+    assert told[1] == [*told[0], "lost: True"]
+    assert [process.returncode for process in begun] == [1, 0]
 
 
 def test_a_signal_to_one_rank_saves_a_checkpoint_and_ends_all(two: Two) -> None:
