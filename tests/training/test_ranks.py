@@ -33,6 +33,7 @@ from tests.training.training_support import problems, saved_logits, weights
 
 ARCHITECTURES = os.environ.get("COS_RANKS_ARCHITECTURES", "internvl").split(",")
 """One in CI, as every start of two processes takes seconds; all are tiny_models'."""
+ROOT = Path(__file__).parents[2]
 STAGES = ("sft", "prm", "dpo")
 STEPS = 4
 ROWS = 8
@@ -111,17 +112,16 @@ def torchrun(
     file.write_text(json.dumps(plan))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "0.1"]
     launcher += ["--standalone", "--max-restarts", str(tries - 1)]
-    root = Path(__file__).parents[2]
     return subprocess.run(
         [*launcher, "-m", "tests.training.rank_of_a_test", str(recipe), str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=240,
-        cwd=root,
+        cwd=ROOT,
         env={
             **os.environ,
-            "PYTHONPATH": f"{root / 'src'}:{root}",
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else a new try finds the addresses of the last one's ranks
@@ -248,17 +248,19 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> Non
         check_count(newest, 1)
 
 
-def test_a_sharded_run_ends_with_whole_models_and_the_losses_of_one_process(tmp_path: Path) -> None:
-    checkpoint, data = build(tmp_path / "checkpoint", "internvl"), write_data(tmp_path)
-    shipped = yaml.safe_load((Path(__file__).parents[2] / "training" / "accelerate" / "fsdp.yaml").read_text())
+def test_a_run_sharded_by_the_shipped_configuration_ends_with_whole_models_and_the_same_losses(two: Two) -> None:
+    folder = two.runs.parent
+    recipe = write_recipe(
+        folder, "sharded", folder / "checkpoint", (folder / "chains.jsonl", folder / "pairs.jsonl"), 1
+    )
+    shipped = yaml.safe_load((ROOT / "training" / "accelerate" / "fsdp.yaml").read_text())
     variables = {name.upper(): str(value) for name, value in shipped["fsdp_config"].items()}
     plan = {"breaks": [], "heads": None, "shards": True}
-    recipe = write_recipe(tmp_path, "sharded", checkpoint, data, 1)
     done = torchrun(recipe, plan, ACCELERATE_USE_FSDP="true", **variables)
     assert done.returncode == 0, done.stdout
-    run_all(str(write_recipe(tmp_path, "alone", checkpoint, data, 2)))
     for stage in STAGES:
-        ours, theirs = tmp_path / "sharded" / stage, tmp_path / "alone" / stage
+        ours, theirs = folder / "sharded" / stage, two.alone / stage
+        assert [*ours.glob("checkpoint-4/pytorch_model_fsdp*")], "was sharded"
         assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
         one, other = weights(ours / "model"), weights(theirs / "model")
         assert one.keys() == other.keys()
