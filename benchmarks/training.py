@@ -30,7 +30,7 @@ from cos.training.folder import StageContext
 from cos.training.keys import TrainingKeys
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import GROUP, LedgerData
-from cos.training.losses import sft_loss
+from cos.training.losses import SftLoss
 from cos.training.mnist import Digits
 from cos.training.precision import computes_bf16
 from cos.training.render import Renderer
@@ -143,7 +143,7 @@ def _measure(load: Load, seed: int) -> Facts:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = StageTrainer(
             model,
-            sft_loss,
+            SftLoss(),
             _ledgers(encoder, steps * load.batch, load.batch, seed),
             kept,
             _keys(load, steps),

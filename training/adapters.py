@@ -1,29 +1,100 @@
 """Low-rank adapters (PEFT) around a model, and back."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from peft.utils.other import TrainableTokensWrapper
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cos.training.keys import LoraKeys
+from cos.search.errors import InputError
+from cos.search.grammar import COS_TOKENS
+from cos.training.folder import replacing_folder
+from cos.training.keys import LoraKeys, TrainingKeys
+from cos.training.parts import modules_of, part_of, trained_parts
+
+ADAPTERS = "adapters"
+"""The folder of kept adapters, in the stage's."""
+EYES = r".*(vision|visual|projector).*"
+"""What gets no adapters."""
 
 
-def with_lora(model: PreTrainedModel, keys: LoraKeys | None) -> PreTrainedModel:
-    """The model with adapters on its text layers; the model itself when there are no keys."""
-    if keys is None:
+def with_lora(
+    model: PreTrainedModel, keys: TrainingKeys, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """The model with adapters on its text layers, drawn from ``seed``; the model itself when ``keys`` ask for none.
+
+    Vision tower and projector are trained in full where the keys say so (a copy is trained, so that they take their
+    memory twice), and so are the rows of the step, answer and PRM tokens, which mean nothing to a checkpoint that was
+    just given them.
+
+    Errors: InputError for a target or a module that the model does not have.
+    """
+    lora = keys.lora
+    if lora is None:
         return model
+    check_names(lora.targets, linear_layers(model), "lora.targets")
+    check_names(lora.modules_to_save, [name for name, _ in model.named_modules() if name], "lora.modules_to_save")
+    eyes = trained_parts(keys) - {"text"}
+    whole = [*modules_of(model, lambda name: part_of(name) in eyes), *lora.modules_to_save]
     config = LoraConfig(
-        r=keys.rank,
-        lora_alpha=keys.alpha,
-        lora_dropout=keys.dropout,
-        target_modules=list(keys.targets),
-        exclude_modules=r".*(vision|visual|projector).*",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        exclude_modules=EYES,
+        modules_to_save=whole or None,
+        trainable_token_indices=token_rows(model, lora, tokenizer) or None,
     )
-    return cast(PreTrainedModel, get_peft_model(cast(Any, model), config))
+    torch.manual_seed(seed)
+    adapted = get_peft_model(cast(Any, model), config)
+    head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        # TRL's fused head asks for it, and the wrapper knows of the weight alone. No supported head has one.
+        head.register_parameter("bias", None)
+    return cast(PreTrainedModel, adapted)
 
 
-def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its adapters added into its weights."""
-    if isinstance(model, PeftModel):
-        return cast(PreTrainedModel, cast(Any, model).merge_and_unload())
-    return model
+def linear_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that can have an adapter."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding) and not re.fullmatch(EYES, name)
+    ]
+
+
+def check_names(given: Sequence[str], there: Sequence[str], key: str) -> None:
+    """Errors: InputError for a name that none of the modules has, by its last parts as PEFT finds them."""
+    for name in given:
+        if not any(own == name or own.endswith(f".{name}") for own in there):
+            ends = sorted({own.rpartition(".")[2] for own in there if not own.rpartition(".")[2].isdigit()})
+            raise InputError(f"the model has no module {name!r}; it has {', '.join(ends)}", key)
+
+
+def token_rows(model: PreTrainedModel, keys: LoraKeys, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Ids of the 17 tokens for each table (embeddings, and the head where it is another) that is not trained anyway."""
+    known = tokenizer.get_vocab()
+    ids = [known[token] for token in COS_TOKENS if token in known]
+    if not keys.train_tokens or not ids:
+        return {}
+    tables = [cast(Any, model.get_input_embeddings()), cast(Any, model.get_output_embeddings())]
+    if tables[0].weight is tables[1].weight:
+        del tables[1]
+    names = [name for table in tables for name, module in model.named_modules() if module is table]
+    others = (*keys.modules_to_save, *keys.targets)
+    return {name: ids for name in names if not any(name == own or name.endswith(f".{own}") for own in others)}
+
+
+def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path) -> PreTrainedModel:
+    """The model with its adapters added into its weights. Where the keys say so they are kept in ``folder``, too."""
+    if not isinstance(model, PeftModel):
+        return model
+    if keys.lora is not None and keys.lora.keep_adapters:
+        with replacing_folder(folder / ADAPTERS) as beside:
+            cast(Any, model).save_pretrained(beside)
+    return cast(PreTrainedModel, cast(Any, model).merge_and_unload())

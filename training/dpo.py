@@ -17,6 +17,8 @@ from cos.training.folder import StageContext, StageRun
 from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
+    HELD_OUT,
+    REFERENCE,
     PairCollator,
     PairData,
     PreferenceTrainer,
@@ -30,51 +32,65 @@ from cos.training.row_data import read_picture
 from cos.training.rows import PairRow, read_rows
 from cos.training.sharded import check_loaded_everywhere
 from cos.training.splits import claim
+from cos.training.validation import check_apart
 
 
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "dpo") as run:
-        rows = [
-            row for path in config.pairs for row in read_rows(context.resolve(path), PairRow, skip_bad=context.skip_bad)
-        ]
-        asked = (row.problem for row in rows)
+        rows = pair_rows(config.pairs, context)
+        held_out = pair_rows(config.validation.data, context) if config.validation else []
+        check_apart((row.problem for row in rows), (row.problem for row in held_out))
+        asked = (row.problem for row in [*rows, *held_out])
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
         model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
-        data = PairData(
-            rows,
-            encoder,
-            lambda row: read_picture(row.problem.image),
-            context.seed,
-            first_step=config.compared == "step",
-        )
+
+        def pairs_of(some: Sequence[PairRow]) -> PairData:
+            return PairData(some, encoder, picture_of, first_step=config.compared == "step")
+
+        data = pairs_of(rows)
+        measured = pairs_of(held_out) if config.validation else None
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
-        data.refer(reference_of(config, context, data, collate))
+        refer(config, context, {REFERENCE: data, HELD_OUT: measured}, collate)
         fuse_head(model)
         torch.manual_seed(context.seed)
-        trained = with_lora(model, config.lora)
-        trainer = PreferenceTrainer(trained, data, collate, config, context)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
+        trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
         whole = trainer.run()
-        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **leaks}
-        run.finish(None if whole is None else merge_lora(whole), processor, outcome)
+        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated, **leaks}
+        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, outcome)
 
 
-def reference_of(
-    config: DpoConfig, context: StageContext, data: PairData, collate: PairCollator
-) -> Sequence[tuple[float, float]]:
-    """What the frozen reference says of every pair: computed once, then read from the stage's folder."""
+def picture_of(row: PairRow) -> Any:
+    """A pair's picture."""
+    return read_picture(row.problem.image)
+
+
+def pair_rows(paths: Sequence[str], context: StageContext) -> list[PairRow]:
+    """All pairs of files."""
+    files = [context.resolve(path) for path in paths]
+    return [row for file in files for row in read_rows(file, PairRow, skip_bad=context.skip_bad)]
+
+
+def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:
+    """Tells data what the frozen reference says of every pair: computed once, then read from the stage's folder, from
+    the file that they are given under."""
     check_loaded_everywhere()
     reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
-    key = f"{weights_digest(reference)} {data.fingerprint} {bf16=}"
+    weights = weights_digest(reference)
+    for name, pairs in data.items():
+        if pairs is None:
+            continue
+        key = f"{weights} {pairs.fingerprint} {bf16=}"
 
-    def compute() -> list[tuple[float, float]]:
-        with naming(of_stage(context.folder.name)):
-            return reference_logprobs(reference, data, rows_named(collate), config.batch, bf16=bf16)
+        def compute(pairs: PairData = pairs) -> list[tuple[float, float]]:
+            with naming(of_stage(context.folder.name)):
+                return reference_logprobs(reference, pairs, rows_named(collate), config.batch, bf16=bf16)
 
-    return cached_reference(context, key, compute)
+        pairs.refer(cached_reference(context.ranks, context.folder / name, key, compute))
 
 
 SHOWN = ("loss", "reward_margin", "reward_accuracy", "nll", "kl")

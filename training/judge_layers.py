@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cos.training.encode import IGNORED, UNJUDGED
-from cos.training.losses import LabelLoss, label_margins, next_token_loss
+from cos.training.losses import Batch, Counts, LabelLoss, Numbers, label_margins, next_token_sum, next_tokens, over
 
 LAYERS = 3
 """Judging layers above the reader's."""
@@ -50,8 +50,24 @@ class JudgeLoss:
     stream_noise: float = 0.0
     """Relative noise on the residual stream, see `residual_streams`."""
 
-    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
-        """Needs a verdict at every token of the turn, as `cos.training.chains.judged_turn` writes it."""
+    def counts(self, batch: Batch) -> Counts:
+        """What the judged tags weigh together; tokens that are taught, judged, and known to be what should stand there
+        or to depart from it."""
+        known = batch["should"] != IGNORED
+        departs = known & (batch["should"] != batch["input_ids"])
+        return {
+            "tags": self.label.counts(batch)["tags"],
+            "reading": next_tokens(batch["should"]),
+            "dense": _is_dense(batch).sum(),
+            "known": known.sum(),
+            "departs": departs.sum(),
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
+        """As `cos.training.losses.StageLoss`. Needs a verdict at every token of the turn, as
+        `cos.training.chains.judged_turn` writes it. Errors: ValueError where no tag is labelled."""
+        own = self.counts(batch)
+        by = own if counts is None else counts
         first = int(batch["first"])
         turn = {name: batch[name][:, first:] for name in ("input_ids", "should", "verdict", "is_tag")}
         layers = len(cast(Any, model).model.language_model.layers)
@@ -59,43 +75,56 @@ class JudgeLoss:
         read, compared, told, last = (
             stream[:, first:] for stream in residual_streams(model, batch, depths, self.stream_noise)
         )
-        reading = next_token_loss(head_logits(model, read), turn["should"])
-        comparing, skills = self._comparing(compared, told, turn)
+        reading = next_token_sum(head_logits(model, read), turn["should"])
+        comparing, skills = self._comparing(compared, told, turn, own, by)
         margins = label_margins(head_logits(model, last), self.label.labels)
-        tags, numbers = self.label.over(margins, turn)
-        judged = (turn["verdict"] != UNJUDGED) & ~turn["is_tag"]
-        dense = functional.binary_cross_entropy_with_logits(margins[judged], turn["verdict"][judged])
-        value = self.reading_weight * reading + self.comparing_weight * comparing
-        value = value + self.dense_weight * dense + self.tag_weight * tags
-        return value, {"reading": reading.item(), "tag_loss": tags.item(), "dense": dense.item(), **numbers, **skills}
+        tags, numbers = self.label.over(margins, turn, by["tags"])
+        judged = _is_dense(turn)
+        dense = functional.binary_cross_entropy_with_logits(margins[judged], turn["verdict"][judged], reduction="sum")
+        value = self.reading_weight * over(reading, by["reading"]) + self.comparing_weight * comparing
+        value = value + self.dense_weight * over(dense, by["dense"]) + self.tag_weight * tags
+        found = {
+            "reading": over(reading, own["reading"]).item(),
+            "tag_loss": over(tags * by["tags"], own["tags"]).item(),
+            "dense": over(dense, own["dense"]).item(),
+        }
+        return value, {**found, **numbers, **skills}
 
-    def _comparing(self, compared: Tensor, told: Tensor, turn: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def _comparing(
+        self, compared: Tensor, told: Tensor, turn: Mapping[str, Tensor], own: Counts, by: Counts
+    ) -> tuple[Tensor, dict[str, float]]:
         """The losses of the throw-away heads over the places where one knows what should stand there."""
         known = turn["should"] != IGNORED
         should, ids = turn["should"][known], turn["input_ids"][known]
         differ = should != ids
         guessed = self.heads.here(_normed(compared[known])).float()
-        here = _evenly(functional.cross_entropy(guessed, should, reduction="none"), differ)
-        own = functional.cross_entropy(self.heads.own(_normed(compared[known])).float(), ids)
+        here = functional.cross_entropy(guessed, should, reduction="none")
+        written = functional.cross_entropy(self.heads.own(_normed(compared[known])).float(), ids, reduction="sum")
         margins = self.heads.departs(_normed(told[known])).float()[..., 0]
         found = functional.binary_cross_entropy_with_logits(margins, differ.float(), reduction="none")
-        apart = found.mean()
         numbers = {
-            "here": here.item(),
-            "apart": apart.item(),
+            "here": _evenly(here, differ, own).item(),
+            "apart": over(found.sum(), own["known"]).item(),
             "departures_found": (margins[differ] > 0).float().mean().item() if bool(differ.any()) else 1.0,
             "false_alarms": (margins[~differ] > 0).float().mean().item(),
         }
-        return here + 0.3 * own + 0.5 * _evenly(found, differ) + DEPARTURES * apart, numbers
+        value = _evenly(here, differ, by) + 0.3 * over(written, by["known"])
+        return value + 0.5 * _evenly(found, differ, by) + DEPARTURES * over(found.sum(), by["known"]), numbers
+
+
+def _is_dense(turn: Batch) -> Tensor:
+    """Judged places that are no tags."""
+    return (turn["verdict"] != UNJUDGED) & ~turn["is_tag"]
 
 
 def _normed(stream: Tensor) -> Tensor:
     return functional.rms_norm(stream, stream.shape[-1:])
 
 
-def _evenly(losses: Tensor, kind: Tensor) -> Tensor:
+def _evenly(losses: Tensor, departs: Tensor, counts: Counts) -> Tensor:
     """The mean of both kinds' means: else the many places where the two agree teach to look at one of them only."""
-    return losses[~kind].mean() + (losses[kind].mean() if bool(kind.any()) else losses.sum() * 0.0)
+    agreeing = over(losses[~departs].sum(), counts["known"] - counts["departs"])
+    return agreeing + over(losses[departs].sum(), counts["departs"])
 
 
 def residual_streams(

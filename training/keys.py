@@ -81,7 +81,8 @@ class StageKeys(Keys):
 
 
 class LoraKeys(Keys):
-    """Low-rank adapters on the text layers, merged into the weights at the end."""
+    """Low-rank adapters on the text layers, merged into the weights at the end. Beside them ``train_vision`` and
+    ``train_projector`` train those parts in full."""
 
     rank: int = Field(default=16, ge=1)
     """Width of an adapter."""
@@ -89,8 +90,38 @@ class LoraKeys(Keys):
     """An adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before an adapter."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
     """Names of the layers that get one."""
+    train_tokens: bool = True
+    """Whether the rows of the step, answer and PRM tokens in embeddings and head are trained, too."""
+    modules_to_save: tuple[str, ...] = ()
+    """Names of modules that are trained in full beside the adapters, such as ``lm_head``."""
+    keep_adapters: bool = False
+    """Whether the adapters by themselves are kept as well, in the folder ``adapters`` beside ``model``."""
+
+
+class RateKeys(Keys):
+    """Peak learning rates of a model's parts; ``learning_rate`` where none is given."""
+
+    vision: float | None = Field(default=None, gt=0)
+    """Of the vision tower."""
+    projector: float | None = Field(default=None, gt=0)
+    """Of the projector between tower and text model."""
+    text: float | None = Field(default=None, gt=0)
+    """Of the text model, its adapters, and heads that are thrown away."""
+
+
+class ValidationKeys(Keys):
+    """Rows held out of training. The weights with the smallest loss on them are those that the stage writes."""
+
+    data: tuple[str, ...] = Field(min_length=1)
+    """JSONL files of rows like those that are trained on. A question may not be in both."""
+    every: int = Field(default=100, ge=1)
+    """Steps from one measurement to the next; the last step is measured, too."""
+    patience: int | None = Field(default=None, ge=1)
+    """Training ends when the loss was not smaller for that many measurements; never unless given."""
 
 
 class TrainingKeys(Keys):
@@ -104,14 +135,28 @@ class TrainingKeys(Keys):
     """Samples a process takes through the model at once."""
     accumulate: int = Field(default=1, ge=1)
     """Batches to an optimiser step. Effective batch = processes x batch x accumulate."""
+    averaged: Literal["step", "micro_batch"] = "step"
+    """What a loss is averaged over: all targets of an optimiser step, over all its batches and processes; or those of
+    each batch and process, and then over these, as the paper's code does, where a target weighs the less the more there
+    are beside it."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate, after the warm-up."""
+    learning_rates: RateKeys = RateKeys()
+    """Other peak rates for parts of the model."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps over which the rate rises."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decay of weight matrices."""
+    """Share of the steps over which the rate rises. The first step has a rate above 0, and one step has the peak."""
     min_rate_share: float = Field(default=0.0, ge=0, le=1)
-    """The rate at the end, as a share of the peak."""
+    """What the rate falls towards, as a share of the peak."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decay of all weight matrices, projector, convolutions and head included; of no gains, biases or embeddings."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's average of gradients: how much of it stays from step to step."""
+    adam_beta2: float = Field(default=0.98, ge=0, lt=1)
+    """The same of their squares. 0.98 remembers some 50 steps; PyTorch's own 0.999 would remember 1,000."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Longest gradient over all weights; a longer one is shortened to it. 0: none is."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for everything, or Muon for the matrices within layers and AdamW for the rest."""
     precision: Precision = "auto"
@@ -135,6 +180,10 @@ class TrainingKeys(Keys):
     """Steps from checkpoint to checkpoint."""
     log_every: int = Field(default=10, ge=1)
     """Steps from one line of metrics.jsonl to the next."""
+    validation: ValidationKeys | None = None
+    """Held-out rows."""
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who else is told what metrics.jsonl is told; the package has to be installed."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, some 30 % more time."""
 
@@ -144,13 +193,28 @@ class TrainingKeys(Keys):
             raise ValueError("give either steps or epochs")
         if self.length_buckets is not None and list(self.length_buckets) != sorted(set(self.length_buckets)):
             raise ValueError("length_buckets: give ascending lengths")
-        if self.lora is None and not (self.train_vision or self.train_projector or self.train_text):
+        if not (self.train_vision or self.train_projector or self.train_text):
             raise ValueError("nothing is trained: set train_vision, train_projector or train_text")
+        if self.lora is not None and not self.train_text:
+            raise ValueError("lora puts adapters on the text layers, and train_text says not to train them: drop one")
+        if self.schedule == "constant" and self.min_rate_share:
+            raise ValueError("min_rate_share: a constant rate does not fall; choose another schedule or leave it out")
         return self
 
 
-class JudgingKeys(Keys):
-    """Layers of its own for a small model to judge with, above those that read (`cos.training.judge_layers`)."""
+class VerdictKeys(TrainingKeys):
+    """Training, and which verdicts of labelled chains are taught."""
+
+    until_error: bool = False
+    """Teach no tag behind a chain's first bad one: what follows from a slip is neither good nor bad (as labels end
+    there in PRM800K, arXiv 2305.20050)."""
+    balanced: bool = False
+    """Let good and bad tags count the same over all chains: the weight of bad ones follows from the labels."""
+
+
+class JudgingKeys(VerdictKeys):
+    """Training, and layers of its own for a small model to judge with, above those that read
+    (`cos.training.judge_layers`)."""
 
     judging_layers: bool = False
     """Give a small model layers of its own for judging."""
@@ -161,6 +225,14 @@ class JudgingKeys(Keys):
     stream_noise: float = Field(default=0.0, ge=0)
     """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
 
+    @model_validator(mode="after")
+    def _judges_in_full(self) -> JudgingKeys:
+        if self.judging_layers and self.lora is not None:
+            raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
+        if self.judging_layers and (self.until_error or self.balanced):
+            raise ValueError("until_error and balanced are for rows alone: leave them out beside judging_layers")
+        return self
+
 
 def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
     """Errors: ValueError for ledgers without end and no number of steps."""
@@ -168,13 +240,29 @@ def check_steps(ledger: LedgerSource | None, keys: TrainingKeys) -> None:
         raise ValueError("ledgers have no end, so that epochs mean nothing: give steps")
 
 
+PreferenceKind = Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero", "apo_down", "mpo"]
+
+
 class PreferenceKeys(Keys):
     """What a stage that learns from pairs can be told besides."""
 
     beta: float = Field(default=0.1, gt=0)
     """How closely the policy is held to the reference."""
+    preference: PreferenceKind = "sigmoid"
+    """By which loss two chains are compared, as TRL has them: ``sigmoid`` (DPO); ``sigmoid_norm`` (per token, so that
+    length does not count); ``ipo`` (arXiv 2310.12036, per token); ``hinge`` (SLiC, arXiv 2305.10425); ``robust``
+    (arXiv 2403.00409, for pairs of which some are the wrong way round); ``apo_zero`` and ``apo_down`` (arXiv
+    2408.06266); ``mpo``: 0.8 x sigmoid and 0.2 x BCO, as InternVL is trained (arXiv 2411.10442)."""
+    label_smoothing: float | None = Field(default=None, gt=0, lt=0.5)
+    """For ``robust``: the share of pairs that are the wrong way round."""
     compared: Literal["chain", "step"] = "chain"
     """What is compared: whole chains, or both up to the end of the first step in which they differ, so that what
     rightly follows from a slip is not taught to be wrong (as in Step-DPO, arXiv 2406.18629)."""
     nll_weight: float = Field(default=1.0, ge=0)
     """Weight of the next-token loss of the chosen chain."""
+
+    @model_validator(mode="after")
+    def _robust_to_something(self) -> PreferenceKeys:
+        if (self.preference == "robust") != (self.label_smoothing is not None):
+            raise ValueError("preference: robust and label_smoothing go together: give both or neither")
+        return self

@@ -1,10 +1,10 @@
 """Muon in float32, for CPUs without bfloat16."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cos.training.precision import computes_bf16
 
@@ -12,9 +12,9 @@ MATCH_ADAMW = 0.2
 """Root mean square of AdamW's updates, to which Muon's are scaled (arXiv 2502.16982, section 2.2)."""
 
 
-def muon(matrices: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Muon:
-    """PyTorch's Muon with updates of AdamW's size. Its iteration runs in bfloat16; where that would be emulated, in
-    float32."""
+def muon(matrices: Sequence[dict[str, Any]], learning_rate: float, weight_decay: float) -> torch.optim.Muon:
+    """PyTorch's Muon with updates of AdamW's size, over groups of parameters. Its iteration runs in bfloat16; where
+    that would be emulated, in float32."""
     kind = torch.optim.Muon if computes_bf16() else Float32Muon
     return kind(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,6 +25,8 @@ from cos.search.errors import InputError
 from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
 from cos.training.failures import naming, of_row
 from cos.training.folder import replacing
+from cos.training.losses import Batch, Counts, Numbers
+from cos.training.ranks import Ranks
 from cos.training.trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference.json"
 """Log-probabilities of the reference, in the stage's folder."""
+HELD_OUT = "reference-held-out.json"
+"""The same for held-out pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,13 @@ class Preference:
 
 
 class PairData(Dataset[Preference]):
-    """Pairs in an order that follows from the seed. Not by length: a batch of one kind of question pulls all weights
-    its way."""
+    """Pairs in the order of their rows."""
 
     def __init__(
         self,
         rows: Sequence[PairRow],
         encoder: TurnEncoder,
         picture: Callable[[PairRow], Any],
-        seed: int,
         *,
         first_step: bool = False,
     ) -> None:
@@ -69,13 +71,10 @@ class PairData(Dataset[Preference]):
             raise InputError(
                 "there is no pair to train on; lower the stage `pairs`' gap, or sample more chains", "data"
             )
-        turns = [turns_of(row, encoder, first_step=first_step) for row in rows]
-        order = list(range(len(rows)))
-        random.Random(f"pairs/{seed}").shuffle(order)
-        self._rows = [rows[index] for index in order]
-        self._turns = [turns[index] for index in order]
+        self._rows = rows
+        self._turns = [turns_of(row, encoder, first_step=first_step) for row in rows]
         self._picture = picture
-        self._reference: Sequence[tuple[float, float]] = [(0.0, 0.0)] * len(order)
+        self._reference: Sequence[tuple[float, float]] = [(0.0, 0.0)] * len(rows)
 
     def refer(self, reference: Sequence[tuple[float, float]]) -> None:
         """Takes up what the reference says of every pair, in this order."""
@@ -151,34 +150,78 @@ def fuse_head(model: PreTrainedModel) -> None:
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
 
 
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """The loss of a `PreferenceTrainer`, as `cos.training.losses.StageLoss`."""
+
+    trainer: PreferenceTrainer
+
+    def counts(self, batch: Batch) -> Counts:
+        """Pairs, and the tokens taught of their better chains."""
+        taught: Tensor = batch["completion_mask"]
+        pairs = taught.shape[0] // 2
+        return {"pairs": torch.tensor(pairs, device=taught.device), "tokens": taught[:pairs, 1:].sum()}
+
+    def __call__(self, model: nn.Module, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
+        """TRL's, which is a mean, each part weighed with this batch's share of the targets."""
+        if counts is None:
+            return self.trainer.preference_loss(model, batch)
+        shares = {name: float(own / counts[name]) for name, own in self.counts(batch).items()}
+        return self.trainer.preference_loss(model, batch, shares)
+
+
+MPO = (("sigmoid", 0.8), ("bco_pair", 0.2))
+"""InternVL's mixed preference optimisation: preference and quality; its generation loss is the next-token loss."""
+
+
+def parts_of(config: DpoConfig) -> list[tuple[str, float, str]]:
+    """TRL's name of each part of the loss, its weight, and what it is a mean over: ``pairs`` or ``tokens``."""
+    compared = MPO if config.preference == "mpo" else ((config.preference, 1.0),)
+    read = [("sft", config.nll_weight, "tokens")] if config.nll_weight else []
+    return [*((kind, weight, "pairs") for kind, weight in compared), *read]
+
+
 class PreferenceTrainer(StageTrainer):
-    """A stage's trainer over pairs; the loss is TRL's: sigmoid DPO, and the chosen chains' next-token loss beside it.
+    """A stage's trainer over pairs; the loss is TRL's: DPO or a neighbour, and the chosen chains' next-token loss.
+    Every epoch has an order of its own, which follows from the seed.
 
     Source of the loss: Rafailov et al., arXiv 2305.18290, equation 7. The next-token loss is averaged over the tokens
-    of a batch's chosen chains, as TRL's ``rpo_alpha``, which the release sets, had it (Pang et al., arXiv 2404.19733,
-    equation 1, divide chain by chain).
+    of a step's chosen chains (of a batch's, as TRL's ``rpo_alpha``, which the release sets, had it, where the keys say
+    ``averaged: micro_batch``; Pang et al., arXiv 2404.19733, equation 1, divide chain by chain).
     """
 
     def __init__(
-        self, model: PreTrainedModel, data: PairData, collate: PairCollator, config: DpoConfig, context: StageContext
+        self,
+        model: PreTrainedModel,
+        data: PairData,
+        collate: PairCollator,
+        config: DpoConfig,
+        context: StageContext,
+        held_out: PairData | None = None,
     ) -> None:
-        super().__init__(model, self.preference_loss, data, collate, config, context, in_order=True)
+        super().__init__(model, PreferenceLoss(self), data, collate, config, context, held_out=held_out)
         # What TRL's loss reads from its trainer.
         self.beta = config.beta
-        self.loss_types = ["sigmoid", *(["sft"] if config.nll_weight else [])]
-        self.loss_weights = [1.0, *([config.nll_weight] if config.nll_weight else [])]
+        self._parts = parts_of(config)
+        self.loss_types = [kind for kind, _, _ in self._parts]
+        self.loss_weights = [weight for _, weight, _ in self._parts]
         self.precompute_ref_logps = True
         self.ld_alpha = None
         self.f_divergence_type = "reverse_kl"
-        self.label_smoothing = 0.0
+        self.label_smoothing = config.label_smoothing or 0.0
         self.use_weighting = False
         self.aux_loss_enabled = False
         self._tp_size = 1
         self._total_train_tokens = 0
         self._metrics: dict[str, defaultdict[str, list[float]]] = {}
 
-    def preference_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss of a batch of pairs, and what else was found about it; log-probabilities in nats a chain."""
+    def preference_loss(
+        self, model: nn.Module, batch: Batch, shares: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, Numbers]:
+        """The mean loss of a batch of pairs, and what else was found about it; log-probabilities in nats a chain.
+
+        ``shares``: what losses over ``pairs`` and over ``tokens`` are multiplied by; 1 unless given.
+        """
         from trl.trainer.dpo_trainer import DPOTrainer
 
         def without_mask(*, attention_mask: Tensor, **inputs: Any) -> Any:
@@ -187,6 +230,7 @@ class PreferenceTrainer(StageTrainer):
             return model(**inputs)
 
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self.loss_weights = [weight * (shares or {}).get(over, 1.0) for _, weight, over in self._parts]
         counted = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
         loss = cast(Any, DPOTrainer)._compute_loss(self, without_mask, counted, False)
         found = {
@@ -250,13 +294,12 @@ def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bo
 
 
 def cached_reference(
-    context: StageContext, key: str, compute: Callable[[], list[tuple[float, float]]]
+    ranks: Ranks, path: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
 ) -> list[tuple[float, float]]:
-    """What `compute` gives, kept in the stage's folder under a ``key`` that names pairs and reference.
+    """What `compute` gives, kept in a file under a ``key`` that names pairs and reference.
 
     The first rank reads and writes; all ranks compute what is not kept.
     """
-    path = context.folder / REFERENCE
 
     def kept() -> list[tuple[float, float]] | None:
         if not path.is_file():
@@ -268,11 +311,11 @@ def cached_reference(
         with replacing(path) as file:
             json.dump({"key": key, "logprobs": computed}, file)
 
-    known = context.ranks.first(kept)
+    known = ranks.first(kept)
     if known is not None:
         return known
     computed = compute()
-    context.ranks.first(keep)
+    ranks.first(keep)
     return computed
 
 

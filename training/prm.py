@@ -30,10 +30,11 @@ from cos.training.models import deepen
 from cos.training.problems import chains_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
-from cos.training.row_data import RowData, judged
+from cos.training.row_data import RowData, good_to_bad, judged
 from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
+from cos.training.validation import held_out_chains
 
 HEADS = "heads.safetensors"
 """The judging layers' throw-away heads, in the stage's folder: for a stage that trains those layers further."""
@@ -43,11 +44,12 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
         chains = chains_of(config.chains, context) if config.chains else []
-        asked = (chain.problem for chain in chains)
+        held_out = [] if config.ledger is not None else held_out_chains(config, context, chains)
+        asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
-        label = LabelLoss(encoder.labels, config.answer_weight, config.bad_weight, config.lm_weight)
+        label = LabelLoss(encoder.labels, config.answer_weight, bad_weight(config, chains), config.lm_weight)
         loss: Any = label
         heads = None
         torch.manual_seed(context.seed)
@@ -56,14 +58,18 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
-        trained = with_lora(model, config.lora)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
         in_order = isinstance(data, Alternating)
-        whole = StageTrainer(trained, loss, data, collate, config, context, extra=heads, in_order=in_order).run()
+        measured = rows_judged(config, encoder, held_out) if held_out else None
+        trainer = StageTrainer(
+            trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
+        )
+        whole = trainer.run()
         if whole is not None:
-            whole = merge_lora(whole)
+            whole = merge_lora(whole, config, context.folder)
             if heads is not None:
                 save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(whole, processor, leaks)
+        run.finish(whole, processor, {**trainer.validated, **leaks})
 
 
 def with_judging_layers(
@@ -88,12 +94,33 @@ def prm_data(
 ) -> Dataset[Sample]:
     """Rows alone, or clumsy writers and rows by turns."""
     if config.ledger is None:
-        return judged(rows, encoder, config.labels, soft=config.target == "soft")
+        return rows_judged(config, encoder, rows)
     digits = fetched(context, config.ledger.digits)
     samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
     return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)
+
+
+def rows_judged(config: PrmConfig, encoder: TurnEncoder, rows: Sequence[ChainRow]) -> Dataset[Sample]:
+    """Labelled rows as the keys want them taught."""
+    soft = config.target == "soft"
+    return judged(rows, encoder, config.labels, soft=soft, until_error=config.until_error)
+
+
+def bad_weight(config: PrmConfig, rows: Sequence[ChainRow]) -> float:
+    """The weight of bad tags: as given, or so that they count as much as good ones.
+
+    Errors: InputError for both, or with a ledger, whose chains have no end to be counted.
+    """
+    if config.ledger is not None and (config.balanced or config.until_error):
+        raise InputError("balanced and until_error are for labelled rows alone; leave them out beside a ledger", "prm")
+    if not config.balanced:
+        return config.bad_weight
+    if config.bad_weight != 1:
+        raise InputError("bad_weight follows from the labels where balanced is set; leave one of them out", "balanced")
+    soft = config.target == "soft"
+    return good_to_bad(rows, config.labels, soft=soft, until_error=config.until_error)
 
 
 class Alternating(Dataset[Sample]):

@@ -138,7 +138,7 @@ class LabelConfig(StageKeys):
         return self
 
 
-class PrmConfig(StageKeys, TrainingKeys, JudgingKeys):
+class PrmConfig(StageKeys, JudgingKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"

@@ -35,8 +35,12 @@ def imitated(rows: Sequence[ChainRow], encoder: TurnEncoder) -> RowData:
     return RowData(rows, lambda row: encoder.chain(row.steps, row.answer))
 
 
-def judged(rows: Sequence[ChainRow], encoder: TurnEncoder, source: Source, *, soft: bool) -> RowData:
+def judged(
+    rows: Sequence[ChainRow], encoder: TurnEncoder, source: Source, *, soft: bool, until_error: bool = False
+) -> RowData:
     """Chains for a PRM, by the labels of one source; chains without them are left out.
+
+    ``until_error``: no tag behind a chain's first bad one is taught.
 
     Errors: InputError when no chain has labels of that source.
     """
@@ -45,10 +49,34 @@ def judged(rows: Sequence[ChainRow], encoder: TurnEncoder, source: Source, *, so
         raise InputError(f"none of {len(rows)} chains has labels by {source!r}; run the stage `label`", "labels")
 
     def write(row: ChainRow) -> Turn:
-        tags = row.labels[source]
-        return encoder.judged(row.steps, row.answer, [tag.soft if soft else float(tag.hard) for tag in tags])
+        return encoder.judged(row.steps, row.answer, taught_labels(row, source, soft=soft, until_error=until_error))
 
     return RowData(labelled, write)
+
+
+def taught_labels(row: ChainRow, source: Source, *, soft: bool, until_error: bool) -> list[float | None]:
+    """P(good) of each tag; None for one that is not taught."""
+    tags = row.labels[source]
+    last = next((place for place, tag in enumerate(tags) if not tag.hard), len(tags)) if until_error else len(tags)
+    return [(tag.soft if soft else float(tag.hard)) if place <= last else None for place, tag in enumerate(tags)]
+
+
+def good_to_bad(rows: Sequence[ChainRow], source: Source, *, soft: bool, until_error: bool) -> float:
+    """How much heavier a bad tag has to be for good and bad ones to count the same.
+
+    Errors: InputError when there are none of one kind.
+    """
+    found = [
+        label
+        for row in rows
+        if source in row.labels
+        for label in taught_labels(row, source, soft=soft, until_error=until_error)
+        if label is not None
+    ]
+    good, bad = sum(found), sum(1 - label for label in found)
+    if not (good and bad):
+        raise InputError(f"{good:g} tags are good and {bad:g} bad; such labels cannot be balanced", "balanced")
+    return good / bad
 
 
 def read_picture(path: str) -> Image.Image:

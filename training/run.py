@@ -103,6 +103,17 @@ def heldout(
     write_heldout(out, load(mnist, "evaluation"), problems, seed)
 
 
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="A stage's folder, such as runs/cos-tiny/sft.")],
+    out: Annotated[Path | None, typer.Option(help="The picture; metrics.png in that folder unless given.")] = None,
+) -> None:
+    """Draw a stage's metrics.jsonl: losses, rates and what else it logged."""
+    from cos.training.plot import plot_metrics
+
+    typer.echo(str(plot_metrics(run, out or run / "metrics.png")))
+
+
 def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, json_only: bool = False) -> None:
     """Runs one stage unless it is done; prints what came out. All processes of a run are to call it."""
     context = recipe.context(stage, skip_bad=skip_bad)

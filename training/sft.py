@@ -16,7 +16,7 @@ from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
-from cos.training.losses import sft_loss
+from cos.training.losses import SftLoss
 from cos.training.mnist import Digits, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
@@ -27,6 +27,7 @@ from cos.training.row_data import imitated
 from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
+from cos.training.validation import held_out_chains
 
 CHECKED_AT_ONCE = 32
 
@@ -35,7 +36,8 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
         chains = chains_of(config.data, context) if config.data else []
-        asked = (chain.problem for chain in chains)
+        held_out = held_out_chains(config, context, chains)
+        asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
@@ -43,13 +45,21 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         encoder = TurnEncoder(processor.tokenizer)
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
-        trained = with_lora(model, config.lora)
-        in_order = config.ledger is not None
-        trainer = StageTrainer(trained, sft_loss, data, collate, config, context, in_order=in_order)
+        trained = with_lora(model, config, processor.tokenizer, context.seed)
+        trainer = StageTrainer(
+            trained,
+            SftLoss(),
+            data,
+            collate,
+            config,
+            context,
+            in_order=config.ledger is not None,
+            held_out=imitated(held_out, encoder) if held_out else None,
+        )
         whole = trainer.run()
-        outcome: dict[str, Any] = {**leaks}
+        outcome: dict[str, Any] = {**trainer.validated, **leaks}
         if whole is not None:
-            whole = merge_lora(whole)
+            whole = merge_lora(whole, config, context.folder)
             with naming(of_stage(context.folder.name)):
                 outcome |= exact_on_unseen(whole, collate, encoder, config, context)
         run.finish(whole, processor, outcome)
@@ -89,5 +99,5 @@ def exact_on_unseen(
     exact = 0.0
     for start in range(0, config.checked, CHECKED_AT_ONCE):
         batch = range(start, min(start + CHECKED_AT_ONCE, config.checked))
-        exact += len(batch) * sft_loss(model, collate(data.__getitems__(batch)))[1]["exact_chains"]
+        exact += len(batch) * SftLoss()(model, collate(data.__getitems__(batch)))[1]["exact_chains"]
     return {"exact_chains_unseen": exact / config.checked}

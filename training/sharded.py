@@ -36,6 +36,12 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
         raise InputError(
             f"optimizer muon needs whole matrices, and {name} shards them: set adamw, or {STARTED_PLAINLY}", "optimizer"
         )
+    if keys.validation is not None and (kind == DistributedType.FSDP or is_zero3(accelerator)):
+        raise InputError(
+            "validation keeps the best weights, which cannot be put back into shards: leave it out, or "
+            + STARTED_PLAINLY,
+            "validation",
+        )
     if not is_zero3(accelerator):
         return
     if keys.lora is not None:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from cos.training.encode import load_checkpoint
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import GRID
+from cos.training.losses import Batch, Counts, Numbers
 from cos.training.mnist import Split, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import SIZES, build_model, build_processor, build_tokenizer
@@ -89,7 +90,12 @@ class SightLoss:
     heads: SightHeads
     aims: Tensor | None
 
-    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, float]]:
+    def counts(self, batch: Batch) -> Counts:
+        """Cells."""
+        return {"cells": torch.tensor(batch["cells"].numel(), device=batch["cells"].device)}
+
+    def __call__(self, model: nn.Module, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
+        """As `cos.training.losses.StageLoss`."""
         cells: Tensor = batch["cells"]
         here = torch.arange(GRID * GRID)
         features = image_features(model, batch["pixel_values"])
@@ -100,7 +106,8 @@ class SightLoss:
         if self.aims is not None:
             value = value + functional.mse_loss(features.float(), self.aims[cells, here]) / self.aims.var()
         hit = (logits.argmax(-1) == cells)[cells < EMPTY].float().mean().item()
-        return value, {"digit_accuracy": hit}
+        share = 1.0 if counts is None else cells.numel() / counts["cells"]
+        return value * share, {"digit_accuracy": hit}
 
 
 OTHER: Mapping[Split, Split] = {"policy": "prm", "prm": "policy"}

@@ -10,43 +10,49 @@ processes all ranks train, and the first one alone writes (`cos.training.ranks`)
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from cos.search.errors import InputError
 from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
-from cos.training.joint import Joint, LossFn
+from cos.training.joint import Joint
+from cos.training.keys import TrainingKeys
+from cos.training.losses import Counts, StageLoss
+from cos.training.metrics import add_metrics, cut_metrics
 from cos.training.named_data import NamedData, collate_named
 from cos.training.optimizer import MuonAdamW
+from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
-from cos.training.recipe import TrainingKeys
+from cos.training.schedule import schedule
 from cos.training.sharded import Blueprint, check_sharding, whole_model
 from cos.training.stopping import StopOnSignal
+from cos.training.validation import HeldOutTrainer, validation_of
 
 EXTRA = "extra.safetensors"
 """The heads beside the model, in a checkpoint folder."""
 
 
-class StageTrainer(Trainer):
+class StageTrainer(HeldOutTrainer):
     """Trains ``model`` (and ``extra``, which is no part of it) by a loss function over collated batches."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        loss: LossFn,
+        loss: StageLoss,
         data: Dataset[Any],
         collate: Callable[[list[Any]], dict[str, Any]],
         keys: TrainingKeys,
@@ -54,13 +60,14 @@ class StageTrainer(Trainer):
         *,
         extra: nn.Module | None = None,
         in_order: bool = False,
+        held_out: Dataset[Any] | None = None,
     ) -> None:
         """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it.
+        ``held_out``: what is measured on where the keys have a ``validation``.
 
-        Errors: InputError for what cannot be trained in shards.
+        Errors: InputError without it then, and for what cannot be trained in shards.
         """
         self.extra = extra
-        self._loss = loss
         self._keys = keys
         self._numbers: dict[str, list[float]] = {}
         self._partial = context.folder / ".partial"
@@ -69,14 +76,17 @@ class StageTrainer(Trainer):
         self._ranks = context.ranks
         self._stop = StopOnSignal(context.ranks)
         self._blueprint = Blueprint.of(model)
+        self.measured_by(loss, validation_of(keys, context, held_out))
         prepare_trainable(model, keys)
         super().__init__(
             model=model,
             args=arguments(keys, context, in_order=in_order),
             train_dataset=NamedData(data, context.folder.name),
+            eval_dataset=None if held_out is None else NamedData(held_out, context.folder.name),
             data_collator=collate_named(collate, context.folder.name),
         )
-        self.loss_is_scaled_for_ga = False
+        # Whether `compute_loss` has divided by all of a step, or Trainer is to divide by the number of its batches.
+        self.loss_is_scaled_for_ga = keys.averaged == "step"
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.add_callback(Bar(context.folder.name))
@@ -91,30 +101,32 @@ class StageTrainer(Trainer):
         data that cannot be used, after fewer steps than were planned, and, with a checkpoint of the last step, when a
         signal has ended the run; InputError for a checkpoint by another number of processes.
         """
-        newest = self._ranks.first(self._begin)
+        begun = self._ranks.first(self._begin)
+        self.remember_best(begun)
         with self._stop.listening():
-            self.train(resume_from_checkpoint=newest)
+            self.train(resume_from_checkpoint=str(self._folder / f"checkpoint-{begun}") if begun else None)
         done, planned = self.state.global_step, self.state.max_steps
         if self._stop.has_stopped:
             raise StageError(
                 f"{of_stage(self._folder.name)} was told to stop: a checkpoint of step {done} of {planned} is saved, "
                 "and the same command goes on from there"
             )
-        if done < planned:
+        if not self.take_best() and done < planned:
             raise StageError(
                 f"{of_stage(self._folder.name)} did {done} of {planned} planned steps: its data ended too soon; "
                 "nothing is written. Check the files of its data and run the same command again"
             )
         return whole_model(self.accelerator, self.model_wrapped, cast("PreTrainedModel", self.model), self._blueprint)
 
-    def _begin(self) -> str | None:
-        """Clears away what a kill has left, and gives the checkpoint to go on from."""
+    def _begin(self) -> int:
+        """Clears away what a kill has left, and gives the step to go on from; 0 where there is no checkpoint."""
         shutil.rmtree(self._partial, ignore_errors=True)
         newest = newest_checkpoint(self._folder)
-        if newest is None:
-            return None
-        check_count(newest, self._ranks.count)
-        return str(newest)
+        if newest is not None:
+            check_count(newest, self._ranks.count)
+        begun = step_of(newest) if newest else 0
+        cut_metrics(self._folder, begun)
+        return begun
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         if self.extra is None or not training or model is not self.model:
@@ -127,20 +139,33 @@ class StageTrainer(Trainer):
             named = [*cast("nn.Module", model or self.model).named_parameters()]
             named += [*self.extra.named_parameters()] if self.extra else []
             trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-            made = MuonAdamW(
-                trained, self._keys.learning_rate, self._keys.weight_decay, muon=self._keys.optimizer == "muon"
-            )
+            made = MuonAdamW(trained, self._keys)
             # A library that shards an optimizer's state knows PyTorch's own.
             self.optimizer = made if len(made.parts) > 1 else made.parts[0]
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The schedule that the stage's keys ask for."""
+        if cast(Any, self).lr_scheduler is None:
+            found = optimizer or cast(Any, self).optimizer
+            self.lr_scheduler = schedule(self._keys, found, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The targets of all batches of a step. None where every batch is to be averaged by itself."""
+        if self._keys.averaged != "step" or not batch_samples:
+            return None
+        return self._targets_of(batch_samples, device)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The stage's own loss; what else it measures is logged with it."""
-        del num_items_in_batch
+        counts: Counts | None = num_items_in_batch
         is_joint = self.extra is not None and model is self.model_wrapped
-        value, numbers = model(inputs) if is_joint else self._loss(model, inputs)
+        value, numbers = model(inputs, counts) if is_joint else self._loss(model, inputs, counts)
+        if counts is not None:
+            value = value * self.accelerator.num_processes
         for name, number in numbers.items():
             self._numbers.setdefault(name, []).append(number)
         return (value, {}) if return_outputs else value
@@ -166,11 +191,11 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the stage's numbers, averaged since the last log, and writes a line of ``metrics.jsonl``."""
-        logs |= self._means()
+        if "validation_loss" not in logs:
+            logs |= self._means()
         super().log(logs, start_time)
         if self.is_world_process_zero():
-            with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+            add_metrics(self._folder, self.state.global_step, logs)
 
     def _means(self) -> dict[str, float]:
         """The stage's numbers since the last log, averaged over steps and ranks."""
@@ -240,7 +265,12 @@ def _bytes_of(*modules: Any) -> int:
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoint folders, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step behind which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -261,24 +291,19 @@ def check_count(checkpoint: Path, ranks: int) -> None:
 
 
 def prepare_trainable(model: PreTrainedModel, keys: TrainingKeys) -> None:
-    """Freezes what is not trained and compiles the text model's layers one by one (few shapes, compiled once each)."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_is_trained(name, keys))
+    """Freezes what is not trained and compiles the text model's layers one by one (few shapes, compiled once each).
+
+    With adapters (`cos.training.adapters`) it is settled already what is trained.
+    """
+    if keys.lora is None:
+        parts = trained_parts(keys)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(name) in parts)
     if keys.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if keys.compile:
         for layer in text_layers(model):
             layer.compile(dynamic=False)
-
-
-def _is_trained(name: str, keys: TrainingKeys) -> bool:
-    if "lora_" in name:
-        return True
-    if keys.lora is not None:
-        return False
-    if "projector" in name or ".merger." in name:
-        return keys.train_projector
-    return keys.train_vision if "vision" in name or ".visual." in name else keys.train_text
 
 
 def text_layers(model: nn.Module) -> list[nn.Module]:
@@ -289,8 +314,16 @@ def text_layers(model: nn.Module) -> list[nn.Module]:
     raise ValueError(f"{type(model).__name__} has no language_model.layers")
 
 
+def check_reporters(names: Sequence[str]) -> None:
+    """Errors: InputError for one whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise InputError(f"{name} is not installed; install the package {name}, or leave it out", "report_to")
+
+
 def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> TrainingArguments:
-    """The library's arguments for a stage."""
+    """The library's arguments for a stage. Errors: InputError for a reporter that is not installed."""
+    check_reporters(keys.report_to)
     return TrainingArguments(
         output_dir=str(context.folder),
         max_steps=keys.steps or -1,
@@ -299,10 +332,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         gradient_accumulation_steps=keys.accumulate,
         learning_rate=keys.learning_rate,
         weight_decay=keys.weight_decay,
-        warmup_steps=keys.warmup_share,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": keys.min_rate_share},
-        max_grad_norm=1.0,
+        max_grad_norm=keys.max_grad_norm,
         bf16=is_bf16(keys.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=context.seed,
@@ -313,7 +343,10 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=keys.save_every,
-        report_to=[],
+        eval_strategy="no" if keys.validation is None else "steps",
+        eval_steps=None if keys.validation is None else keys.validation.every,
+        per_device_eval_batch_size=keys.batch,
+        report_to=list(keys.report_to),
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),

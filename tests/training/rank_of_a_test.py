@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from cos.clients.cli import main
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext
+from cos.training.losses import Batch, Counts, Numbers
 from cos.training.recipe import SftConfig
 from cos.training.row_data import imitated
 from cos.training.rows import ChainRow, read_rows
@@ -39,21 +41,33 @@ def break_off(stage: str, rank: int, step: int, how: str) -> None:
     StageTrainer.training_step = training_step
 
 
+@dataclass(frozen=True)
+class TokensLoss:
+    """How far what a head says of tokens' embeddings is from 1; not reached by the model's own forward pass."""
+
+    heads: nn.Module
+
+    def counts(self, batch: Batch) -> Counts:
+        """Tokens."""
+        return {"tokens": torch.tensor(batch["input_ids"].numel())}
+
+    def __call__(self, model: Any, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
+        """The squares, divided by the tokens."""
+        off = self.heads(model.get_input_embeddings()(batch["input_ids"])).sub(1).square().sum()
+        return off / (counts or self.counts(batch))["tokens"], {"off": off.item()}
+
+
 def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
-    """Trains a head beside a model by a loss that does not go through the model's own forward pass."""
+    """Trains a head beside a model."""
     torch.manual_seed(0)
     trained, processor = load_checkpoint(model)
     heads = nn.Linear(64, 1)
     rows = list(read_rows(Path(chains), ChainRow))
 
-    def loss(model: Any, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        value = heads(model.get_input_embeddings()(batch["input_ids"])).sub(1).square().mean()
-        return value, {"shown": value.item()}
-
     config = SftConfig.model_validate({"model": model, "data": [chains], "precision": "fp32", "log_every": 1, **keys})
     context = StageContext(folder=runs / "heads", runs=runs)
     data, collate = imitated(rows, TurnEncoder(processor.tokenizer)), Collator(processor)
-    StageTrainer(trained, loss, data, collate, config, context, extra=heads).run()
+    StageTrainer(trained, TokensLoss(heads), data, collate, config, context, extra=heads).run()
     return heads
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from cos.search.errors import InputError
@@ -47,7 +48,7 @@ def config(policy: Path, pairs: Path, **keys: Any) -> DpoConfig:
 def prepared(keys: DpoConfig) -> tuple[Any, PairData, PairCollator]:
     model, processor = load_checkpoint(keys.policy)
     rows = list(read_rows(keys.pairs[0], PairRow))
-    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: read_picture(row.problem.image), 0)
+    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: read_picture(row.problem.image))
     return model, data, PairCollator(Collator(processor))
 
 
@@ -159,3 +160,27 @@ def test_no_pairs_are_refused(policy: Path, pairs: Path, tmp_path: Path) -> None
     empty.write_text("")
     with pytest.raises(InputError, match="no pair to train on"):
         run_dpo(config(policy, empty), context(tmp_path, "dpo"))
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero", "apo_down", "mpo"])
+def test_pairs_are_compared_by_the_loss_that_the_keys_name(
+    kind: str, policy: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """At the start, where policy and reference say the same, every loss is known; and it has a gradient."""
+    smoothed = {"label_smoothing": 0.1} if kind == "robust" else {}
+    keys = config(policy, pairs, beta=0.5, preference=kind, nll_weight=0.0, **smoothed)
+    model, data, collate = prepared(keys)
+    fuse_head(model)
+    data.refer(reference_logprobs(model, data, collate, 3, bf16=False))
+    trainer = PreferenceTrainer(model, data, collate, keys, context(tmp_path, kind))
+    loss, _ = trainer.preference_loss(model, collate([data[index] for index in range(PAIRS)]))
+    log_2 = 0.6931
+    at_start = {"ipo": 1.0, "hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0, "mpo": 0.8 * log_2 + 0.2 * 2 * log_2}
+    assert loss.item() == pytest.approx(at_start.get(kind, log_2), abs=1e-3)
+    loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_robust_needs_the_share_of_pairs_that_are_wrong(policy: Path, pairs: Path) -> None:
+    with pytest.raises(ValidationError, match="robust and label_smoothing go together"):
+        config(policy, pairs, preference="robust")

@@ -87,6 +87,10 @@ def no_loss(*_: object) -> Tensor:
     return Tensor([0.0]).squeeze()
 
 
+def no_count(*_: object) -> None:
+    return None
+
+
 def no_numbers(*_: object) -> list[float]:
     return []
 
@@ -105,6 +109,7 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
     where = context(tmp_path, stage)
     if stage != "dpo":
         monkeypatch.setattr(StageTrainer, "training_step", no_loss)
+        monkeypatch.setattr(StageTrainer, "_get_num_items_in_batch", no_count)
     else:
         monkeypatch.setattr("cos.training.preference.PairCollator.__call__", nothing)
         monkeypatch.setattr("cos.training.preference._pair_logprobs", no_numbers)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from cos.search.errors import InputError
+from cos.search.types import Step
 from cos.training.encode import IGNORED, UNJUDGED, Collator, Sample, TurnEncoder
 from cos.training.folder import StageContext
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss, head_logits, residual_streams
@@ -20,6 +21,8 @@ from cos.training.losses import LabelLoss, turn_logits
 from cos.training.models import Size, build_model, build_processor, build_tokenizer, deepen
 from cos.training.prm import clumsy_turn, with_judging_layers
 from cos.training.recipe import PrmConfig
+from cos.training.row_data import good_to_bad, taught_labels
+from cos.training.rows import ChainRow, ProblemRow, TagLabel
 from cos.training.trainer import text_layers
 
 SHALLOW = Size(image_side=56, vision_width=64, vision_layers=1, text_width=128, text_layers=2, text_mlp=64)
@@ -152,3 +155,25 @@ def test_a_clumsy_writer_errs_at_every_kind_of_place() -> None:
         ]
         assert any(a.name.startswith("Read row") for a, _ in wrong) is reads
         assert {a.name.split()[0] for a, _ in wrong} >= {"Add", "Subtract", "Compare", "Check"}
+
+
+def labelled(*good: bool) -> ChainRow:
+    problem = ProblemRow(id="p", image="p.png", question="How many?", answer="1")
+    steps = tuple(Step(f"Step {number}", "Something.", "It fits.") for number in range(len(good) - 1))
+    labels = tuple(TagLabel(0.9 if one else 0.2, one) for one in good)
+    return ChainRow(id="p/0", problem=problem, steps=steps, answer="1", right=good[-1], labels={"exact": labels})
+
+
+def test_nothing_is_taught_behind_the_first_bad_tag_where_the_keys_say_so() -> None:
+    row = labelled(True, False, True, False)
+    assert taught_labels(row, "exact", soft=False, until_error=True) == [1.0, 0.0, None, None]
+    assert taught_labels(row, "exact", soft=True, until_error=False) == [0.9, 0.2, 0.9, 0.2]
+    assert taught_labels(labelled(True, True), "exact", soft=False, until_error=True) == [1.0, 1.0]
+
+
+def test_good_and_bad_tags_count_the_same_where_they_are_balanced() -> None:
+    rows = [labelled(True, True, True), labelled(True, False, False)]
+    assert good_to_bad(rows, "exact", soft=False, until_error=False) == pytest.approx(4 / 2)
+    assert good_to_bad(rows, "exact", soft=False, until_error=True) == pytest.approx(4 / 1)
+    with pytest.raises(InputError, match="3 tags are good and 0 bad"):
+        good_to_bad(rows[:1], "exact", soft=False, until_error=False)
