@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from accelerate.utils import DistributedType
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -55,6 +56,15 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
             "(stage3_gather_16bit_weights_on_model_save in DeepSpeed's)",
             "stage",
         )
+
+
+def name_layers(accelerator: Any, model: PreTrainedModel) -> None:
+    """Tells FSDP which layers to shard one by one, where its configuration leaves it to the model: of those that the
+    model names, the ones it has. (CLIP names layers of its text tower, which a vision tower lacks.)"""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+        there = {type(module).__name__ for module in cast("nn.Module", model).modules()}
+        plugin.transformer_cls_names_to_wrap = sorted(there & set(cast(Any, model)._no_split_modules or ()))
 
 
 def is_zero3(accelerator: Any) -> bool:

@@ -38,7 +38,7 @@ from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
 from cos.training.schedule import schedule
-from cos.training.sharded import Blueprint, check_sharding, whole_model
+from cos.training.sharded import Blueprint, check_sharding, name_layers, whole_model
 from cos.training.stopping import StopOnSignal
 from cos.training.validation import HeldOutTrainer, validation_of
 
@@ -92,6 +92,7 @@ class StageTrainer(HeldOutTrainer):
         self.add_callback(Bar(context.folder.name))
         self.add_callback(self._stop)
         check_sharding(self.accelerator, keys, has_heads=extra is not None)
+        name_layers(self.accelerator, model)
 
     def run(self) -> PreTrainedModel | None:
         """Trains to the end, from the newest checkpoint if there is one. Every rank is to call it.
