@@ -37,6 +37,12 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
         raise InputError(
             f"optimizer muon needs whole matrices, and {name} shards them: set adamw, or {STARTED_PLAINLY}", "optimizer"
         )
+    if kind == DistributedType.FSDP and keys.lora is not None and keys.lora.train_tokens:
+        raise InputError(
+            "rows of new tokens cannot be trained beside adapters with FSDP: set lora.train_tokens to false, or "
+            + STARTED_PLAINLY,
+            "lora.train_tokens",
+        )
     if keys.validation is not None and (kind == DistributedType.FSDP or is_zero3(accelerator)):
         raise InputError(
             "validation keeps the best weights, which cannot be put back into shards: leave it out, or "

@@ -11,19 +11,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.utils import DistributedType
 
 from cos.search.errors import InputError
 from cos.search.types import Step
+from cos.training.keys import TrainingKeys
 from cos.training.ranks import Ranks
 from cos.training.rows import ChainRow, PairRow, TagLabel, Written, write_rows
 from cos.training.run import run_all
+from cos.training.sharded import check_loaded_everywhere, check_sharding
 from cos.training.stopping import StopOnSignal
 from cos.training.trainer import check_count, checkpoints
 from tests.training.rank_of_a_test import train_heads
@@ -82,8 +85,8 @@ def written(name: str, number: int) -> Written:
     return Written(id=name, steps=(reading, adding), answer=str(number + 15))
 
 
-def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Path], batch: int) -> Path:
-    """A recipe of every stage that trains; its runs folder is ``folder/name``."""
+def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Path], batch: int, *without: str) -> Path:
+    """A recipe of every stage that trains, but for some; its runs folder is ``folder/name``."""
     keys = {
         "steps": STEPS,
         "batch": batch,
@@ -92,13 +95,15 @@ def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Pa
         "save_every": 2,
         "precision": "fp32",
     }
+    lora = {"rank": 2, "alpha": 4}
     chains, pairs = map(str, data)
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"stage": "tokens", "checkpoint": str(checkpoint)},
         {"stage": "sft", "model": "tokens/model", "data": [chains], **keys},
-        {"stage": "prm", "model": "tokens/model", "chains": [chains], **keys},
-        {"stage": "dpo", "policy": "sft/model", "pairs": [pairs], "lora": {"rank": 2, "alpha": 4}, **keys},
+        {"stage": "prm", "model": "tokens/model", "chains": [chains], "lora": lora, **keys},
+        {"stage": "dpo", "policy": "sft/model", "pairs": [pairs], "lora": {**lora, "train_tokens": False}, **keys},
     ]
+    stages = [stage for stage in stages if stage["stage"] not in without]
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"name": name, "runs": str(folder / name), "leaks": "report", "stages": stages}))
     return path
@@ -250,15 +255,14 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> Non
 
 def test_a_run_sharded_by_the_shipped_configuration_ends_with_whole_models_and_the_same_losses(two: Two) -> None:
     folder = two.runs.parent
-    recipe = write_recipe(
-        folder, "sharded", folder / "checkpoint", (folder / "chains.jsonl", folder / "pairs.jsonl"), 1
-    )
+    data = folder / "chains.jsonl", folder / "pairs.jsonl"
+    recipe = write_recipe(folder, "sharded", folder / "checkpoint", data, 1, "prm")
     shipped = yaml.safe_load((ROOT / "training" / "accelerate" / "fsdp.yaml").read_text())
     variables = {name.upper(): str(value) for name, value in shipped["fsdp_config"].items()}
     plan = {"breaks": [], "heads": None, "shards": True}
     done = torchrun(recipe, plan, ACCELERATE_USE_FSDP="true", **variables)
     assert done.returncode == 0, done.stdout
-    for stage in STAGES:
+    for stage in ("sft", "dpo"):
         ours, theirs = folder / "sharded" / stage, two.alone / stage
         assert [*ours.glob("checkpoint-4/pytorch_model_fsdp*")], "was sharded"
         assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
@@ -319,3 +323,55 @@ def test_outside_the_main_thread_no_signals_are_taken() -> None:
     thread.start()
     thread.join()
     assert taken == [False]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What an accelerator says of how it shards."""
+
+    distributed_type: DistributedType
+    deepspeed_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def zero3(**more: bool) -> Sharding:
+    return Sharding(DistributedType.DEEPSPEED, {"zero_optimization": {"stage": 3, **more}})
+
+
+GATHERS = {"stage3_gather_16bit_weights_on_model_save": True}
+FSDP = Sharding(DistributedType.FSDP)
+LORA = {"lora": {"train_tokens": False}}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "keys", "what"),
+    [
+        (FSDP, {"optimizer": "muon"}, "optimizer muon needs whole matrices, and FSDP shards them: set adamw"),
+        (zero3(**GATHERS), {"optimizer": "muon"}, "and DeepSpeed shards them"),
+        (zero3(**GATHERS), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
+        (zero3(), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
+        (FSDP, {"lora": {}}, "set lora.train_tokens to false"),
+        (FSDP, {"validation": {"data": ["held-out.jsonl"], "every": 1}}, "validation keeps the best weights"),
+    ],
+)
+def test_what_would_not_end_well_in_shards_is_refused(
+    accelerator: Sharding, keys: Mapping[str, Any], what: str
+) -> None:
+    with pytest.raises(InputError, match=what):
+        check_sharding(accelerator, TrainingKeys.model_validate({"steps": 1, **keys}), has_heads=False)
+
+
+def test_heads_beside_a_sharded_model_are_refused_and_whole_models_are_not() -> None:
+    keys = TrainingKeys.model_validate({"steps": 1})
+    with pytest.raises(InputError, match="heads beside a model cannot be trained with FSDP: start it with torchrun"):
+        check_sharding(FSDP, keys, has_heads=True)
+    check_sharding(FSDP, keys, has_heads=False)
+    check_sharding(zero3(**GATHERS), keys, has_heads=False)
+    check_sharding(Sharding(DistributedType.MULTI_CPU), keys, has_heads=True)
+
+
+def test_a_reference_that_one_process_alone_has_loaded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_loaded_everywhere()
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "True")
+    with pytest.raises(InputError, match="set fsdp_cpu_ram_efficient_loading: false"):
+        check_loaded_everywhere()
