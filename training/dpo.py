@@ -14,6 +14,7 @@ from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
@@ -27,30 +28,36 @@ from cos.training.preference import (
     reference_logprobs,
     weights_digest,
 )
+from cos.training.preflight import Intake, pairs_of, training_facts
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
-from cos.training.rows import PairRow, read_rows
+from cos.training.rows import PairRow
 from cos.training.sharded import check_loaded_everywhere
 from cos.training.splits import claim
-from cos.training.validation import check_apart
+from cos.training.validation import check_apart, taken
 
 
 def run_dpo(config: DpoConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "dpo") as run:
-        rows = pair_rows(config.pairs, context)
-        held_out = pair_rows(config.validation.data, context) if config.validation else []
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            rows = pairs_of(config.pairs, intake)
+            held_out = pairs_of(config.validation.data, intake) if config.validation else []
         check_apart((row.problem for row in rows), (row.problem for row in held_out))
         asked = (row.problem for row in [*rows, *held_out])
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
         model, processor = load_checkpoint(context.checkpoint(config.policy))
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
+            rows, held_out = (fitting(some, lengths, intake, *most) for some in (rows, held_out))
 
-        def pairs_of(some: Sequence[PairRow]) -> PairData:
+        def data_of(some: Sequence[PairRow]) -> PairData:
             return PairData(some, encoder, picture_of, first_step=config.compared == "step")
 
-        data = pairs_of(rows)
-        measured = pairs_of(held_out) if config.validation else None
+        data = data_of(rows)
+        measured = data_of(held_out) if config.validation else None
         collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
         refer(config, context, {REFERENCE: data, HELD_OUT: measured}, collate)
         fuse_head(model)
@@ -58,19 +65,15 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
         whole = trainer.run()
-        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated, **leaks}
-        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, outcome)
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
+        facts = {**outcome, **taken(intake, held_out), **did, **leaks}
+        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
 
 
 def picture_of(row: PairRow) -> Any:
     """A pair's picture."""
     return read_picture(row.problem.image)
-
-
-def pair_rows(paths: Sequence[str], context: StageContext) -> list[PairRow]:
-    """All pairs of files."""
-    files = [context.resolve(path) for path in paths]
-    return [row for file in files for row in read_rows(file, PairRow, skip_bad=context.skip_bad)]
 
 
 def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:

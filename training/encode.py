@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.search.errors import InputError
-from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, segment_ids
+from cos.search.grammar import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
 from cos.search.types import Step
 
 IGNORED = -100
@@ -57,10 +57,17 @@ class TurnEncoder:
     """Writes turns in a checkpoint's vocabulary."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Errors: InputError when the tokenizer has no end of turn."""
+        """Errors: InputError when the tokenizer has no end of turn, or lacks step tokens."""
         vocabulary = HfVocabulary(tokenizer)
         self._encode = lru_cache(maxsize=1 << 16)(vocabulary.encode)
         self.control_id = vocabulary.control_id
+        missing = [token for token in POLICY_TOKENS if vocabulary.control_id(token) is None]
+        if missing:
+            raise InputError(
+                f"the tokenizer lacks {len(missing)} of the {len(POLICY_TOKENS)} step tokens, {missing[0]!r} among "
+                "them; run the stage `tokens` on the checkpoint first",
+                "model",
+            )
         self._end = end_of_turn(tokenizer)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -217,7 +224,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
     """Model and processor of a checkpoint folder (or hub name).
 
-    Errors: InputError for a folder that is none, or has no config.json.
+    Errors: InputError for a folder that is none, has no config.json or lacks files, and a hub name that leads nowhere.
     """
     local = Path(folder).expanduser()
     looks_local = str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1 or local.exists()
@@ -226,5 +233,9 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -
             f"model {str(folder)!r}: no config.json there; give a checkpoint folder or a hub name", "model"
         )
     source = str(local if looks_local else folder)
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-    return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        where = "cannot be loaded" if looks_local else "is no folder here and could not be had from the hub"
+        raise InputError(f"model {source!r} {where}: {str(error).splitlines()[0]}", "model") from error

@@ -25,7 +25,8 @@ from cos.training.calibration import plot_reliability
 from cos.training.engines import NO_PRM, running, running_alone
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun, replacing
-from cos.training.problems import chains_of, problems_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
+from cos.training.problems import images_of, problems_of
 from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow
@@ -58,14 +59,16 @@ def run_evaluate(config: EvaluateConfig, context: StageContext) -> None:
     typer.echo(json.dumps(facts, allow_nan=False))
 
 
-HEADLINE = ("step_accuracy", "answer_accuracy", "ece", "policy", "leaks")
+HEADLINE = ("step_accuracy", "answer_accuracy", "ece", "policy", "rows", "skipped", "leaks")
 """What of it ``done.json`` repeats."""
 
 
 async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
     """Errors: as `run_evaluate`; files are read before engines start."""
-    unseen, seen = (_chains(config, context, paths) for paths in (config.chains, config.seen_chains))
-    problems = [] if config.problems is None else [RowProblem(row) for row in problems_of(config.problems, context)]
+    intake = Intake(context)
+    unseen, seen = (_chains(config, context, paths, intake) for paths in (config.chains, config.seen_chains))
+    asked_of = [] if config.problems is None else problems_of(config.problems, context, intake)
+    problems = [RowProblem(row) for row in asked_of]
     asked = [*(chain.problem for chain in unseen), *(problem.row for problem in problems)]
     leaks = claim(context, "evaluation", asked, checkpoints=(config.policy, config.prm))
     prm, policy = (name and context.checkpoint(name) for name in (config.prm, config.policy))
@@ -84,6 +87,7 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
             facts["policy"] = await policy_facts(pair, problems, config, context.seed)
     return {
         **facts,
+        **intake.facts,
         **leaks,
         "labels": config.labels,
         "seed": context.seed,
@@ -123,11 +127,12 @@ async def _scores(
     return [[*(row.scores or ())] for row in chains]
 
 
-def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str]) -> list[ChainRow]:
+def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str], intake: Intake) -> list[ChainRow]:
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
     for path in paths:
-        for row in chains_of([path], context):
+        images = images_of(config, context)
+        for row in chains_of([path], intake, images=images, pictures=reads_pictures(config)):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(

@@ -6,7 +6,8 @@ means that the data have ended.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from cos.search.errors import CosError, EngineError, InputError
@@ -44,3 +45,30 @@ def of_stage(name: str) -> str:
 def of_row(row: str) -> str:
     """A row as errors name it; ``row``: its id."""
     return f"row {row!r}"
+
+
+def kind_of_failure(why: str) -> str:
+    """The kind of a failure: what is said before the first colon."""
+    return why.partition(": ")[0]
+
+
+def most_often(reasons: Sequence[str]) -> str:
+    """The most frequent of some reasons; empty where there is none."""
+    return Counter(reasons).most_common(1)[0][0] if reasons else ""
+
+
+def check_share(what: str, failed: Sequence[str], total: int, at_most: float) -> None:
+    """Errors: StageError when more than the share ``at_most`` of ``total`` items failed.
+
+    ``what``: which failed, as the message says it. ``failed``: why each did.
+    """
+    if len(failed) <= at_most * total:
+        return
+    kinds = Counter(map(kind_of_failure, failed))
+    ((kind, count),) = kinds.most_common(1)
+    first = next(why for why in failed if kind_of_failure(why) == kind)
+    others = f" (other reasons: {len(kinds) - 1})" if len(kinds) > 1 else ""
+    raise StageError(
+        f"{len(failed)} of {total} {what}, {count} of them because: {first}{others}; what succeeded is kept: mend the "
+        f"cause and run the same command again, it tries only what failed, or raise failed_at_most ({at_most:g})"
+    )

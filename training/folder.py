@@ -2,7 +2,8 @@
 
 lock          who runs here: process and host; empty when nobody does
 metrics.jsonl, checkpoint-<step>/, model/, *.jsonl     what the stage writes
-done.json     stage, commit, seed, ranks, seconds, memory and outcome; only when the stage has ended well
+stage.json    the keys and inputs that the stage was begun with (`cos.training.digest`)
+done.json     stage, commit, seed, digest, ranks, seconds, memory and outcome; only when the stage has ended well
 
 Of several ranks (`cos.training.ranks`) the first one locks, reads what decides and writes; the others wait for it.
 """
@@ -58,6 +59,10 @@ class StageContext:
     """Folder of the handwritten digits, fetched into it when they are missing."""
     leaks: Leaks = "error"
     """Whether data that serves two roles is an error, or told and counted."""
+    trial: bool = False
+    """Whether a step is only tried: neither checkpoints nor the model are kept."""
+    digest: str | None = None
+    """Of the stage's keys and inputs (`cos.training.digest`), for ``done.json``; None where nobody took it."""
     ranks: Ranks = field(default_factory=Ranks.of_environment, compare=False)
     """The processes that run this stage together."""
 
@@ -102,7 +107,7 @@ class StageRun:
     def _take(self) -> bool:
         """Makes the folder this run's own; whether there are checkpoints of an earlier one."""
         folder = self._context.folder
-        with _disk_errors(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             take_lock(folder)
         return any(folder.glob("checkpoint-*"))
@@ -138,7 +143,7 @@ class StageRun:
 
     def _write(self, model: PreTrainedModel | None, processor: Any, outcome: dict[str, Any]) -> None:
         folder = self._context.folder
-        if model is not None:
+        if model is not None and not self._context.trial:
             check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()))
             with replacing_folder(folder / MODEL) as beside:
                 model.save_pretrained(beside)
@@ -148,6 +153,7 @@ class StageRun:
             "stage": self._stage,
             "commit": commit(),
             "seed": self._context.seed,
+            "digest": self._context.digest,
             "ranks": self._context.ranks.count,
             "seconds": round(time.monotonic() - self._started, 1),
             "resumed": self._resumed,
@@ -293,7 +299,8 @@ def _full(folder: Path) -> InputError:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Generator[None]:
+def disk_errors(folder: Path) -> Generator[None]:
+    """Errors: InputError for a disk that is full or a folder that cannot be written to."""
     try:
         yield
     except OSError as error:

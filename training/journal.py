@@ -46,6 +46,8 @@ class Journal:
             except ValueError as error:
                 raise InputError(f"{self.path}:{number}: not JSON ({error}); delete the file", "folder") from error
             if number > 1:
+                if not isinstance(found, dict) or not {"key", "value"} <= found.keys():
+                    raise InputError(f"{self.path}:{number}: no line of a journal; delete the file", "folder")
                 self.done[found["key"]] = found["value"]
             elif found != wanted:
                 differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]

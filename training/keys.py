@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cos.training.mnist import Split
+from cos.training.names import ChainFile, FolderName, ImageFolder, OtherFile, ProblemFile
 from cos.training.precision import Precision
 
 
@@ -27,12 +28,19 @@ class LedgerSource(Keys):
     """Where the drawing starts; the recipe's seed unless given."""
 
 
-class ProblemSource(Keys):
+class RowKeys(Keys):
+    """What a section that reads rows from files can be told about them."""
+
+    images: ImageFolder | None = None
+    """Folder that the pictures' paths in its files are relative to; each file's own folder unless given."""
+
+
+class ProblemSource(RowKeys):
     """Questions about pictures: ledgers, or JSONL files of problems. One of the two."""
 
     ledger: LedgerSource | None = None
     """Ledgers, as many as ``problems`` says."""
-    data: tuple[str, ...] = ()
+    data: tuple[ProblemFile, ...] = ()
     """JSONL files of problems or chains."""
 
     @model_validator(mode="after")
@@ -61,7 +69,7 @@ class JudgeKeys(Keys):
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest reply, tokens, thoughts included; the server's own limit unless given."""
     timeout_s: float = Field(default=120.0, gt=0)
-    """Longest wait for a reply, seconds."""
+    """Longest wait for a whole reply to one request, seconds."""
     retries: int = Field(default=3, ge=0)
     """How often a request that fails is made again, and how often a chain whose reply cannot be used is asked again."""
 
@@ -76,8 +84,16 @@ class JudgeKeys(Keys):
 class StageKeys(Keys):
     """What every stage can be told."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName | None = None
     """The stage's folder below the recipe's; the stage's kind unless given."""
+
+
+class FailureKeys(Keys):
+    """What a stage that asks a model can be told about requests that fail."""
+
+    failed_at_most: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of the chains that may fail. Above it the stage ends with an error that says why, keeps what
+    succeeded, and the same command tries again what failed."""
 
 
 class LoraKeys(Keys):
@@ -116,7 +132,7 @@ class RateKeys(Keys):
 class ValidationKeys(Keys):
     """Rows held out of training. The weights with the smallest loss on them are those that the stage writes."""
 
-    data: tuple[str, ...] = Field(min_length=1)
+    data: tuple[ChainFile, ...] = Field(min_length=1)
     """JSONL files of rows like those that are trained on. A question may not be in both."""
     every: int = Field(default=100, ge=1)
     """Steps from one measurement to the next; the last step is measured, too."""
@@ -218,7 +234,7 @@ class JudgingKeys(VerdictKeys):
 
     judging_layers: bool = False
     """Give a small model layers of its own for judging."""
-    judging_heads: str | None = None
+    judging_heads: OtherFile | None = None
     """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
     tag_weight: float = Field(default=0.5, ge=0)
     """With judging layers: weight of the label loss beside theirs."""

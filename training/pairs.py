@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cos.search.errors import InputError
-from cos.training.failures import naming, of_stage
+from cos.training.failures import check_share, most_often, naming, of_stage
 from cos.training.folder import StageContext, StageRun
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import is_right, tell
 from cos.training.rows import ChainRow, PairRow, Written, write_rows
-from cos.training.scoring import Prm, score_chains
+from cos.training.scoring import Prm, needs_scores, score_chains
 from cos.training.served import harvest
 
 JOURNAL = "scores.journal"
@@ -27,7 +27,8 @@ JOURNAL = "scores.journal"
 def run_pairs(config: PairsConfig, context: StageContext) -> None:
     """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "pairs") as stage, naming(of_stage(context.folder.name)):
-        chains = all_chains(config, context)
+        intake = Intake(context)
+        chains = all_chains(config, context, intake)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))
             write_rows(context.folder / "scored.jsonl", chains)
@@ -42,14 +43,18 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
         (context.folder / JOURNAL).unlink(missing_ok=True)
-        outcome = {**summary(pairs, chains), "unscored": sum(worth(chain, config) is None for chain in chains)}
+        outcome = {
+            **summary(pairs, chains),
+            **intake.facts,
+            "unscored": sum(worth(chain, config) is None for chain in chains),
+        }
         stage.finish(outcome=outcome)
     tell("pairs", outcome)
 
 
-def all_chains(config: PairsConfig, context: StageContext) -> list[ChainRow]:
+def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> list[ChainRow]:
     """The chains of all files and traces. Errors: InputError for one id in two of them."""
-    chains = chains_of(config.chains, context) if config.chains else []
+    chains = chains_of(config.chains, intake, pictures=reads_pictures(config)) if config.chains else []
     if config.traces:
         folders = [context.resolve(folder) for folder in config.traces]
         found = harvest(folders, skip_bad=context.skip_bad)
@@ -65,13 +70,21 @@ def all_chains(config: PairsConfig, context: StageContext) -> list[ChainRow]:
 
 
 async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: StageContext) -> list[ChainRow]:
-    """The chains, each with a PRM score of every tag. Errors: InputError when some have none and there is no PRM."""
+    """The chains, each with a PRM score of every tag.
+
+    Errors: InputError when some have none and there is no PRM; StageError when more than ``failed_at_most`` of the
+    chains could not be scored.
+    """
     if config.prm is None:
         if any(chain.scores is None for chain in chains):
             raise InputError("the chains have no scores: give prm, the checkpoint that scores them", "prm")
         return list(chains)
     prm = Prm(model=context.checkpoint(config.prm), threads=context.threads)
-    return await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL)
+    failed: list[str] = []
+    found = await score_chains(chains, prm, config.concurrency, context.folder / JOURNAL, failed)
+    whys = [most_often(failed)] * sum(map(needs_scores, found))
+    check_share("chains could not be scored", whys, len(found), config.failed_at_most)
+    return found
 
 
 def worth(chain: ChainRow, config: PairsConfig) -> float | None:

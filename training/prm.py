@@ -20,21 +20,24 @@ from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import LabelLoss
 from cos.training.mnist import fetched
 from cos.training.models import deepen
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, training_facts
+from cos.training.problems import images_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
 from cos.training.row_data import RowData, good_to_bad, judged
 from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
-from cos.training.validation import held_out_chains
+from cos.training.validation import held_out_chains, taken
 
 HEADS = "heads.safetensors"
 """The judging layers' throw-away heads, in the stage's folder: for a stage that trains those layers further."""
@@ -43,12 +46,18 @@ HEADS = "heads.safetensors"
 def run_prm(config: PrmConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError (labels that do not line up with tags), FloatingPointError."""
     with StageRun(context, "prm") as run:
-        chains = chains_of(config.chains, context) if config.chains else []
-        held_out = [] if config.ledger is not None else held_out_chains(config, context, chains)
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            chains = chains_of(config.chains, intake, images=images_of(config, context)) if config.chains else []
+            held_out = [] if config.ledger is not None else held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths = Lengths(processor, encoder, intake.sizes, tagged=True)
+            most = room(model.config, config.max_tokens)
+            chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
         label = LabelLoss(encoder.labels, config.answer_weight, bad_weight(config, chains), config.lm_weight)
         loss: Any = label
         heads = None
@@ -65,11 +74,19 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
         )
         whole = trainer.run()
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        facts = {**taken(intake, held_out), **unlabelled(chains, config), **did, **trainer.validated, **leaks}
         if whole is not None:
             whole = merge_lora(whole, config, context.folder)
             if heads is not None:
                 save_file(heads.state_dict(), context.folder / HEADS)
-        run.finish(whole, processor, {**trainer.validated, **leaks})
+        run.finish(whole, processor, facts)
+
+
+def unlabelled(chains: Sequence[ChainRow], config: PrmConfig) -> dict[str, int]:
+    """For ``done.json``: how many chains were left out as they have no labels of the source that is taught."""
+    bare = 0 if config.ledger is not None else sum(config.labels not in chain.labels for chain in chains)
+    return {"unlabelled": bare} if bare else {}
 
 
 def with_judging_layers(

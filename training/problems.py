@@ -1,31 +1,39 @@
 """A stage's problems: ledgers drawn with the digits of one split, or rows from files."""
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
+from cos.training.keys import RowKeys
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
-from cos.training.rows import ChainRow, ProblemRow, ledger_meta, read_rows, write_rows
+from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
 
 if TYPE_CHECKING:
+    from cos.training.preflight import Intake
     from cos.training.recipe import ProblemSource
 
 PROBLEMS = "problems.jsonl"
 
 
-def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemRow]:
-    """The problems of a recipe's source; ledgers are drawn into the stage's folder, as problems.jsonl and images/.
+def problems_of(source: "ProblemSource", context: StageContext, intake: "Intake") -> list[ProblemRow]:
+    """The problems of a recipe's source, looked through; ledgers are drawn into the stage's folder, as problems.jsonl
+    and images/.
 
-    Errors: InputError for files that cannot be read, hold no problem, or hold one id for two problems.
+    Errors: InputError for files that cannot be read, hold no problem, hold bad ones that are not to be skipped, or one
+    id for two problems.
     """
     ledger = source.ledger
     if ledger is None:
-        return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+        found = intake.seen(intake.problems_of(source.data, images_of(source, context)))
+        intake.settle("problems")
+        if not found:
+            raise InputError(f"{', '.join(source.data)}: there is no problem in it", "problems")
+        check_gold(found)
+        return found
     from cos.training import mnist
 
     if ledger.problems is None:
@@ -36,42 +44,37 @@ def problems_of(source: "ProblemSource", context: StageContext) -> list[ProblemR
     return rows
 
 
-def read_problems(paths: Iterable[Path], *, skip_bad: bool = False) -> list[ProblemRow]:
-    """The problems of JSONL files of problems or of chains, each once, in order. Errors: as `problems_of`."""
-    paths = list(paths)
+def images_of(keys: RowKeys, context: StageContext) -> Path | None:
+    """The folder of a section's pictures, where it names one."""
+    return None if keys.images is None else context.resolve(keys.images)
+
+
+def read_problems(
+    paths: Iterable[Path],
+    *,
+    skip_bad: bool = False,
+    skipped: list[str] | None = None,
+    places: list[str] | None = None,
+    images: Path | None = None,
+) -> list[ProblemRow]:
+    """The problems of JSONL files of problems or of chains, each once, in order. ``skipped``, ``places`` and
+    ``images`` as `read_rows` has them. Errors: InputError for a bad line that is not to be skipped, and one id for two
+    problems."""
     found: dict[str, ProblemRow] = {}
     for path in paths:
+        where: list[str] = []
+        how: Any = {"skip_bad": skip_bad or skipped is not None, "skipped": skipped, "places": where, "images": images}
         rows = (
-            (chain.problem for chain in read_rows(path, ChainRow, skip_bad=skip_bad))
-            if _holds_chains(path)
-            else read_rows(path, ProblemRow, skip_bad=skip_bad)
+            (chain.problem for chain in read_rows(path, ChainRow, **how))
+            if holds_chains(path)
+            else read_rows(path, ProblemRow, **how)
         )
         for row in rows:
+            if row.id not in found and places is not None:
+                places.append(where[-1])
             if found.setdefault(row.id, row) != row:
-                raise InputError(f"{path}: id {row.id!r} names two different problems; rename one", "problems")
-    if not found:
-        raise InputError(f"{', '.join(map(str, paths))}: there is no problem in it", "problems")
+                raise InputError(f"{where[-1]}: id {row.id!r} names two different problems; rename one", "problems")
     return list(found.values())
-
-
-def chains_of(paths: Iterable[str], context: StageContext) -> list[ChainRow]:
-    """The chains of a stage's files. Errors: InputError for files that cannot be read or hold none."""
-    paths = list(paths)
-    files = [context.resolve(path) for path in paths]
-    found = [row for file in files for row in read_rows(file, ChainRow, skip_bad=context.skip_bad)]
-    if not found:
-        raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
-    return found
-
-
-def _holds_chains(path: Path) -> bool:
-    """By its first line; a file that cannot be read as such is left to `read_rows`, which says what is wrong."""
-    try:
-        with path.open("rb") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and not {"problem", "conversations"}.isdisjoint(first)
 
 
 def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed: int) -> list[ProblemRow]:

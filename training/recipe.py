@@ -1,13 +1,4 @@
-"""A recipe: the stages of a training run in order, from YAML. What a stage can be told is a class here.
-
-    name: cos-tiny
-    seed: 0
-    threads: 2
-    stages:
-      - stage: sft
-        model: sight-policy/model
-        ledger: {digits: policy}
-        steps: 900
+"""A recipe: the stages of a training run in order. What a stage can be told is a class here.
 
 Paths of models and files are absolute, relative to the working directory, or relative to the recipe's runs folder
 (``sft/model`` is what the stage ``sft`` wrote there).
@@ -24,16 +15,19 @@ from pydantic import Field, model_validator
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
 from cos.training.keys import (
+    FailureKeys,
     JudgeKeys,
     JudgingKeys,
     Keys,
     LedgerSource,
     PreferenceKeys,
     ProblemSource,
+    RowKeys,
     StageKeys,
     TrainingKeys,
     check_steps,
 )
+from cos.training.names import ChainFile, Checkpoint, Folder, FolderName, PairFile
 
 LabelSource = Literal["exact", "monte_carlo", "judge"]
 """Who can label here: the ledger's exact checker, continuations by a policy, and a model that rates every step."""
@@ -43,7 +37,7 @@ class TokensConfig(StageKeys):
     """Adds the step, answer and PRM tokens to a checkpoint."""
 
     stage: Literal["tokens"] = "tokens"
-    checkpoint: str
+    checkpoint: Checkpoint
     """The checkpoint to add them to: a folder or a hub name."""
 
 
@@ -53,19 +47,19 @@ class SightConfig(StageKeys, TrainingKeys):
     stage: Literal["sight"] = "sight"
     role: Literal["policy", "prm"]
     """Whose size and digits."""
-    towards: str | None = None
+    towards: Checkpoint | None = None
     """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
 
 
-class SftConfig(StageKeys, TrainingKeys):
+class SftConfig(StageKeys, TrainingKeys, RowKeys):
     """Fine-tunes a policy to write chains of steps."""
 
     stage: Literal["sft"] = "sft"
-    model: str
+    model: Checkpoint
     """The checkpoint to start from."""
-    text_from: str | None = None
+    text_from: Checkpoint | None = None
     """A checkpoint whose text layers are taken instead (same text model, other eyes)."""
-    data: tuple[str, ...] = ()
+    data: tuple[ChainFile, ...] = ()
     """JSONL files of chains, ours or ShareGPT-Step-300K's. Give data or ledger."""
     ledger: LedgerSource | None = None
     """Gold chains over ledgers without end."""
@@ -82,11 +76,11 @@ class SftConfig(StageKeys, TrainingKeys):
         return self
 
 
-class RolloutConfig(StageKeys):
+class RolloutConfig(StageKeys, FailureKeys):
     """Samples a policy's chains through the engine."""
 
     stage: Literal["rollout"] = "rollout"
-    policy: str
+    policy: Checkpoint
     """The checkpoint that writes."""
     problems: ProblemSource
     """What it is asked."""
@@ -104,15 +98,15 @@ class RolloutConfig(StageKeys):
     """Chains drawn at once."""
 
 
-class LabelConfig(StageKeys):
+class LabelConfig(StageKeys, FailureKeys, RowKeys):
     """Labels every step and answer of chains."""
 
     stage: Literal["label"] = "label"
-    chains: tuple[str, ...] = Field(min_length=1)
+    chains: tuple[ChainFile, ...] = Field(min_length=1)
     """JSONL files of chains."""
     sources: tuple[LabelSource, ...] = Field(default=("exact",), min_length=1)
     """Who labels."""
-    policy: str | None = None
+    policy: Checkpoint | None = None
     """The checkpoint that continues each step; needed for monte_carlo."""
     continuations: int = Field(default=16, ge=1)
     """Continuations of each step for monte_carlo."""
@@ -138,20 +132,20 @@ class LabelConfig(StageKeys):
         return self
 
 
-class PrmConfig(StageKeys, JudgingKeys):
+class PrmConfig(StageKeys, JudgingKeys, RowKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
-    model: str
+    model: Checkpoint
     """The checkpoint to start from."""
-    chains: tuple[str, ...] = ()
+    chains: tuple[ChainFile, ...] = ()
     """JSONL files of labelled chains. Give chains or ledger, or both."""
     ledger: LedgerSource | None = None
     """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``, which then are ledgers,
     too; the exact checker labels all of them."""
     row_batches: int = Field(default=1, ge=1)
     """With chains and a ledger: batches of the chains to one of clumsy writers."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taught."""
     target: Literal["soft", "hard"] = "hard"
     """Teach P(good) or good-or-bad."""
@@ -176,15 +170,15 @@ class PrmConfig(StageKeys, JudgingKeys):
         return self
 
 
-class PairsConfig(StageKeys):
+class PairsConfig(StageKeys, FailureKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
-    chains: tuple[str, ...] = ()
+    chains: tuple[ChainFile, ...] = ()
     """JSONL files of chains. Give chains or traces, or both."""
-    traces: tuple[str, ...] = ()
+    traces: tuple[Folder, ...] = ()
     """Folders of served searches, stored by cos-serve --trace-dir."""
-    prm: str | None = None
+    prm: Checkpoint | None = None
     """The checkpoint that scores them; chains that carry scores need none."""
     reward: Literal["steps_and_answer", "answer", "outcome"] = "steps_and_answer"
     """What a chain is worth: step_weight x mean step score + the rest x answer score, the answer score alone, or
@@ -211,11 +205,11 @@ class DpoConfig(StageKeys, TrainingKeys, PreferenceKeys):
     """Teaches a policy to prefer the better chain of pairs."""
 
     stage: Literal["dpo"] = "dpo"
-    policy: str
+    policy: Checkpoint
     """The checkpoint to train."""
-    reference: str | None = None
+    reference: Checkpoint | None = None
     """The checkpoint that stays; the policy itself unless given. Over several rounds: the SFT model."""
-    pairs: tuple[str, ...] = Field(min_length=1)
+    pairs: tuple[PairFile, ...] = Field(min_length=1)
     """JSONL files of pairs."""
 
 
@@ -223,9 +217,9 @@ class RoundsConfig(StageKeys):
     """Iterative DPO: chains of the newest policy, pairs of them, DPO, and again."""
 
     stage: Literal["rounds"] = "rounds"
-    policy: str
+    policy: Checkpoint
     """The SFT model: the first round's policy, and the reference of every round."""
-    prm: str | None = None
+    prm: Checkpoint | None = None
     """The checkpoint that scores the chains; none is needed where the outcome is the reward."""
     rounds: int = Field(default=3, ge=1)
     """How many."""
@@ -257,26 +251,25 @@ class RoundsConfig(StageKeys):
             own = filled.get(section, {})
             if not isinstance(own, dict):
                 continue
-            twice = sorted(keys.keys() & own.keys())
-            if twice:
+            if twice := sorted(keys.keys() & own.keys()):
                 raise ValueError(f"{section}: leave out {', '.join(twice)}: every round sets it")
             filled[section] = {**own, **keys}
         return filled
 
 
-class EvaluateConfig(StageKeys):
+class EvaluateConfig(StageKeys, RowKeys):
     """Measures a policy, a PRM, or both on problems they were not trained on."""
 
     stage: Literal["evaluate"] = "evaluate"
-    policy: str | None = None
+    policy: Checkpoint | None = None
     """The checkpoint that answers the problems."""
-    prm: str | None = None
+    prm: Checkpoint | None = None
     """The checkpoint that judges the chains and guides the search."""
-    chains: tuple[str, ...] = ()
+    chains: tuple[ChainFile, ...] = ()
     """JSONL files of labelled chains that the PRM is measured on."""
-    seen_chains: tuple[str, ...] = ()
+    seen_chains: tuple[ChainFile, ...] = ()
     """The same for questions that the PRM was trained on, reported apart."""
-    labels: Literal["exact", "monte_carlo", "judge", "serving"] = "exact"
+    labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taken for the truth."""
     stored_scores: bool = False
     """Take the scores that the chains carry instead of reading every tag anew."""
@@ -312,9 +305,9 @@ class ExportConfig(StageKeys):
     """Writes a checkpoint as it is to be shipped: in the number format it is served in."""
 
     stage: Literal["export"] = "export"
-    model: str
+    model: Checkpoint
     """The checkpoint."""
-    averaged_with: tuple[str, ...] = ()
+    averaged_with: tuple[Checkpoint, ...] = ()
     """Checkpoints of the same training: what is written is the mean of all their weights and its own (a model soup,
     arXiv 2203.05482), which is often better, better calibrated and less sensitive to rounding than the last alone."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -340,7 +333,7 @@ StageConfig = Annotated[
 class Recipe(Keys):
     """A training run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     """Names the run."""
     seed: int = Field(default=0, ge=0)
     """Everything random follows from it."""

@@ -1,8 +1,19 @@
-"""Recipes as YAML: from files, and those that ship with the package."""
+"""Recipes as YAML: from files, and those that ship with the package.
+
+name: cos-tiny
+seed: 0
+threads: 2
+stages:
+  - stage: sft
+    model: sight-policy/model
+    ledger: {digits: policy}
+    steps: 900
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +22,8 @@ import yaml
 from pydantic import ValidationError
 
 from cos.search.errors import InputError
+from cos.training.names import meant
+from cos.training.overrides import keys_at, overridden
 from cos.training.recipe import Recipe
 from cos.training.splits import check_digits
 
@@ -22,22 +35,36 @@ def shipped() -> dict[str, str]:
     return {entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in sorted(found, key=str)}
 
 
-def load_recipe(config: str | Path) -> Recipe:
-    """A recipe from a YAML file, or one of the shipped by its name.
+def load_recipe(config: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file, or one of the shipped by its name; ``overrides`` as `cos.training.overrides` has them.
 
     Errors: InputError naming file and key.
     """
     path = Path(config).expanduser()
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     elif (known := shipped()).get(str(config)) is not None:
         text = known[str(config)]
     else:
         raise InputError(f"recipe {str(config)!r} is neither a file nor one of {', '.join(known)}", "config")
-    return parse_recipe(text, str(config))
+    return parse_recipe(text, str(config), overrides)
 
 
-def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+def _text(path: Path) -> str:
+    """A file's text. Errors: InputError for one that cannot be read or is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}", "config") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"recipe {path} is not UTF-8 text (line {line}: byte 0x{error.object[error.start]:02x}); save it as UTF-8",
+            "config",
+        ) from error
+
+
+def parse_recipe(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from YAML text. Errors: InputError naming ``where`` and the key."""
     try:
         found = yaml.load(text, _NoDuplicates)  # noqa: S506 - a SafeLoader
@@ -45,12 +72,11 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         raise InputError(f"{where} is not YAML: {error}", "config") from error
     if not isinstance(found, dict):
         raise InputError(f"{where}: a recipe is a mapping with name and stages", "config")
+    found = overridden(cast("dict[str, Any]", found), overrides)
     try:
         recipe = Recipe.model_validate(found)
     except ValidationError as error:
-        raise InputError(
-            f"{where}: {'; '.join(_complaints(error, cast('dict[str, Any]', found)))}", "config"
-        ) from error
+        raise InputError(f"{where}: {'; '.join(_complaints(error, found))}", "config") from error
     check_digits(recipe, where)
     return recipe
 
@@ -65,6 +91,9 @@ def _complaints(error: ValidationError, found: dict[str, Any]) -> list[str]:
             kind = stage.get("name") or stage.get("stage") if isinstance(stage, dict) else None
             place = [f"stage {int(place[1]) + 1}" + (f" ({kind})" if kind else ""), *place[3:]]
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            key, section = str(problem["loc"][-1]), [str(part) for part in problem["loc"][2:-1]]
+            message = f"there is no such key{meant(key, keys_at(section))}"
         given = problem["input"]
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
         lines.append(f"{': '.join([place[0], '.'.join(place[1:])]) if place[1:] else ''.join(place)}: {message}{shown}")

@@ -18,9 +18,10 @@ from cos.search.answers import equal
 from cos.search.errors import InputError
 from cos.search.types import Picture, Question, Step
 from cos.training.engines import NO_PRM, picture_of, running
-from cos.training.failures import naming, of_row, of_stage
+from cos.training.failures import check_share, naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
+from cos.training.preflight import Intake
 from cos.training.problems import problems_of
 from cos.training.progress import LOG_INTERVAL_S
 from cos.training.rows import ChainRow, ProblemRow, write_rows
@@ -40,7 +41,8 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
     StageError for all else.
     """
     with StageRun(context, "rollout") as stage, naming(of_stage(context.folder.name)):
-        problems = problems_of(config.problems, context)
+        intake = Intake(context)
+        problems = problems_of(config.problems, context, intake)
         policy = context.checkpoint(config.policy)
         manner = Manner(
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=context.seed
@@ -49,33 +51,51 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
         async def work() -> dict[str, Any]:
             async with running(policy, NO_PRM, threads=context.threads) as found:
                 writer = Writer(found.engines.policy, manner, config.concurrency, logprobs=config.logprobs)
-                return await roll_out(writer, problems, context.folder, config.each, {"policy": policy})
+                return await roll_out(
+                    writer,
+                    problems,
+                    context.folder,
+                    config.each,
+                    {"policy": policy},
+                    failed_at_most=config.failed_at_most,
+                )
 
-        stage.finish(outcome=asyncio.run(work()))
+        stage.finish(outcome={**asyncio.run(work()), **intake.facts})
 
 
 async def roll_out(
-    writer: Writer, problems: Sequence[ProblemRow], folder: Path, each: int, of: Mapping[str, Any]
+    writer: Writer,
+    problems: Sequence[ProblemRow],
+    folder: Path,
+    each: int,
+    of: Mapping[str, Any],
+    *,
+    failed_at_most: float,
 ) -> dict[str, Any]:
     """Draws ``each`` chains for every problem, writes them and returns the summary.
 
     ``of`` says whose chains they are: a run never goes on with another policy's. Errors: InputError, EngineDead,
-    StageError; those of a problem name it.
+    StageError, which also says that more than the share ``failed_at_most`` of the chains were lost; those of a problem
+    name it. A run that goes on draws again what was lost.
     """
     with Journal(folder / JOURNAL, {**of, "each": each, **asdict(writer.manner)}) as journal:
-        waiting = [problem for problem in problems if problem.id not in journal.done]
+        known = {name: value["endings"] for name, value in journal.done.items()}
+        waiting = [problem for problem in problems if None in known.get(problem.id, [None])]
         with bar_of("rollout", len(problems), len(problems) - len(waiting)) as bar:
 
             async def roll(problem: ProblemRow) -> None:
+                endings = list(known.get(problem.id, [None] * each))
+                missing = [number for number, ending in enumerate(endings) if ending is None]
                 with naming(of_row(problem.id)):
                     session = await writer.open(await question_of(problem))
-                    endings = await writer.write(session, problem.id, each)
-                journal.add(
-                    problem.id, {"lost": each - len(endings), "endings": [asdict(ending) for ending in endings]}
-                )
+                    drawn = await writer.draw(session, problem.id, missing)
+                for number, ending in zip(missing, drawn, strict=True):
+                    endings[number] = None if ending is None else asdict(ending)
+                journal.add(problem.id, {"endings": endings})
                 bar.update()
 
             await work_off(waiting, roll, writer.workers(each))
+        check_share("chains could not be drawn", writer.lost, each * len(problems), failed_at_most)
         write_rows(folder / CHAINS, _chains(problems, journal.done))
         outcome = _summary(problems, journal.done)
     (folder / JOURNAL).unlink()
@@ -86,7 +106,7 @@ async def roll_out(
 def _chains(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]]) -> Iterator[ChainRow]:
     for problem in problems:
         for number, ending in enumerate(done[problem.id]["endings"]):
-            if ending["answer"] is not None:
+            if ending is not None and ending["answer"] is not None:
                 yield ChainRow(
                     id=f"{problem.id}/{number}",
                     problem=problem,
@@ -100,7 +120,8 @@ def _chains(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]
 def _summary(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Shares are of all chains: one without an answer is not right."""
     found = [(problem, done[problem.id]) for problem in problems]
-    every = [(ending, problem) for problem, value in found for ending in value["endings"]]
+    drawn = [(ending, problem) for problem, value in found for ending in value["endings"]]
+    every = [(ending, problem) for ending, problem in drawn if ending is not None]
     answered = [(ending, problem) for ending, problem in every if ending["answer"] is not None]
     right = [is_right(ending["answer"], problem) for ending, problem in answered]
     solved = {problem.id for (_, problem), good in zip(answered, right, strict=True) if good}
@@ -108,7 +129,7 @@ def _summary(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any
         "problems": len(problems),
         "chains": len(every),
         "unanswered": len(every) - len(answered),
-        "lost": sum(value["lost"] for _, value in found),
+        "lost": len(drawn) - len(every),
         "right_share": round(sum(right) / max(1, len(every)), 4),
         "solved_share": round(len(solved) / max(1, len(problems)), 4),
         "mean_steps": round(sum(len(ending["steps"]) for ending, _ in answered) / max(1, len(answered)), 3),

@@ -19,6 +19,8 @@ from typing import Any
 from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.keys import ProblemSource
+from cos.training.preflight import Intake
+from cos.training.problems import images_of
 from cos.training.ranks import ALONE, give_back_memory
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
@@ -65,9 +67,10 @@ def check_made(config: RoundsConfig, context: StageContext) -> None:
 def claimed(config: RoundsConfig, context: StageContext) -> dict[str, Any]:
     """Compares the questions of all rounds with what other stages use, before the first of them is drawn for; every
     round's DPO does so again for its own. Returns and raises as `claim`."""
-    source = config.rollout.problems
-    asked = all_problems(source, context) if source.data else ()
-    return claim(context, "policy", asked, ledger_digits(source), (config.policy, config.prm))
+    source, intake = config.rollout.problems, Intake(context)
+    asked = all_problems(source, intake, images_of(source, context)) if source.data else ()
+    leaks = claim(context, "policy", asked, ledger_digits(source), (config.policy, config.prm))
+    return {**intake.facts, **leaks}
 
 
 def own_stages() -> Stages:
@@ -116,17 +119,18 @@ def questions(config: RoundsConfig, context: StageContext, number: int, folder: 
         seed = context.seed if source.ledger.seed is None else source.ledger.seed
         drawn = source.ledger.model_copy(update={"seed": seed + SEED_STRIDE * number})
         return source.model_copy(update={"ledger": drawn})
-    rows = all_problems(source, context)
+    rows = all_problems(source, Intake(context), images_of(source, context))
     path = folder / "problems.jsonl"
     write_rows(path, deal(rows, number, config.rounds, context.seed))
-    return source.model_copy(update={"data": (str(path),)})
+    return source.model_copy(update={"data": (str(path),), "images": None})
 
 
-def all_problems(source: ProblemSource, context: StageContext) -> list[ProblemRow]:
-    """The problems of a source's files."""
-    from cos.training.problems import read_problems
-
-    return read_problems([context.resolve(path) for path in source.data], skip_bad=context.skip_bad)
+def all_problems(source: ProblemSource, intake: Intake, images: Path | None) -> list[ProblemRow]:
+    """The problems of a source's files. Errors: InputError for bad lines that are not to be skipped. (A round's rollout
+    looks at the pictures.)"""
+    found = intake.problems_of(source.data, images)
+    intake.settle("problems")
+    return found
 
 
 def deal(rows: Sequence[ProblemRow], number: int, rounds: int, seed: int) -> list[ProblemRow]:

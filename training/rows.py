@@ -1,21 +1,29 @@
 """What passes between stages: problems, chains and pairs, one JSON object a line.
 
-Pictures' paths in a file are absolute or relative to the file's folder; once read they are absolute. A file is written
+Pictures' paths in a file are absolute or relative to a folder, the file's own unless told; once read they are absolute.
+A file is written
 beside and renamed, so it is there whole or not at all.
+
+What is read is JSON as its standard has it: NaN and Infinity, a key that stands twice in one object, a key that nobody
+reads (what else is known about a problem belongs into its ``meta``) and every type other than the declared one are
+errors of their line. A byte-order mark is read past.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from cos.search.errors import InputError
 from cos.search.grammar import render_segments
@@ -24,22 +32,28 @@ from cos.training.folder import replacing
 from cos.training.ledger import Problem
 from cos.training.mnist import Split
 
-Source = Literal["exact", "monte_carlo", "judge", "serving"]
-"""Who labelled: the ledger's exact checker, continuations by a policy, a judging model, or the PRM of a search."""
+Source = Literal["exact", "monte_carlo", "judge", "serving", "published"]
+"""Who labelled: the ledger's exact checker, continuations by a policy, a judging model, the PRM of a search, or whoever
+made a published file (`cos.training.sharegpt`)."""
 
 MOST_BYTES = 1 << 20
 """Longest line that is read, bytes."""
+ONLY_DECLARED = ConfigDict(extra="forbid")
+"""How rows are read: a key that no field has is an error. It holds for the rows within a row, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemRow:
     """A question about a picture, and its gold answer."""
 
+    __pydantic_config__: ClassVar = ONLY_DECLARED
+
     id: str
     image: str
     """Path of the picture: absolute, or relative to the folder of the JSONL file."""
     question: str
     answer: str
+    """Gold; empty where it is not known."""
     digits: Split | None = None
     """Which set of digits drew the picture; None for other pictures."""
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -58,6 +72,8 @@ class TagLabel:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainRow:
     """One chain for one problem, and what is known about it. S steps have S + 1 tags, the answer's last."""
+
+    __pydantic_config__: ClassVar = ONLY_DECLARED
 
     id: str
     """"<problem id>/<number>"."""
@@ -107,6 +123,8 @@ class Written:
 class PairRow:
     """Two chains for one problem, the better one first."""
 
+    __pydantic_config__: ClassVar = ONLY_DECLARED
+
     problem: ProblemRow
     chosen: Written
     rejected: Written
@@ -141,21 +159,31 @@ def ledger_meta(problem: Problem) -> dict[str, Any]:
 
 
 def read_rows(
-    path: str | Path, kind: type[Row], *, skip_bad: bool = False, most_bytes: int = MOST_BYTES
+    path: str | Path,
+    kind: type[Row],
+    *,
+    skip_bad: bool = False,
+    skipped: list[str] | None = None,
+    images: Path | None = None,
+    places: list[str] | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> Iterator[Row]:
-    """The rows of a JSONL file, one at a time. A file of chains may also be conversations as ShareGPT-Step-300K has
-    them (`cos.training.sharegpt`).
+    """The rows of a JSONL file, one at a time. A file of chains may also hold conversations as ShareGPT-Step-300K and
+    the release's PRM data have them (`cos.training.sharegpt`). ``images``: the folder that pictures' paths are relative
+    to, where it is not the file's.
 
     Errors: InputError naming file and line for one that is corrupt, truncated, longer than ``most_bytes`` or a
-    duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are counted and
-    left out, and the count is logged at the end.
+    duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are left out, and
+    their number is logged at the end, or, where a list ``skipped`` is given, what is wrong with each (``file:line:
+    why``) is appended to it. ``places``: a list that gets ``file:line`` of every row before the row is yielded.
     """
     path = Path(path)
+    folder = (path.parent if images is None else images).resolve()
     seen: dict[str, int] = {}
     bad: list[str] = []
     for number, line in _lines(path, most_bytes):
         try:
-            row = _parse(kind, path, line, most_bytes)
+            row = _parse(kind, folder, line, most_bytes)
             if row.id in seen:
                 raise ValueError(f"id {row.id!r} is on line {seen[row.id]} already")
         except ValueError as error:
@@ -165,9 +193,39 @@ def read_rows(
             bad.append(message)
             continue
         seen[row.id] = number
+        if places is not None:
+            places.append(f"{path}:{number}")
         yield row
-    if bad:
+    if skipped is not None:
+        skipped += bad
+    elif bad:
         logging.getLogger(__name__).warning("%s: %d bad lines skipped; the first: %s", path, len(bad), bad[0])
+
+
+def holds_chains(path: Path) -> bool:
+    """Whether a JSONL file is one of chains, by its first line that is an object. A file that cannot be read as such is
+    left to `read_rows`, which says what is wrong."""
+    try:
+        for _, line in _lines(path, MOST_BYTES):
+            try:
+                found = _object_of(line)
+            except ValueError:
+                continue
+            return not {"problem", "conversations"}.isdisjoint(found)
+    except InputError:
+        pass
+    return False
+
+
+def check_gold(problems: Iterable[ProblemRow]) -> None:
+    """Errors: InputError naming a problem whose gold answer is not known."""
+    for problem in problems:
+        if not problem.answer:
+            raise InputError(
+                f"problem {problem.id!r} has no gold answer, which is needed here; published chains that end wrong and "
+                "chains of stored traces have none: give problems with their answers",
+                "problems",
+            )
 
 
 def write_rows(path: str | Path, rows: Iterable[ProblemRow | ChainRow | PairRow]) -> int:
@@ -210,29 +268,82 @@ def _lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parse(kind: type[Row], path: Path, line: bytes, most_bytes: int) -> Row:
+def _parse(kind: type[Row], folder: Path, line: bytes, most_bytes: int) -> Row:
     """Errors: ValueError saying what is wrong with the line."""
     if len(line) > most_bytes:
         raise ValueError(f"the line is longer than {most_bytes} bytes")
-    try:
-        found = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        cut = "" if line.endswith(b"\n") else " (it ends without a newline: the file was cut off?)"
-        raise ValueError(f"not JSON: {error}{cut}") from error
-    if kind is ChainRow and isinstance(found, dict) and "conversations" in found:
+    found = _object_of(line)
+    if kind is ChainRow and "conversations" in found:
         from cos.training.sharegpt import chain_of
 
-        return cast(Row, _placed(cast(Any, chain_of(cast("dict[str, Any]", found))), path))
+        return cast(Row, _placed(cast(Any, chain_of(found)), folder))
     try:
-        return cast(Row, _placed(_adapter(kind).validate_json(line, strict=True), path))
+        return cast(Row, _placed(_adapter(kind).validate_json(_unmarked(line), strict=True), folder))
     except ValidationError as error:
         raise ValueError("; ".join(_complaints(error))) from error
+
+
+def _unmarked(line: bytes) -> bytes:
+    """A line without a byte-order mark, which editors put before the first, and joining files before others."""
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
+def _object_of(line: bytes) -> dict[str, Any]:
+    """A line as a JSON object. Errors: ValueError saying what is wrong with it."""
+    try:
+        found: object = json.loads(
+            _unmarked(line).decode(), object_pairs_hook=_without_twins, parse_constant=_refuse, parse_float=_finite
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error}); save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        cut = "" if line.endswith(b"\n") else " (it ends without a newline: the file was cut off?)"
+        raise ValueError(f"not JSON: {error}{cut}") from error
+    except RecursionError as error:
+        raise ValueError("lists or objects stand too deep in each other") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object is needed, not {kind_of(found)}; a file holds one object a line")
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half a surrogate pair is no character; write the file as UTF-8") from error
+    return cast("dict[str, Any]", found)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twin, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"key {twin!r} stands twice in one object")
+    return found
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number; give one, or null where it is not known")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def kind_of(value: object) -> str:
+    """What a value of JSON is, as errors name it."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "text" if value.strip() else "empty text"
+    kinds: dict[type, str] = {bool: "true or false", dict: "an object", list: "a list"}
+    return kinds.get(type(value), "a number")
 
 
 def _complaints(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False)[:3]:
         place = ".".join(str(part) for part in problem["loc"])
-        yield f"{place}: {problem['msg']}" if place else problem["msg"].removeprefix("Value error, ")
+        unknown = problem["type"] == "unexpected_keyword_argument"
+        said = "no such key; notes belong into a problem's meta" if unknown else problem["msg"]
+        yield f"{place}: {said}" if place else said.removeprefix("Value error, ")
 
 
 @lru_cache
@@ -240,8 +351,8 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _placed(row: ProblemRow | ChainRow | PairRow, path: Path) -> ProblemRow | ChainRow | PairRow:
+def _placed(row: ProblemRow | ChainRow | PairRow, folder: Path) -> ProblemRow | ChainRow | PairRow:
     """The same row with an absolute path of its picture."""
     if isinstance(row, ProblemRow):
-        return replace(row, image=os.path.normpath(path.parent.resolve() / row.image))
-    return replace(row, problem=cast(ProblemRow, _placed(row.problem, path)))
+        return replace(row, image=os.path.normpath(folder / row.image))
+    return replace(row, problem=cast(ProblemRow, _placed(row.problem, folder)))

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from cos.search.errors import InputError
+from cos.training import digest
 from cos.training.folder import DONE, StageContext
 from cos.training.ranks import ALONE, give_back_memory, leave
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
+from cos.training.references import check_references
 
 app = typer.Typer(no_args_is_help=True)
 
 Config = Annotated[str, typer.Option("--config", metavar="RECIPE", help="Recipe file, or the name of a shipped one.")]
 SkipBad = Annotated[bool, typer.Option(help="Count bad JSONL lines instead of refusing the file.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin the stage again; what it has made is removed.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Take this for a key of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON line only.")]
 
 
@@ -33,11 +37,18 @@ def _command(kind: str, summary: str) -> Callable[..., None]:
     def command(
         stage: Annotated[str, typer.Argument(help="Its name, where a recipe has several of this kind.")] = kind,
         config: Config = "cos-tiny",
+        overrides: Set = [],  # noqa: B006 - typer copies it
+        fresh: Fresh = False,
         skip_bad: SkipBad = False,
         json_only: Json = False,
     ) -> None:
-        recipe = load_recipe(config)
-        run_stage(recipe, recipe.find(stage), skip_bad=skip_bad, json_only=json_only)
+        recipe = load_recipe(config, overrides)
+        found = recipe.find(stage)
+        how = Manner(
+            fresh="always" if fresh else "never", overrides=tuple(overrides), skip_bad=skip_bad, json_only=json_only
+        )
+        check_references(recipe, [found], in_order=False, anew=fresh)
+        run_stage(recipe, found, how)
         leave()
 
     command.__doc__ = summary
@@ -66,12 +77,58 @@ EXTRA = ("accelerate", "datasets", "matplotlib", "peft", "trl")
 
 
 @app.command("run")
-def run_all(config: Config = "cos-tiny", skip_bad: SkipBad = False, json_only: Json = False) -> None:
+def run_all(
+    config: Config = "cos-tiny",
+    overrides: Set = [],  # noqa: B006 - typer copies it
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin those stages again whose keys or inputs have changed.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    json_only: Json = False,
+) -> None:
     """Run all stages of a recipe in order; those that are done are left out."""
-    recipe = load_recipe(config)
+    recipe = load_recipe(config, overrides)
+    check_references(recipe, recipe.stages, in_order=True)
+    how = Manner(
+        fresh="changed" if fresh else "never", overrides=tuple(overrides), skip_bad=skip_bad, json_only=json_only
+    )
     for stage in recipe.stages:
-        run_stage(recipe, stage, skip_bad=skip_bad, json_only=json_only)
+        run_stage(recipe, stage, how)
     leave()
+
+
+@app.command("check")
+def check(
+    config: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of a shipped one.")],
+    overrides: Set = [],  # noqa: B006 - typer copies it
+    step: Annotated[
+        bool, typer.Option("--step", help="Also train one step of each stage whose checkpoint and data are here.")
+    ] = False,
+    json_only: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Look through a recipe before it runs: references, rows, lengths, pictures, memory. Exit code 2 with faults."""
+    from cos.training.check import check_recipe, table
+
+    logging.basicConfig(level=logging.WARNING)
+    report = check_recipe(load_recipe(config, overrides), step=step)
+    typer.echo(json.dumps(asdict(report), ensure_ascii=False, default=str) if json_only else table(report))
+    if report.faults:
+        raise typer.Exit(2)
+
+
+@app.command("keys")
+def print_keys(
+    stage: Annotated[str, typer.Argument(help="A stage; all of them unless given.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print them as Markdown.")] = False,
+) -> None:
+    """Print the keys of a recipe: their defaults, where these come from, what each means."""
+    from cos.training.key_table import as_markdown, key_tables, print_tables, tables_of
+
+    tables = tables_of(stage) if stage else key_tables()
+    if markdown:
+        typer.echo(as_markdown(tables), nl=False)
+    else:
+        print_tables(tables)
 
 
 @app.command()
@@ -114,13 +171,32 @@ def plot(
     typer.echo(str(plot_metrics(run, out or run / "metrics.png")))
 
 
-def run_stage(recipe: Recipe, stage: StageConfig, *, skip_bad: bool = False, json_only: bool = False) -> None:
-    """Runs one stage unless it is done; prints what came out. All processes of a run are to call it."""
-    context = recipe.context(stage, skip_bad=skip_bad)
-    name, ranks = folder_name(stage), context.ranks
-    if ranks.first(lambda: context.is_done):
-        if not json_only and ranks.is_first:
-            typer.echo(f"{name}: done before ({context.folder / DONE})", err=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How stages are run, beside what the recipe says."""
+
+    fresh: digest.Fresh = "never"
+    overrides: tuple[str, ...] = ()
+    """What of the recipe was given on the command line."""
+    skip_bad: bool = False
+    json_only: bool = False
+
+
+def run_stage(recipe: Recipe, stage: StageConfig, how: Manner | None = None) -> None:
+    """Runs one stage unless it is done; prints what came out. All processes of a run are to call it.
+
+    Errors: InputError for one that was begun with other keys or inputs (`cos.training.digest`).
+    """
+    how = how or Manner()
+    context = recipe.context(stage, skip_bad=how.skip_bad)
+    name, ranks, begun = folder_name(stage), context.ranks, context
+    taken = ranks.first(lambda: digest.begin(recipe, stage, begun, fresh=how.fresh, overrides=how.overrides).digest)
+    context = replace(context, digest=taken)
+    if ranks.first(lambda: begun.is_done) and how.fresh != "always":
+        if not how.json_only and ranks.is_first:
+            known = (context.folder / digest.STAGE).is_file()
+            doubt = "" if known else "; with which keys and data is not known, as it has no stage.json"
+            typer.echo(f"{name}: done before ({context.folder / DONE}){doubt}", err=True)
     else:
         logging.basicConfig(level=logging.WARNING)
         _set_threads(context.threads)

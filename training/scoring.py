@@ -43,12 +43,18 @@ class Prm:
 
 
 async def score_chains(
-    rows: Sequence[ChainRow], prm: Prm, concurrency: int = CONCURRENCY, journal: File | None = None
+    rows: Sequence[ChainRow],
+    prm: Prm,
+    concurrency: int = CONCURRENCY,
+    journal: File | None = None,
+    failed: list[str] | None = None,
 ) -> list[ChainRow]:
     """The rows, in their order; those that lack a score of any tag have every tag read. No engine starts for none.
 
     ``concurrency``: reads at once. ``journal``: where finished questions stand while it runs; a stopped run goes on
-    from there. Errors: InputError for a PRM that cannot be started or a picture that cannot be read; EngineDead.
+    from there, and reads again what lacks a score. ``failed``: gets why each tag without a score has none.
+
+    Errors: InputError for a PRM that cannot be started or a picture that cannot be read; EngineDead.
     """
     bare = [row for row in rows if needs_scores(row)]
     if not bare:
@@ -61,7 +67,7 @@ async def score_chains(
                 journal, {"prm": prm.model, "revision": revision(resolve("prm", prm.model)), "dtype": prm.dtype}
             )
         ) as kept:
-            read = iter(await read_chains(bare, reader, concurrency, kept))
+            read = iter(await read_chains(bare, reader, concurrency, kept, failed))
     return [next(read) if needs_scores(row) else row for row in rows]
 
 
@@ -71,9 +77,14 @@ def needs_scores(row: ChainRow) -> bool:
 
 
 async def read_chains(
-    rows: Sequence[ChainRow], reader: Reader, concurrency: int = CONCURRENCY, journal: Journal | None = None
+    rows: Sequence[ChainRow],
+    reader: Reader,
+    concurrency: int = CONCURRENCY,
+    journal: Journal | None = None,
+    failed: list[str] | None = None,
 ) -> list[ChainRow]:
-    """The rows with P(good) at every tag; None where a read failed twice or was not finite.
+    """The rows with P(good) at every tag; None where a read failed twice or was not finite, with the reason in
+    ``failed``.
 
     Errors: InputError for a picture that cannot be read; EngineDead; StageError for all else. They name the question.
     """
@@ -84,15 +95,16 @@ async def read_chains(
     scores: dict[str, list[list[float | None]]] = {}
     waiting: list[list[ChainRow]] = []
     for group in groups.values():
-        if journal is not None and (key := _key(group)) in journal.done:
-            scores[group[0].problem.id] = journal.done[key]["scores"]
-        else:
+        known = None if journal is None else journal.done.get(_key(group))
+        if known is None or any(None in tags for tags in known["scores"]):
             waiting.append(group)
+        else:
+            scores[group[0].problem.id] = known["scores"]
     with bar_of("questions scored", len(groups), len(groups) - len(waiting)) as bar:
 
         async def read(group: list[ChainRow]) -> None:
             with naming(of_row(group[0].problem.id)):
-                found = await _read_question(scorer, reader.vocabulary, group, gate)
+                found = await _read_question(scorer, reader.vocabulary, group, gate, failed)
             scores[group[0].problem.id] = found
             if journal is not None:
                 journal.add(_key(group), {"scores": found})
@@ -113,22 +125,30 @@ def _key(group: Sequence[ChainRow]) -> str:
 
 
 async def _read_question(
-    scorer: Scorer, vocabulary: Vocabulary, group: Sequence[ChainRow], gate: asyncio.Semaphore
+    scorer: Scorer,
+    vocabulary: Vocabulary,
+    group: Sequence[ChainRow],
+    gate: asyncio.Semaphore,
+    failed: list[str] | None,
 ) -> list[list[float | None]]:
     """The scores of every chain of one question."""
     session = await scorer.open(await question_of(group[0].problem))
     nodes, leaves = tree_of(vocabulary, group)
-    scores = await read_tree(session, nodes, gate)
+    scores = await read_tree(session, nodes, gate, failed)
     return [[scores[leaf[:depth]] for depth in range(1, len(leaf) + 1)] for leaf in leaves]
 
 
 async def read_tree(
-    session: ScorerSession, nodes: Mapping[Path, Candidate], gate: asyncio.Semaphore
+    session: ScorerSession,
+    nodes: Mapping[Path, Candidate],
+    gate: asyncio.Semaphore,
+    failed: list[str] | None = None,
 ) -> dict[Path, float | None]:
     """P(good) of every candidate of a tree; None for unreadable text, and where a read failed twice or was not finite.
 
-    ``gate``: reads at once. Errors: EngineDead.
+    ``gate``: reads at once. ``failed``: gets why each that could be read has no score. Errors: EngineDead.
     """
+    reasons = [] if failed is None else failed
     children: dict[Path, list[Path]] = {}
     for path in nodes:
         children.setdefault(path[:-1], []).append(path)
@@ -137,7 +157,7 @@ async def read_tree(
     async def read(path: Path) -> None:
         chain = Chain(tuple(nodes[path[:depth]] for depth in range(1, len(path) + 1)))
         async with gate:
-            scores[path] = await _score(session, chain)
+            scores[path] = await _score(session, chain, reasons)
         if children.get(path):
             await together(read(child) for child in children[path])
 
@@ -148,16 +168,22 @@ async def read_tree(
     return scores
 
 
-async def _score(session: ScorerSession, chain: Chain) -> float | None:
+async def _score(session: ScorerSession, chain: Chain, failed: list[str]) -> float | None:
     if chain.candidates[-1].end in ("broken", "truncated"):
         return None
+    why = ""
     for _ in range(ATTEMPTS):
         try:
-            return (await session.score(chain)).score
+            score = (await session.score(chain)).score
         except EngineDead:
             raise
-        except EngineError:
+        except EngineError as error:
+            why = str(error)
             continue
+        if score is None:
+            failed.append("the PRM gave no score")
+        return score
+    failed.append(why)
     return None
 
 

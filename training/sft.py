@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -16,18 +15,20 @@ from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
+from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import SftLoss
 from cos.training.mnist import Digits, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
-from cos.training.problems import chains_of
+from cos.training.preflight import Intake, chains_of, training_facts
+from cos.training.problems import images_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
 from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
-from cos.training.validation import held_out_chains
+from cos.training.validation import held_out_chains, taken
 
 CHECKED_AT_ONCE = 32
 
@@ -35,14 +36,19 @@ CHECKED_AT_ONCE = 32
 def run_sft(config: SftConfig, context: StageContext) -> None:
     """Trains and writes ``model/``. Errors: InputError, FloatingPointError."""
     with StageRun(context, "sft") as run:
-        chains = chains_of(config.data, context) if config.data else []
-        held_out = held_out_chains(config, context, chains)
+        intake = Intake(context)
+        with naming(of_stage(context.folder.name)):
+            chains = chains_of(config.data, intake, images=images_of(config, context)) if config.data else []
+            held_out = held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
         if config.text_from is not None:
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
+        with naming(of_stage(context.folder.name)):
+            lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
+            chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
         data = sft_data(config, context, encoder, chains)
         collate = Collator(processor, config.length_buckets, config.max_tokens)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
@@ -57,12 +63,13 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             held_out=imitated(held_out, encoder) if held_out else None,
         )
         whole = trainer.run()
-        outcome: dict[str, Any] = {**trainer.validated, **leaks}
+        did = training_facts(trainer.state.log_history, trainer.state.global_step)
+        facts = {**taken(intake, held_out), **did, **trainer.validated, **leaks}
         if whole is not None:
             whole = merge_lora(whole, config, context.folder)
             with naming(of_stage(context.folder.name)):
-                outcome |= exact_on_unseen(whole, collate, encoder, config, context)
-        run.finish(whole, processor, outcome)
+                facts |= exact_on_unseen(whole, collate, encoder, config, context)
+        run.finish(whole, processor, facts)
 
 
 def sft_data(

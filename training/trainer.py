@@ -342,7 +342,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         train_sampling_strategy="sequential" if in_order else "random",
         logging_steps=keys.log_every,
         logging_nan_inf_filter=False,
-        save_strategy="steps",
+        save_strategy="no" if context.trial else "steps",
         save_steps=keys.save_every,
         eval_strategy="no" if keys.validation is None else "steps",
         eval_steps=None if keys.validation is None else keys.validation.every,

@@ -21,10 +21,11 @@ from transformers import Trainer
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
-from cos.training.keys import TrainingKeys, ValidationKeys
+from cos.training.keys import RowKeys, TrainingKeys, ValidationKeys
 from cos.training.losses import Counts, StageLoss
-from cos.training.problems import chains_of
-from cos.training.rows import ChainRow, ProblemRow
+from cos.training.preflight import Intake, chains_of
+from cos.training.problems import images_of
+from cos.training.rows import ChainRow, PairRow, ProblemRow
 from cos.training.splits import keys_of
 
 BEST = "best"
@@ -98,13 +99,22 @@ def check_apart(training: Iterable[ProblemRow], held_out: Iterable[ProblemRow]) 
         )
 
 
-def held_out_chains(keys: TrainingKeys, context: StageContext, training: Sequence[ChainRow]) -> list[ChainRow]:
+def held_out_chains(
+    keys: TrainingKeys, context: StageContext, intake: Intake, training: Sequence[ChainRow]
+) -> list[ChainRow]:
     """The chains that are held out; none where the keys have no ``validation``. Errors: InputError as `check_apart`."""
     if keys.validation is None:
         return []
-    held_out = chains_of(keys.validation.data, context)
+    images = images_of(keys, context) if isinstance(keys, RowKeys) else None
+    held_out = chains_of(keys.validation.data, intake, images=images)
     check_apart((row.problem for row in training), (row.problem for row in held_out))
     return held_out
+
+
+def taken(intake: Intake, held_out: Sequence[ChainRow | PairRow]) -> dict[str, int]:
+    """For ``done.json``: how many rows were taken in, those that are held out apart."""
+    facts = intake.facts
+    return {**facts, "rows": facts["rows"] - len(held_out), "held_out": len(held_out)} if held_out else facts
 
 
 def validation_of(keys: TrainingKeys, context: StageContext, held_out: Any) -> Validation | None:

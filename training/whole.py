@@ -58,6 +58,8 @@ class Writer:
         self._logprobs = logprobs
         self._grammar = CosGrammar(policy.vocabulary)
         self._live = asyncio.Semaphore(concurrency)
+        self.lost: list[str] = []
+        """Why each request that failed for good did."""
         self._step_end = policy.vocabulary.control_id(STEP_END)
         self._answer_end = policy.vocabulary.control_id(ANSWER_END)
 
@@ -71,8 +73,15 @@ class Writer:
         return await self._policy.open(question)
 
     async def write(self, session: PolicySession, key: str, n: int, steps: Sequence[Step] = ()) -> list[Ending]:
-        """``n`` continuations of ``steps``. Their seeds follow from ``key`` (the question's), the steps and their
-        number, so that no order of events can change them. One whose request fails twice is missing.
+        """``n`` continuations of ``steps``, those left out whose requests failed. Else as `draw`."""
+        return [ending for ending in await self.draw(session, key, range(n), steps) if ending is not None]
+
+    async def draw(
+        self, session: PolicySession, key: str, numbers: Sequence[int], steps: Sequence[Step] = ()
+    ) -> list[Ending | None]:
+        """The continuations of ``steps`` with these numbers. Their seeds follow from ``key`` (the question's), the
+        steps and their number, so that no order of events can change them. One whose request fails twice is None, and
+        ``lost`` has why.
 
         Errors: EngineDead.
         """
@@ -82,31 +91,33 @@ class Writer:
         ]
         room = self._policy.context_tokens - session.prompt_tokens - len(prefix)
         if room < 1:
-            return [Ending((), None, 0, None)] * n
+            return [Ending((), None, 0, None)] * len(numbers)
         stop = () if self._answer_end is None else (self._answer_end,)
         draws = [
             Draw(
                 max_tokens=min(self.manner.max_tokens or room, room),
                 stop_ids=stop,
-                seed=_seed(self.manner.seed, key, prefix, index),
+                seed=_seed(self.manner.seed, key, prefix, number),
                 temperature=self.manner.temperature,
                 top_p=self.manner.top_p,
                 logprobs=self._logprobs,
             )
-            for index in range(n)
+            for number in numbers
         ]
         found = await together(self._draw(session, prefix, draw) for draw in draws)
-        return [self._read(drawn) for drawn in found if drawn is not None]
+        return [None if drawn is None else self._read(drawn) for drawn in found]
 
     async def _draw(self, session: PolicySession, prefix: Sequence[int], draw: Draw) -> Drawn | None:
+        why = ""
         for _ in range(ATTEMPTS):
             async with self._live:
                 try:
                     return await session.draw(prefix, draw)
                 except EngineDead:
                     raise
-                except EngineError:
-                    continue
+                except EngineError as error:
+                    why = str(error)
+        self.lost.append(why)
         return None
 
     def _read(self, drawn: Drawn) -> Ending:

@@ -106,6 +106,9 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
     for user in ("row_data", "dpo"):
         monkeypatch.setattr(f"cos.training.{user}.read_picture", read)
     monkeypatch.setattr(Collator, "__call__", nothing)
+    # The look at all rows before the first step finds nothing.
+    monkeypatch.setattr("cos.training.preflight.look_at", lambda image: (56, 56))
+    monkeypatch.setattr("cos.training.preflight.Intake.fitting", lambda self, rows, *_: [*rows])
     where = context(tmp_path, stage)
     if stage != "dpo":
         monkeypatch.setattr(StageTrainer, "training_step", no_loss)
@@ -121,7 +124,7 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
 def test_a_picture_that_is_gone_stays_the_callers_error_with_stage_and_row(checkpoint: Path, tmp_path: Path) -> None:
     chains = write_chains(tmp_path / "chains.jsonl", ROWS)
     (tmp_path / "pictures" / "5.png").unlink()
-    with pytest.raises(InputError, match=r"stage 'prm': row 'p5/0': picture '.*5.png' cannot be read"):
+    with pytest.raises(InputError, match=r"(?s)stage 'prm': .*row 'p5/0': picture '.*5.png' cannot be read"):
         run("prm", checkpoint, chains.parent, context(tmp_path, "prm"), **KEYS)
 
 
@@ -261,8 +264,8 @@ JUDGE: dict[str, Any] = {"model": "judge", "url": "http://127.0.0.1:9/v1", "retr
 def test_an_error_while_a_judge_is_asked_stops_the_stage_and_names_stage_and_row(
     place: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def reply(*_: object) -> str:
-        return ""
+    async def reply(*_: object) -> bytes:
+        return b'{"choices": [{"message": {}}]}'
 
     monkeypatch.setattr(Judge, "_ask", reply)
     monkeypatch.setattr(f"cos.training.judge.{place}", ended)

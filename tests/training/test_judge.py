@@ -5,135 +5,49 @@ import io
 import json
 import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from PIL import Image
 
 from cos.search.errors import InputError
 from cos.search.types import Step
 from cos.training.checker import exact_labels
-from cos.training.judge import INSTRUCTIONS, MOST_FAILURES, labels_of
-from cos.training.keys import JudgeKeys
-from cos.training.label import JUDGE_JOURNAL, run_label, with_labels
+from cos.training.judge import INSTRUCTIONS, MOST_FAILURES
+from cos.training.label import JUDGE_JOURNAL, with_labels
 from cos.training.ledger import Problem, derive
+from cos.training.ratings import labels_of
 from cos.training.recipe import LabelConfig
 from cos.training.recipe_file import parse_recipe
-from cos.training.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows
+from cos.training.rows import ChainRow, ProblemRow, ledger_meta
 from tests.real.server_process import ROOT, fenced_blocks
-from tests.training.training_support import context
-
-STEPS = (
-    Step("Read", "Row 1 shows 4.", "It is clear."),
-    Step("Plan", "I add.", "Nothing to check."),
-    Step("Add", "4 + 1 = 5.", "-"),
+from tests.training.judge_support import (
+    BAD,
+    GOOD,
+    STEPS,
+    Answer,
+    Served,
+    always,
+    chain,
+    chain_in,
+    completion,
+    distinct,
+    keys,
+    label,
+    refusal,
+    serving,
+    steps_in,
 )
-GOOD, BAD = TagLabel(1.0, True), TagLabel(0.0, False)
-Ratings = list[str]
-Answer = Ratings | Response
-
-
-def completion(content: str | None, finish_reason: str = "stop", **message: Any) -> Response:
-    """A reply as OpenAI's API gives it."""
-    choice = {
-        "index": 0,
-        "finish_reason": finish_reason,
-        "message": {"role": "assistant", "content": content, **message},
-    }
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge"}
-    return JSONResponse({**head, "choices": [choice], "usage": usage})
-
-
-def refusal(status: int, message: str) -> Response:
-    return JSONResponse({"error": {"message": message, "type": "x", "code": status}}, status)
-
-
-@dataclass
-class Served:
-    """A judge behind a socket that answers as it is told, and what it was asked."""
-
-    url: str
-    answer: Callable[[dict[str, Any], int], Answer]
-    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    keys: list[str | None] = field(default_factory=list[str | None])
-
-    def reply(self, body: dict[str, Any], key: str | None) -> Response:
-        self.asked.append(body)
-        self.keys.append(key)
-        found = self.answer(body, len(self.asked))
-        return found if isinstance(found, Response) else completion(json.dumps({"labels": found}))
-
-
-def chain_in(body: dict[str, Any]) -> dict[str, Any]:
-    """The chain that a request is about."""
-    return json.loads(body["messages"][1]["content"][2]["text"])
-
-
-def steps_in(body: dict[str, Any]) -> int:
-    return len(chain_in(body)["steps"])
-
-
-def always(rating: str) -> Callable[[dict[str, Any], int], Answer]:
-    return lambda body, number: [rating] * steps_in(body)
 
 
 @pytest.fixture
 def judge() -> Iterator[Served]:
-    """A server on a free port, in a thread of this process."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    served = Served(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", always("Good"))
-    app = FastAPI()
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return served.reply(await request.json(), request.headers.get("authorization"))
-
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    yield served
-    server.should_exit = True
-    thread.join()
-
-
-def chain(folder: Path, number: int, steps: tuple[Step, ...] = STEPS, answer: str = "5") -> ChainRow:
-    image = folder / "picture.png"
-    Image.new("RGB", (8, 6), (200, 10, 10)).save(image)
-    problem = ProblemRow(id="p", image=str(image), question="What is the sum — «all» of it?", answer="5")
-    return ChainRow(id=f"p/{number}", problem=problem, steps=steps, answer=answer)
-
-
-def distinct(folder: Path, count: int) -> list[ChainRow]:
-    """Chains that say different things."""
-    return [chain(folder, number, (Step("Read", f"I see {number}.", "-"),)) for number in range(count)]
-
-
-def keys(judge: Served, **values: Any) -> JudgeKeys:
-    return JudgeKeys.model_validate(
-        {"model": "judge", "url": judge.url, "timeout_s": 20, "retries": 2, "concurrency": 2, **values}
-    )
-
-
-def label(folder: Path, rows: list[ChainRow], asked: JudgeKeys, **values: Any) -> tuple[list[ChainRow], dict[str, Any]]:
-    """Runs the stage; its chains and outcome."""
-    write_rows(folder / "chains.jsonl", rows)
-    where = context(folder, "label")
-    given = {"chains": (str(folder / "chains.jsonl"),), "sources": ("judge",), "judge": asked, **values}
-    config = LabelConfig.model_validate(given)
-    run_label(config, where)
-    done = json.loads((where.folder / "done.json").read_text())
-    return list(read_rows(where.folder / "chains.jsonl", ChainRow)), done["outcome"]
+    with serving() as served:
+        yield served
 
 
 def test_the_judge_is_shown_picture_question_gold_answer_and_every_step(tmp_path: Path, judge: Served) -> None:
@@ -177,6 +91,7 @@ def test_neutral_is_good_where_the_chain_ends_right_and_bad_where_it_ends_wrong(
         "model": "judge",
         "judged": 2,
         "failed": 0,
+        "reasons": {},
         "good": 0.3333,
         "neutral": 0.3333,
         "bad": 0.3333,
@@ -229,7 +144,9 @@ def test_a_chain_that_gets_no_usable_reply_has_no_labels_and_is_counted(
     assert [set(row.labels) for row in rows] == [{"judge"}, set(), {"judge"}], "labels of an earlier run are gone, too"
     assert (outcome["judge"]["judged"], outcome["judge"]["failed"]) == (2, 1)
     assert outcome["judge"]["tokens_in"] == 400, "one request for the two chains that say the same, three in vain"
-    assert "1 of 3 chains got no labels from the judge; the first, 'p/1': the reply has 1 labels for 3" in caplog.text
+    assert (
+        "1 of 3 chains got no labels from the judge; the first, 'p/1': the reply has another number of " in caplog.text
+    )
 
 
 def test_a_request_that_one_chain_makes_fail_costs_that_chain_only(tmp_path: Path, judge: Served) -> None:

@@ -1,6 +1,7 @@
 """Labels by continuations: each step's share of right endings, and what is drawn for it."""
 
 import asyncio
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from cos.engines.scripted import ScriptedEngine
-from cos.search.errors import EngineError
+from cos.search.errors import EngineError, InputError
 from cos.search.grammar import answer_pieces
 from cos.search.types import Question, Step
 from cos.training.checker import BAD, GOOD
+from cos.training.failures import StageError
+from cos.training.label import continued
 from cos.training.monte_carlo import Continuing, Spent, monte_carlo_labels
+from cos.training.recipe import LabelConfig
 from cos.training.rows import ChainRow, TagLabel
 from cos.training.whole import Manner, Writer
-from tests.training.chains_support import STEPS, engine, problems, writer
+from tests.training.chains_support import STEPS, engine, lines, problems, writer
 
 SLIP = Step("Add", "oops", "It follows.")
 
@@ -99,6 +103,31 @@ async def test_a_lost_continuation_counts_neither_way(tmp_path: Path) -> None:
 async def test_a_step_of_which_nothing_is_known_leaves_its_chain_unlabelled(tmp_path: Path) -> None:
     found, _ = await label(engine(fault=lambda kind, number: EngineError("no")), chains(tmp_path, (STEPS, "5")))
     assert found == {}, "no label, and not a bad one"
+
+
+async def test_too_many_unlabelled_chains_are_an_error_and_only_those_are_tried_again(tmp_path: Path) -> None:
+    rows = [ChainRow(id=f"{asked.id}/0", problem=asked, steps=STEPS, answer="5") for asked in problems(tmp_path, 10)]
+    config = LabelConfig(chains=("-",), sources=("monte_carlo",), policy="-", continuations=2)
+
+    async def go_on(policy: ScriptedEngine) -> dict[str, tuple[TagLabel, ...]]:
+        writes = Writer(policy, Manner(), concurrency=4)
+        return (await continued(writes, config, rows, tmp_path / "journal", {}))[0]
+
+    sick = engine(fault=lambda kind, number: EngineError("out of memory") if number >= 20 else None)
+    with pytest.raises(StageError, match=r"of 10 chains could not be continued, .* because: out of memory; .*raise"):
+        await go_on(sick)
+    failed = [json.loads(line)["value"]["shares"] for line in lines(tmp_path / "journal")[1:]].count({})
+    drawn: list[int] = []
+    found = await go_on(engine(fault=lambda _, number: drawn.append(number)))
+    assert set(found) == {row.id for row in rows}
+    assert len(drawn) == failed * len(STEPS) * 2, "chains with labels are left alone"
+
+
+async def test_one_id_for_two_chains_is_refused(tmp_path: Path) -> None:
+    config = LabelConfig(chains=("-",), sources=("monte_carlo",), policy="-")
+    rows = chains(tmp_path, (STEPS, "5")) * 2
+    with pytest.raises(InputError, match="id 'p0/0' names 2 chains"):
+        await continued(Writer(engine(), Manner(), 4), config, rows, tmp_path / "journal", {})
 
 
 async def test_an_unreadable_continuation_ends_wrong(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from cos.search.errors import InputError
 from cos.search.types import Step
+from cos.training.failures import StageError
 from cos.training.pairs import pairs_of, run_pairs, summary, worth
 from cos.training.recipe import PairsConfig
 from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
+from cos.training.scoring import Prm
 from tests.training.training_support import QUESTION, context, write_chains
 
 
@@ -73,6 +75,20 @@ def test_chains_without_scores_and_prm_are_refused(tmp_path: Path) -> None:
     chains = write_chains(tmp_path / "chains.jsonl", 2)
     with pytest.raises(InputError, match="give prm"):
         run_pairs(config(chains=(str(chains),)), context(tmp_path, "pairs"))
+
+
+def test_chains_that_mostly_cannot_be_scored_are_an_error_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unscored(rows: list[ChainRow], _prm: Prm, _n: int, _path: Path, failed: list[str]) -> list[ChainRow]:
+        failed += ["out of memory"] * len(rows)
+        return rows
+
+    monkeypatch.setattr("cos.training.pairs.score_chains", unscored)
+    chains = write_chains(tmp_path / "chains.jsonl", 4)
+    with pytest.raises(StageError, match=r"4 of 4 chains could not be scored, 4 of them because: out of memory"):
+        run_pairs(config(chains=(str(chains),), prm="prm/model"), context(tmp_path, "pairs"))
+    assert not (tmp_path / "pairs" / "done.json").exists()
 
 
 def test_scores_are_read_once_and_kept_for_another_gap(tmp_path: Path) -> None:

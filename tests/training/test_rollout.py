@@ -11,6 +11,7 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.errors import EngineError, InputError
 from cos.search.grammar import answer_pieces, render_segments
 from cos.search.types import Question
+from cos.training.failures import StageError
 from cos.training.journal import Journal
 from cos.training.problems import read_problems
 from cos.training.rollout import CHAINS, JOURNAL, roll_out
@@ -21,7 +22,7 @@ from tests.training.chains_support import STEPS, engine, lines, problems, until,
 
 async def rolled(folder: Path, asked: list[ProblemRow], policy: ScriptedEngine, each: int = 4) -> list[ChainRow]:
     writes = Writer(policy, Manner(seed=7), concurrency=8, logprobs=True)
-    await roll_out(writes, asked, folder, each, {"policy": "scripted"})
+    await roll_out(writes, asked, folder, each, {"policy": "scripted"}, failed_at_most=0.1)
     return list(read_rows(folder / CHAINS, ChainRow))
 
 
@@ -92,9 +93,15 @@ def test_a_journal_damaged_in_the_middle_is_named_by_line(tmp_path: Path) -> Non
         Journal(tmp_path / "journal", {"each": 8})
 
 
+def test_a_line_that_is_none_of_a_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text('{"each": 8}\n[1]\n')
+    with pytest.raises(InputError, match="journal:2: no line of a journal"):
+        Journal(tmp_path / "journal", {"each": 8})
+
+
 async def test_chains_without_an_answer_are_counted_and_set_aside(tmp_path: Path) -> None:
     policy = engine(lambda question, written, rng: "no grammar at all")
-    outcome = await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 2), tmp_path, 3, {})
+    outcome = await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 2), tmp_path, 3, {}, failed_at_most=0)
     assert outcome["unanswered"] == outcome["chains"] == 6
     assert outcome["right_share"] == 0
     assert lines(tmp_path / CHAINS) == []
@@ -102,8 +109,23 @@ async def test_chains_without_an_answer_are_counted_and_set_aside(tmp_path: Path
 
 async def test_a_chain_whose_request_fails_twice_is_lost_and_counted(tmp_path: Path) -> None:
     policy = engine(fault=lambda kind, number: EngineError("no") if number < 6 else None)
-    outcome = await roll_out(Writer(policy, Manner(), 2), problems(tmp_path, 1), tmp_path, 4, {})
+    asked = problems(tmp_path, 1)
+    outcome = await roll_out(Writer(policy, Manner(), 2), asked, tmp_path, 4, {}, failed_at_most=0.5)
     assert (outcome["lost"], outcome["chains"]) == (2, 2), "all failed once, two of them twice"
+
+
+async def test_a_run_that_lost_too_many_chains_is_not_done_and_draws_only_those_again(tmp_path: Path) -> None:
+    asked = problems(tmp_path, 4)
+    whole = await rolled(tmp_path / "whole", asked, engine())
+    folder = tmp_path / "run"
+    sick = engine(fault=lambda kind, number: EngineError("out of memory") if number >= 10 else None)
+    with pytest.raises(StageError, match=r"of 16 chains could not be drawn, .* because: out of memory; .*only what"):
+        await rolled(folder, asked, sick)
+    assert not (folder / CHAINS).exists()
+    endings = [ending for line in lines(folder / JOURNAL)[1:] for ending in json.loads(line)["value"]["endings"]]
+    drawn: list[int] = []
+    assert await rolled(folder, asked, engine(fault=lambda _, number: drawn.append(number))) == whole
+    assert len(drawn) == endings.count(None) >= 6
 
 
 async def test_a_missing_picture_is_named(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ async def test_a_read_that_fails_twice_or_is_not_finite_leaves_its_tag_unscored(
     assert nan.scores == (None, None)
 
 
+async def test_what_has_no_score_says_why_and_is_read_again(tmp_path: Path) -> None:
+    rows, failed = some(tmp_path, 2), list[str]()
+    with Journal(tmp_path / "journal", {}) as journal:
+        first = await read_chains(rows, prm(lambda _, number: EngineError("out of memory")), 6, journal, failed)
+    assert all(row.scores is not None and set(row.scores) == {None} for row in first)
+    assert set(failed) == {"out of memory"}
+    with Journal(tmp_path / "journal", {}) as journal:
+        assert await read_chains(rows, prm(), 6, journal) == await read_chains(rows, prm())
+
+
 async def test_a_dead_engine_ends_it(tmp_path: Path) -> None:
     with pytest.raises(EngineDead):
         await read_chains(some(tmp_path, 2), prm(lambda kind, number: EngineDead("gone")))

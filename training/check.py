@@ -1,0 +1,344 @@
+"""``cos train check``: a recipe looked through before it runs.
+
+For every stage: whether what it names is there, how many rows can be used, how long they are, what their pictures are,
+and what memory its training takes beside activations. Where a checkpoint is still to be written by an earlier stage,
+the one which that stage begins with is looked at in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from cos.checkpoints import EMBEDDED, embedded
+from cos.search.errors import CosError
+from cos.search.grammar import COS_TOKENS
+from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
+from cos.training.folder import DONE
+from cos.training.keys import TrainingKeys
+from cos.training.preflight import Intake, reads_pictures
+from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
+from cos.training.references import Reference, faults_of, references
+from cos.training.rows import ChainRow, PairRow, ProblemRow
+
+BEGINS_WITH = {
+    "tokens": "checkpoint",
+    "sft": "model",
+    "prm": "model",
+    "dpo": "policy",
+    "rounds": "policy",
+    "export": "model",
+}
+"""The key of the checkpoint that a stage changes."""
+WEIGHT_BYTES = 4
+"""Bytes of a weight and of its gradient: both are kept in float32."""
+MOMENT_BYTES = 8
+"""Bytes of AdamW's two moments of a weight; Muon keeps one of a matrix, so that this is a bound for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Lengths of rows as they are trained, tokens."""
+
+    minimum: int
+    median: int
+    p95: int
+    maximum: int
+    limit: int | None
+    """The longest that can be trained; None without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Pictures that can be read."""
+
+    count: int
+    smallest: tuple[int, int]
+    """Width and height, pixels, of the one with the fewest."""
+    largest: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory of training in one process that holds the whole model, GiB. Activations are left out: they follow from the
+    longest rows, the batch and gradient checkpointing."""
+
+    parameters: int
+    trained: int
+    """Parameters that are trained."""
+    weights_gib: float
+    gradients_gib: float
+    optimizer_gib: float
+    total_gib: float
+    """All three."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step that was tried."""
+
+    seconds: float
+    """With loading the model."""
+    loss: float | None
+    peak_gib: float
+    """Peak memory of the process; of the GPU where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReport:
+    """What was found of one stage."""
+
+    name: str
+    kind: str
+    references: tuple[Reference, ...]
+    rows: int | None = None
+    """Rows that can be used; None for a stage that reads none, or none that are there."""
+    skipped: int = 0
+    """Those that cannot."""
+    tokens: Tokens | None = None
+    pictures: Pictures | None = None
+    memory: Memory | None = None
+    step: Step | None = None
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was found of a recipe."""
+
+    recipe: str
+    stages: tuple[StageReport, ...]
+    faults: tuple[str, ...]
+    """All that has to be mended, each with its stage."""
+
+
+def check_recipe(recipe: Recipe, *, step: bool = False) -> Report:
+    """Looks through all stages. ``step``: also trains one step of each stage whose checkpoint and data are here."""
+    found = tuple(_check_stage(recipe, stage, step=step) for stage in recipe.stages)
+    faults = tuple(f"stage {one.name!r}: {fault}" for one in found for fault in one.faults)
+    return Report(recipe=recipe.name, stages=found, faults=faults)
+
+
+def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageReport:
+    named = references(recipe, stage)
+    folder = recipe.folder / folder_name(stage)
+    report = StageReport(name=folder_name(stage), kind=stage.stage, references=tuple(named))
+    changed = _changed(recipe, stage, folder)
+    if (folder / DONE).is_file():
+        return replace(report, notes=("done before",), faults=tuple(changed))
+    faults, notes = [*changed, *faults_of(named, in_order=True)], list[str]()
+    intake = Intake(replace(recipe.context(stage), skip_bad=True))
+    try:
+        rows = _rows(stage, named, intake)
+        facts = _sizes(recipe, stage, intake, rows, notes)
+    except CosError as error:
+        rows, facts = [], dict[str, Any]()
+        faults.append(str(error))
+    faults += intake.faults
+    if intake.read:
+        facts |= {"rows": len(rows), "skipped": len(intake.faults)}
+        if not rows:
+            faults.append("no row is left that can be used")
+    if step and isinstance(stage, TrainingKeys) and not faults:
+        tried = _one_step(recipe, stage, named)
+        faults += [tried] if isinstance(tried, str) else []
+        facts["step"] = tried if isinstance(tried, Step) else None
+        notes += [] if tried is not None else ["no step was tried: its checkpoint or data are still to be made"]
+    return replace(report, **facts, notes=tuple(notes), faults=tuple(faults))
+
+
+def _changed(recipe: Recipe, stage: StageConfig, folder: Path) -> list[str]:
+    """What a stage that was begun before was begun with otherwise."""
+    before = read_record(folder / STAGE) if has_progress(folder) else None
+    changed = [] if before is None else changes(before, record_of(recipe, stage, before))
+    return [f"changed since it began (--fresh begins it again): {one}" for one in changed]
+
+
+AnyRow = ProblemRow | ChainRow | PairRow
+
+
+def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> list[AnyRow]:
+    """The rows of the files that are here, those whose pictures cannot be read left out where pictures are needed."""
+    here = [one for one in named if one.state == "here"]
+    chains = [row for one in here if one.to == "chains" for row in intake.rows_of([one.name], ChainRow, one.images)]
+    pairs = [row for one in here if one.to == "pairs" for row in intake.rows_of([one.name], PairRow, one.images)]
+    files = [one for one in here if one.to == "problems"]
+    problems = intake.problems_of([one.name for one in files], files[0].images) if files else []
+    if reads_pictures(stage):
+        chains = intake.seen(chains)
+    return [*chains, *intake.seen(pairs), *intake.seen(problems)]
+
+
+def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow], notes: list[str]) -> dict[str, Any]:
+    """Pictures, lengths and memory, as far as they can be told. Rows that are too long are taken out of ``rows``."""
+    facts: dict[str, Any] = {}
+    if intake.sizes:
+        by_area = sorted(intake.sizes.values(), key=lambda size: size[0] * size[1])
+        facts["pictures"] = Pictures(count=len(by_area), smallest=by_area[0], largest=by_area[-1])
+    keys = stage.dpo if isinstance(stage, RoundsConfig) else stage
+    if not isinstance(keys, TrainingKeys):
+        return facts
+    folder = _beginning(recipe, stage)
+    if folder is None:
+        notes.append("lengths and memory are not known: the checkpoint is not here")
+        return facts
+    facts["memory"] = _memory(folder, keys)
+    if isinstance(stage, SftConfig | PrmConfig | DpoConfig) and rows:
+        kept, facts["tokens"] = _tokens(folder, stage, intake, cast("list[ChainRow | PairRow]", rows))
+        rows[:] = kept
+    if isinstance(stage, PrmConfig) and stage.ledger is None:
+        bare = sum(isinstance(row, ChainRow) and stage.labels not in row.labels for row in rows)
+        notes += [f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"] if bare else []
+    return facts
+
+
+def _beginning(recipe: Recipe, stage: StageConfig) -> Path | None:
+    """The checkpoint folder that a stage begins with, or that the earlier stage which is to write it begins with."""
+    key = BEGINS_WITH.get(stage.stage)
+    found = next((one for one in references(recipe, stage) if one.key == key), None)
+    if found is None:
+        return None
+    if found.name == EMBEDDED:
+        return embedded("prm" if stage.stage == "prm" else "policy")
+    if found.state == "here":
+        return found.path
+    return _beginning(recipe, recipe.find(found.maker)) if found.state == "planned" and found.maker else None
+
+
+Trained = ChainRow | PairRow
+Fitting = Callable[[list[Trained], Callable[[Trained], int], int, str], list[Trained]]
+
+
+def _tokens(
+    folder: Path, stage: SftConfig | PrmConfig | DpoConfig, intake: Intake, rows: list[ChainRow | PairRow]
+) -> tuple[list[ChainRow | PairRow], Tokens]:
+    from transformers import AutoConfig, AutoProcessor
+
+    from cos.training.encode import TurnEncoder
+    from cos.training.lengths import Lengths, room
+
+    processor = AutoProcessor.from_pretrained(folder)
+    known = processor.tokenizer.get_vocab()
+    # What the stage `tokens` will have added.
+    missing = [token for token in COS_TOKENS if token not in known]
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+    encoder = TurnEncoder(processor.tokenizer)
+    lengths = Lengths(processor, encoder, intake.sizes, tagged=isinstance(stage, PrmConfig))
+    tokens = {id(row): lengths.tokens(row) for row in rows}
+    limit, whose = room(AutoConfig.from_pretrained(folder), stage.max_tokens)
+    kept = rows
+    if limit is not None:
+        fit = cast("Fitting", intake.fitting)  # rows are of one kind, whichever it is
+        kept = fit(rows, lambda row: tokens[id(row)], limit, whose)
+    order = sorted(tokens.values())
+    return kept, Tokens(
+        minimum=order[0],
+        median=round(statistics.median(order)),
+        p95=order[min(len(order) - 1, int(0.95 * len(order)))],
+        maximum=order[-1],
+        limit=limit,
+    )
+
+
+def _memory(folder: Path, keys: TrainingKeys) -> Memory:
+    """Counted on a model without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    from cos.training.adapters import with_lora
+    from cos.training.trainer import prepare_trainable
+
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        trained = with_lora(model, keys, AutoTokenizer.from_pretrained(folder), 0)
+    prepare_trainable(trained, keys.model_copy(update={"compile": False, "gradient_checkpointing": False}))
+    parameters = sum(weights.numel() for weights in trained.parameters())
+    count = sum(weights.numel() for weights in trained.parameters() if weights.requires_grad)
+    held = (parameters * WEIGHT_BYTES, count * WEIGHT_BYTES, count * MOMENT_BYTES)
+    weights, gradients, optimizer = (size / 2**30 for size in held)
+    return Memory(
+        parameters=parameters,
+        trained=count,
+        weights_gib=weights,
+        gradients_gib=gradients,
+        optimizer_gib=optimizer,
+        total_gib=sum(held) / 2**30,
+    )
+
+
+def _one_step(recipe: Recipe, stage: StageConfig, named: Sequence[Reference]) -> Step | str | None:
+    """One step of the stage itself, beside the run; what went wrong, or None where something is still to be made."""
+    import torch
+
+    if any(one.state != "here" for one in named):
+        return None
+    given: dict[str, list[str]] = {}
+    for one in named:
+        given.setdefault(one.key, []).append(str(one.path.resolve()))
+    update = {key: tuple(paths) if isinstance(getattr(stage, key), tuple) else paths[0] for key, paths in given.items()}
+    tried = stage.model_copy(update={**update, "steps": 1, "epochs": None})
+    folder = Path(tempfile.mkdtemp(prefix="cos-check-"))
+    context = replace(
+        recipe.context(stage), folder=folder / folder_name(stage), runs=folder, leaks="report", trial=True
+    )
+    try:
+        getattr(import_module(f"cos.training.{stage.stage}"), f"run_{stage.stage}")(tried, context)
+        done = json.loads((context.folder / DONE).read_text(encoding="utf-8"))
+    except (CosError, FloatingPointError) as error:
+        return f"one step was tried: {error}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    loss = done["outcome"].get("losses", {}).get("last")
+    return Step(seconds=done["seconds"], loss=loss, peak_gib=gpu or done["peak_rss_mib"] / 1024)
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    lines = [f"recipe {report.recipe}: {len(report.stages)} stages"]
+    for stage in report.stages:
+        lines += ["", stage.name if stage.name == stage.kind else f"{stage.name} ({stage.kind})"]
+        lines += [f"  {what:<14}{told}" for what, told in _told(stage)]
+    lines += ["", f"{len(report.faults)} faults:" if report.faults else "no faults"]
+    lines += [f"  {fault}" for fault in report.faults]
+    return "\n".join(lines)
+
+
+STATES = {"here": "", "hub": "  (from the hub; not looked at)", "missing": "  MISSING"}
+
+
+def _told(stage: StageReport) -> Iterator[tuple[str, str]]:
+    for one in stage.references:
+        state = f"  (the stage {one.maker!r} writes it)" if one.state == "planned" else STATES[one.state]
+        yield one.key, f"{one.name}{state}"
+    if stage.rows is not None:
+        bad = f"; {stage.skipped} cannot be used" if stage.skipped else ""
+        yield "rows", f"{stage.rows} of {stage.rows + stage.skipped}{bad}"
+    if (tokens := stage.tokens) is not None:
+        limit = "" if tokens.limit is None else f"; limit {tokens.limit}"
+        yield (
+            "tokens a row",
+            f"min {tokens.minimum}, median {tokens.median}, p95 {tokens.p95}, max {tokens.maximum}{limit}",
+        )
+    if (pictures := stage.pictures) is not None:
+        (low, high) = ("{} x {}".format(*size) for size in (pictures.smallest, pictures.largest))
+        yield "pictures", f"{pictures.count}, from {low} to {high} pixels"
+    if (memory := stage.memory) is not None:
+        yield "parameters", f"{memory.parameters:,}, {memory.trained:,} of them trained"
+        yield (
+            "memory",
+            f"{memory.total_gib:.2f} GiB without activations: weights {memory.weights_gib:.2f}, "
+            f"gradients {memory.gradients_gib:.2f}, optimiser {memory.optimizer_gib:.2f}",
+        )
+    if (step := stage.step) is not None:
+        loss = "" if step.loss is None else f", loss {step.loss:.4g}"
+        yield "one step", f"{step.seconds} s with loading, peak {step.peak_gib:.2f} GiB{loss}"
+    yield from (("note", note) for note in stage.notes)

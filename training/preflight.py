@@ -1,0 +1,256 @@
+"""What is looked at before a stage's first step: all rows, their pictures, their lengths.
+
+A line that is no row, a picture that is missing or cannot be read, and a row that is too long are told together, each
+by file and line. They are an error, or, with ``--skip-bad``, left out, counted, logged and listed in the stage's
+folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar, cast
+
+from tqdm import tqdm
+
+from cos.search.errors import CosError, InputError
+from cos.training.failures import named, of_row
+from cos.training.folder import StageContext, replacing
+from cos.training.problems import read_problems
+from cos.training.progress import LOG_INTERVAL_S
+from cos.training.recipe import StageConfig
+from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows
+
+Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
+FileRow = TypeVar("FileRow", ChainRow, PairRow)
+
+SKIPPED = "skipped.txt"
+"""What was left out and why, a line each, in the stage's folder."""
+MOST_TOLD = 20
+"""How many faults an error and the log tell; the rest are counted."""
+
+
+class Intake:
+    """The rows that a stage takes in, and what is wrong with the others."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
+        self._places: dict[int, str] = {}
+        self._kept: list[ProblemRow | ChainRow | PairRow] = []
+        self.faults: list[str] = []
+        """What is wrong, a sentence each, by file and line."""
+        self.sizes: dict[str, tuple[int, int]] = {}
+        """Width and height of every picture that was looked at, pixels."""
+        self._told = 0
+        self.read = 0
+        """Rows that were read: good ones and bad ones."""
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """For ``done.json``: ``rows`` that were taken and ``skipped`` ones; nothing where no file was read."""
+        return {"rows": self.read - len(self.faults), "skipped": len(self.faults)} if self.read else {}
+
+    def rows_of(self, paths: Iterable[str], kind: type[FileRow], images: Path | None = None) -> list[FileRow]:
+        """The rows of files as a recipe names them; ``images`` as `read_rows` has it.
+
+        Errors: InputError for a file that cannot be read at all.
+        """
+        found: list[FileRow] = []
+        for path in paths:
+            bad, places = list[str](), list[str]()
+            file = self._context.resolve(path)
+            rows = list(read_rows(file, kind, skip_bad=True, skipped=bad, places=places, images=images))
+            self._note(rows, places, bad)
+            found += rows
+        return found
+
+    def problems_of(self, paths: Iterable[str], images: Path | None = None) -> list[ProblemRow]:
+        """The problems of files of problems or chains, each once. Errors: as `cos.training.problems.read_problems`."""
+        bad, places = list[str](), list[str]()
+        rows = read_problems(map(self._context.resolve, paths), skipped=bad, places=places, images=images)
+        self._note(rows, places, bad)
+        return rows
+
+    def _note(self, rows: Sequence[ProblemRow | ChainRow | PairRow], places: Sequence[str], bad: Sequence[str]) -> None:
+        self._kept += rows  # an object's identity is its own only while it lives
+        self._places |= {id(row): place for row, place in zip(rows, places, strict=True)}
+        self.faults += bad
+        self.read += len(rows) + len(bad)
+
+    def seen(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose picture can be read. Errors: StageError naming the row for what no reader foresaw."""
+        images = dict.fromkeys(problem_of(row).image for row in rows)
+        looked = dict(zip(images, _shared([*images], look_at), strict=True))
+        self.sizes |= {image: found for image, found in looked.items() if isinstance(found, tuple)}
+        return self._sifted(rows, lambda row: _fault(row, looked[problem_of(row).image]))
+
+    def fitting(self, rows: Sequence[Row], tokens: Callable[[Row], int], limit: int, whose: str) -> list[Row]:
+        """The rows of at most ``limit`` tokens; ``whose`` limit that is, for the message."""
+
+        def too_long(row: Row) -> str | None:
+            found = tokens(row)
+            return None if found <= limit else f"{found} tokens, more than {whose} {limit}"
+
+        return self._sifted(rows, too_long)
+
+    def _sifted(self, rows: Sequence[Row], fault: Callable[[Row], str | None]) -> list[Row]:
+        good: list[Row] = []
+        for row in rows:
+            found = fault(row)
+            if found is None:
+                good.append(row)
+            else:
+                place = self._places.get(id(row))
+                self.faults.append(": ".join(filter(None, (place, of_row(row.id), found))))
+        return good
+
+    def settle(self, what: str) -> None:
+        """Tells what was found since the last time.
+
+        Errors: InputError naming the first faults and their number, unless bad rows are to be skipped; and when no row
+        is left. ``what``: rows of what, for the message.
+        """
+        new = self.faults[self._told :]
+        self._told = len(self.faults)
+        if new and not self._context.skip_bad:
+            raise InputError(
+                f"{len(self.faults)} of {self.read} {what} cannot be used:\n  "
+                + "\n  ".join(_first(new))
+                + "\nMend or remove them, or give --skip-bad to leave them out",
+                "data",
+            )
+        if new:
+            told = "\n  ".join(_first(new))
+            logging.getLogger(__name__).warning("%d of %d %s are skipped:\n  %s", len(new), self.read, what, told)
+            if self._context.ranks.is_first:
+                with replacing(self._context.folder / SKIPPED) as file:
+                    file.writelines(f"{fault}\n" for fault in self.faults)
+        if self.read and len(self.faults) >= self.read:
+            raise InputError(f"all {self.read} {what} had to be skipped; the first: {self.faults[0]}", "data")
+
+
+def chains_of(
+    paths: Sequence[str], intake: Intake, *, images: Path | None = None, pictures: bool = True
+) -> list[ChainRow]:
+    """The chains of a stage's files, looked through. ``images`` as `read_rows` has it; ``pictures``: whether the stage
+    reads them.
+
+    Errors: InputError for files that cannot be read, hold no chain, or hold bad ones that are not to be skipped.
+    """
+    found = _taken(paths, ChainRow, intake, "chains", images, pictures=pictures)
+    if not found:
+        raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
+    return found
+
+
+def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:
+    """The pairs of a stage's files, looked through. Errors: as `chains_of`."""
+    found = _taken(paths, PairRow, intake, "pairs", None, pictures=True)
+    if not found:
+        raise InputError(
+            f"{', '.join(paths)}: there is no pair to train on; lower the stage `pairs`' gap, or sample more chains",
+            "pairs",
+        )
+    return found
+
+
+def _taken(
+    paths: Sequence[str],
+    kind: type[FileRow],
+    intake: Intake,
+    what: str,
+    images: Path | None,
+    *,
+    pictures: bool,
+) -> list[FileRow]:
+    found = intake.rows_of(paths, kind, images)
+    rows = intake.seen(found) if pictures else found
+    intake.settle(what)
+    return rows
+
+
+def reads_pictures(stage: StageConfig) -> bool:
+    """Whether a stage reads the pictures of its chains."""
+    match stage.stage:
+        case "label":
+            return {*stage.sources} != {"exact"}
+        case "pairs":
+            return stage.prm is not None and stage.reward != "outcome"
+        case "evaluate":
+            return not stage.stored_scores
+        case _:
+            return True
+
+
+def problem_of(row: ProblemRow | ChainRow | PairRow) -> ProblemRow:
+    """What a row asks."""
+    return row if isinstance(row, ProblemRow) else row.problem
+
+
+Look = tuple[int, int] | str | CosError
+"""Width and height of a picture in pixels, why it cannot be read, or what went wrong that no reader foresaw. (An
+InputError cannot be sent from process to process.)"""
+
+
+def look_at(image: str) -> Look:
+    """A picture's size by the reader that training has. Errors are given back: a StopIteration must not leave a thread
+    as it is."""
+    from cos.training import row_data
+
+    try:
+        return row_data.read_picture(image).size
+    except InputError as error:
+        return str(error)
+    except Exception as error:
+        return named(f"picture {image!r}", error)
+
+
+def _fault(row: Row, found: Look) -> str | None:
+    if isinstance(found, CosError):
+        raise named(of_row(row.id), found) from found
+    return found if isinstance(found, str) else None
+
+
+Found = TypeVar("Found")
+
+
+def _shared(items: list[str], work: Callable[[str], Found]) -> list[Found]:
+    """``work`` of every item, in threads; of several processes of one run each does a part, and all get the whole."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _in_threads(items, work)
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.split_between_processes(items) as part:
+        mine = cast("list[str]", part)
+        # By item: with fewer items than processes, accelerate gives the last one to several.
+        found = dict(cast("list[tuple[str, Found]]", gather_object([*zip(mine, _in_threads(mine, work), strict=True)])))
+    return [found[item] for item in items]
+
+
+def _in_threads(items: list[str], work: Callable[[str], Found]) -> list[Found]:
+    """Pictures are decoded without Python's lock, so that threads help."""
+    threads = max(1, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(threads) as pool:
+        bar = tqdm(
+            pool.map(work, items), total=len(items), desc="pictures", mininterval=LOG_INTERVAL_S, delay=LOG_INTERVAL_S
+        )
+        return list(bar)
+
+
+def _first(faults: Sequence[str]) -> list[str]:
+    rest = len(faults) - MOST_TOLD
+    return [*faults[:MOST_TOLD], *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def training_facts(history: Sequence[Mapping[str, float]], steps: int) -> dict[str, object]:
+    """For ``done.json``: the steps that were done, and the loss that was logged first and last (of a run too short for
+    a log line, its mean as both)."""
+    logged = [entry["loss"] for entry in history if "loss" in entry]
+    logged = logged or [entry["train_loss"] for entry in history if "train_loss" in entry]
+    return {"steps": steps, "losses": {"first": logged[0], "last": logged[-1]} if logged else {}}
