@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cos.search.errors import InputError
 from cos.search.grammar import COS_TOKENS
-from cos.training.folder import is_first_process, replacing_folder
+from cos.training.folder import replacing_folder
 from cos.training.keys import LoraKeys, TrainingKeys
 from cos.training.parts import modules_of, part_of, trained_parts
 
@@ -114,7 +114,7 @@ def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path) -> PreT
     """The model with its adapters added into its weights. Where the keys say so they are kept in ``folder``, too."""
     if not isinstance(model, PeftModel):
         return model
-    if keys.lora is not None and keys.lora.keep_adapters and is_first_process():
+    if keys.lora is not None and keys.lora.keep_adapters:
         with replacing_folder(folder / ADAPTERS) as beside:
             cast(Any, model).save_pretrained(beside)
     return cast(PreTrainedModel, cast(Any, model).merge_and_unload())

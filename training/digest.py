@@ -26,7 +26,6 @@ from cos.training.folder import (
     StageContext,
     disk_errors,
     free_lock,
-    is_first_process,
     replacing,
     take_lock,
 )
@@ -104,13 +103,11 @@ def begin(
     """Compares a stage with what it was begun with and writes ``stage.json``; gives the context with the digest.
 
     What a stage has made is removed only where ``fresh`` says that it begins again. A stage that has kept nothing yet
-    takes new keys as they are. Of several processes of one run only the first does this.
+    takes new keys as they are. Of several ranks the first one alone is to call it.
 
     Errors: InputError for a stage that is done or was interrupted, and whose keys or inputs have changed: names each
     with its old and new value.
     """
-    if not is_first_process():
-        return context
     path = context.folder / STAGE
     before = read_record(path)
     now = record_of(recipe, stage, before, overrides)

@@ -32,6 +32,7 @@ from cos.training.preflight import Intake, pairs_of, training_facts
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
 from cos.training.rows import PairRow
+from cos.training.sharded import check_loaded_everywhere
 from cos.training.splits import claim
 from cos.training.validation import check_apart, taken
 
@@ -63,11 +64,11 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
-        trainer.run()
+        whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
         facts = {**outcome, **taken(intake, held_out), **did, **leaks}
-        run.finish(merge_lora(trained, config, context.folder), processor, facts)
+        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
 
 
 def picture_of(row: PairRow) -> Any:
@@ -78,6 +79,7 @@ def picture_of(row: PairRow) -> Any:
 def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:
     """Tells data what the frozen reference says of every pair: computed once, then read from the stage's folder, from
     the file that they are given under."""
+    check_loaded_everywhere()
     reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
@@ -91,7 +93,7 @@ def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData 
             with naming(of_stage(context.folder.name)):
                 return reference_logprobs(reference, pairs, rows_named(collate), config.batch, bf16=bf16)
 
-        pairs.refer(cached_reference(context.folder / name, key, compute))
+        pairs.refer(cached_reference(context.ranks, context.folder / name, key, compute))
 
 
 SHOWN = ("loss", "reward_margin", "reward_accuracy", "nll", "kl")

@@ -3,7 +3,9 @@
 lock          who runs here: process and host; empty when nobody does
 metrics.jsonl, checkpoint-<step>/, model/, *.jsonl     what the stage writes
 stage.json    the keys and inputs that the stage was begun with (`cos.training.digest`)
-done.json     stage, commit, seed, digest, seconds, memory and outcome; only when the stage has ended well
+done.json     stage, commit, seed, digest, ranks, seconds, memory and outcome; only when the stage has ended well
+
+Of several ranks (`cos.training.ranks`) the first one locks, reads what decides and writes; the others wait for it.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import socket
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from cos.search.errors import InputError
+from cos.training.failures import StageError, of_stage
 from cos.training.provenance import commit
+from cos.training.ranks import Ranks, is_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +63,8 @@ class StageContext:
     """Whether a step is only tried: neither checkpoints nor the model are kept."""
     digest: str | None = None
     """Of the stage's keys and inputs (`cos.training.digest`), for ``done.json``; None where nobody took it."""
+    ranks: Ranks = field(default_factory=Ranks.of_environment, compare=False)
+    """The processes that run this stage together."""
 
     @property
     def is_done(self) -> bool:
@@ -82,36 +88,46 @@ class StageContext:
 class StageRun:
     """One run of a stage in its folder, as a context: holds the folder's lock, and marks the end by `finish`.
 
-    Of several processes of one run (torchrun, accelerate) only the first locks and writes.
+    Every rank enters, finishes and leaves.
     """
 
     def __init__(self, context: StageContext, stage: str) -> None:
         self._context = context
         self._stage = stage
-        self._is_main = is_first_process()
         self._started = 0.0
         self._resumed = False
 
     def __enter__(self) -> StageRun:
         """Errors: InputError when another run holds the folder, naming its process and host."""
+        self._resumed = self._context.ranks.first(self._take)
+        self._started = time.monotonic()
+        _reset_peak()
+        return self
+
+    def _take(self) -> bool:
+        """Makes the folder this run's own; whether there are checkpoints of an earlier one."""
         folder = self._context.folder
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if self._is_main:
-                take_lock(folder)
-        self._started = time.monotonic()
-        self._resumed = any(folder.glob("checkpoint-*"))
-        _reset_peak()
-        return self
+            take_lock(folder)
+        return any(folder.glob("checkpoint-*"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Frees the folder. Errors: InputError in place of the error of a full disk."""
-        if self._is_main:
-            free_lock(self._context.folder)
+        """Frees the folder. Errors: InputError in place of the error of a full disk, StageError in place of a
+        library's when another rank is gone."""
+        ranks, folder = self._context.ranks, self._context.folder
+        if ranks.is_first:
+            free_lock(folder)
         if error is not None and is_disk_full(error):
-            raise _full(self._context.folder) from error
+            raise _full(folder) from error
+        if error is not None and ranks.count > 1 and is_lost(error):
+            raise StageError(
+                f"{of_stage(folder.name)}: another of the {ranks.count} processes of this run has ended before this "
+                f"one (number {ranks.number}); what it printed says why. The same command goes on from the last "
+                "checkpoint"
+            ) from error
 
     def finish(
         self,
@@ -119,9 +135,13 @@ class StageRun:
         processor: Any = None,
         outcome: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes ``model/`` if there is one, then ``done.json``: the stage has ended well."""
-        if not self._is_main:
-            return
+        """Writes ``model/`` if there is one, then ``done.json``: the stage has ended well.
+
+        All are what the first rank has; the others wait until they are written, and may give none.
+        """
+        self._context.ranks.first(lambda: self._write(model, processor, dict(outcome or {})))
+
+    def _write(self, model: PreTrainedModel | None, processor: Any, outcome: dict[str, Any]) -> None:
         folder = self._context.folder
         if model is not None and not self._context.trial:
             check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()))
@@ -134,19 +154,15 @@ class StageRun:
             "commit": commit(),
             "seed": self._context.seed,
             "digest": self._context.digest,
+            "ranks": self._context.ranks.count,
             "seconds": round(time.monotonic() - self._started, 1),
             "resumed": self._resumed,
             "peak_rss_mib": _peak_mib(),
             "peak_child_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
-            "outcome": dict(outcome or {}),
+            "outcome": outcome,
         }
         with replacing(folder / DONE) as file:
             file.write(json.dumps(done, indent=2) + "\n")
-
-
-def is_first_process() -> bool:
-    """Whether this is the first of several processes of one run, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def take_lock(folder: Path) -> None:

@@ -5,16 +5,21 @@ The data set is by LeCun, Cortes and Burges (CC BY-SA 3.0). It is read from the 
 the rendered held-out ledgers.
 """
 
+from __future__ import annotations
+
 import gzip
 import struct
 import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from cos.training.folder import StageContext
 
 Split = Literal["policy", "prm", "evaluation"]
 
@@ -58,6 +63,12 @@ def find(folder: Path) -> Path:
         with tarfile.open(folder / done.stdout.split()[-1]) as archive:
             archive.extractall(folder, filter="data")
     return data
+
+
+def fetched(context: StageContext, split: Split) -> Digits:
+    """The digits of one split for a stage, once the first rank has found or fetched them."""
+    context.ranks.first(lambda: find(context.mnist))
+    return load(context.mnist, split)
 
 
 def load(folder: Path, split: Split) -> Digits:

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from cos.search.errors import InputError
 from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
 from cos.training.failures import naming, of_row
-from cos.training.folder import is_first_process, replacing
+from cos.training.folder import replacing
 from cos.training.losses import Batch, Counts, Numbers
+from cos.training.ranks import Ranks
 from cos.training.trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -293,18 +294,29 @@ def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bo
 
 
 def cached_reference(
-    path: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
+    ranks: Ranks, path: Path, key: str, compute: Callable[[], list[tuple[float, float]]]
 ) -> list[tuple[float, float]]:
-    """What `compute` gives, kept in a file under a ``key`` that names pairs and reference."""
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [(chosen, rejected) for chosen, rejected in kept["logprobs"]]
-    found = compute()
-    if is_first_process():
+    """What `compute` gives, kept in a file under a ``key`` that names pairs and reference.
+
+    The first rank reads and writes; all ranks compute what is not kept.
+    """
+
+    def kept() -> list[tuple[float, float]] | None:
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [(chosen, rejected) for chosen, rejected in found["logprobs"]] if found["key"] == key else None
+
+    def keep() -> None:
         with replacing(path) as file:
-            json.dump({"key": key, "logprobs": found}, file)
-    return found
+            json.dump({"key": key, "logprobs": computed}, file)
+
+    known = ranks.first(kept)
+    if known is not None:
+        return known
+    computed = compute()
+    ranks.first(keep)
+    return computed
 
 
 def weights_digest(model: nn.Module) -> str:

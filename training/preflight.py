@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cos.search.errors import CosError, InputError
 from cos.training.failures import named, of_row
-from cos.training.folder import StageContext, is_first_process, replacing
+from cos.training.folder import StageContext, replacing
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
 from cos.training.recipe import StageConfig
@@ -125,7 +125,7 @@ class Intake:
         if new:
             told = "\n  ".join(_first(new))
             logging.getLogger(__name__).warning("%d of %d %s are skipped:\n  %s", len(new), self.read, what, told)
-            if is_first_process():
+            if self._context.ranks.is_first:
                 with replacing(self._context.folder / SKIPPED) as file:
                     file.writelines(f"{fault}\n" for fault in self.faults)
         if self.read and len(self.faults) >= self.read:

@@ -21,13 +21,13 @@ from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
-from cos.training.folder import StageContext, StageRun, is_first_process
+from cos.training.folder import StageContext, StageRun
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
 from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import LabelLoss
-from cos.training.mnist import load as load_digits
+from cos.training.mnist import fetched
 from cos.training.models import deepen
 from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
@@ -73,12 +73,14 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         trainer = StageTrainer(
             trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
         )
-        trainer.run()
-        if heads is not None and is_first_process():
-            save_file(heads.state_dict(), context.folder / HEADS)
+        whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         facts = {**taken(intake, held_out), **unlabelled(chains, config), **did, **trainer.validated, **leaks}
-        run.finish(merge_lora(trained, config, context.folder), processor, facts)
+        if whole is not None:
+            whole = merge_lora(whole, config, context.folder)
+            if heads is not None:
+                save_file(heads.state_dict(), context.folder / HEADS)
+        run.finish(whole, processor, facts)
 
 
 def unlabelled(chains: Sequence[ChainRow], config: PrmConfig) -> dict[str, int]:
@@ -110,8 +112,8 @@ def prm_data(
     """Rows alone, or clumsy writers and rows by turns."""
     if config.ledger is None:
         return rows_judged(config, encoder, rows)
-    digits = load_digits(context.mnist, config.ledger.digits)
-    samples = config.batch * config.accumulate * (config.steps or 1)
+    digits = fetched(context, config.ledger.digits)
+    samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
     seed = config.ledger.seed or context.seed
     writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
     return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)

@@ -21,6 +21,7 @@ from cos.training.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.keys import ProblemSource
 from cos.training.preflight import Intake
 from cos.training.problems import images_of
+from cos.training.ranks import ALONE, give_back_memory
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
 from cos.training.splits import claim, ledger_digits
@@ -46,11 +47,13 @@ def run_rounds(config: RoundsConfig, context: StageContext, stages: Stages | Non
     stages = stages or own_stages()
     with StageRun(context, "rounds") as run:
         policy, outcome = config.policy, claimed(config, context)
-        check_made(config, context)
+        context.ranks.first(lambda: check_made(config, context))
         for number in range(1, config.rounds + 1):
             policy = run_round(config, context, number, policy, stages)
-            outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
-        run.finish(*load_checkpoint(policy), outcome)
+            if context.ranks.is_first:
+                outcome[f"round-{number}"] = outcomes(context.folder / f"round-{number}")
+        trained = load_checkpoint(policy) if context.ranks.is_first else (None, None)
+        run.finish(*trained, outcome)
 
 
 def check_made(config: RoundsConfig, context: StageContext) -> None:
@@ -80,22 +83,32 @@ def own_stages() -> Stages:
 
 
 def run_round(config: RoundsConfig, context: StageContext, number: int, policy: str, stages: Stages) -> str:
-    """One round from ``policy``; returns where its own policy stands. Parts that are done are passed over."""
+    """One round from ``policy``; returns where its own policy stands. Parts that are done are passed over.
+
+    All ranks train; the first one alone draws and pairs, and the others wait for it.
+    """
     folder = (context.folder / f"round-{number}").resolve()
     rollout, pairs, dpo = (
         replace(context, folder=folder / part, seed=context.seed + SEED_STRIDE * number) for part in PARTS
     )
-    if not rollout.is_done:
-        asked = questions(config, context, number, folder)
-        stages.rollout(config.rollout.model_copy(update={"policy": policy, "problems": asked}), rollout)
-    if not pairs.is_done:
-        chains = (str(rollout.folder / "chains.jsonl"),)
-        stages.pairs(config.pairs.model_copy(update={"chains": chains, "prm": config.prm}), pairs)
-    if not dpo.is_done:
+
+    def draw_and_pair() -> None:
+        if not rollout.is_done:
+            asked = questions(config, context, number, folder)
+            drawn = config.rollout.model_copy(update={"policy": policy, "problems": asked})
+            stages.rollout(drawn, replace(rollout, ranks=ALONE))
+        if not pairs.is_done:
+            chains = (str(rollout.folder / "chains.jsonl"),)
+            paired = config.pairs.model_copy(update={"chains": chains, "prm": config.prm})
+            stages.pairs(paired, replace(pairs, ranks=ALONE))
+
+    context.ranks.first(draw_and_pair)
+    if not context.ranks.first(lambda: dpo.is_done):
         trained = config.policy if config.weights == "restart" else policy
         found = (str(pairs.folder / "pairs.jsonl"),)
         update = {"policy": trained, "reference": config.policy, "pairs": found}
         stages.dpo(config.dpo.model_copy(update=update), dpo)
+        give_back_memory()
     return str(dpo.folder / MODEL)
 
 

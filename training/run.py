@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +14,7 @@ import typer
 from cos.search.errors import InputError
 from cos.training import digest
 from cos.training.folder import DONE, StageContext
+from cos.training.ranks import ALONE, give_back_memory, leave
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
 from cos.training.references import check_references
@@ -48,6 +49,7 @@ def _command(kind: str, summary: str) -> Callable[..., None]:
         )
         check_references(recipe, [found], in_order=False, anew=fresh)
         run_stage(recipe, found, how)
+        leave()
 
     command.__doc__ = summary
     return command
@@ -92,6 +94,7 @@ def run_all(
     )
     for stage in recipe.stages:
         run_stage(recipe, stage, how)
+    leave()
 
 
 @app.command("check")
@@ -180,27 +183,38 @@ class Manner:
 
 
 def run_stage(recipe: Recipe, stage: StageConfig, how: Manner | None = None) -> None:
-    """Runs one stage unless it is done; prints what came out.
+    """Runs one stage unless it is done; prints what came out. All processes of a run are to call it.
 
     Errors: InputError for one that was begun with other keys or inputs (`cos.training.digest`).
     """
     how = how or Manner()
     context = recipe.context(stage, skip_bad=how.skip_bad)
-    name = folder_name(stage)
-    context = digest.begin(recipe, stage, context, fresh=how.fresh, overrides=how.overrides)
-    if context.is_done and how.fresh != "always":
-        if not how.json_only:
+    name, ranks, begun = folder_name(stage), context.ranks, context
+    taken = ranks.first(lambda: digest.begin(recipe, stage, begun, fresh=how.fresh, overrides=how.overrides).digest)
+    context = replace(context, digest=taken)
+    if ranks.first(lambda: begun.is_done) and how.fresh != "always":
+        if not how.json_only and ranks.is_first:
             known = (context.folder / digest.STAGE).is_file()
             doubt = "" if known else "; with which keys and data is not known, as it has no stage.json"
             typer.echo(f"{name}: done before ({context.folder / DONE}){doubt}", err=True)
     else:
         logging.basicConfig(level=logging.WARNING)
         _set_threads(context.threads)
-        _runner(stage)(stage, context)
-    done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
-    typer.echo(
-        json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
-    )
+        run = _runner(stage)
+        if stage.stage in BY_ALL_RANKS:
+            run(stage, context)
+            give_back_memory()
+        else:
+            ranks.first(lambda: run(stage, replace(context, ranks=ALONE)))
+    if ranks.is_first:
+        done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
+        typer.echo(
+            json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
+        )
+
+
+BY_ALL_RANKS = ("sight", "sft", "prm", "dpo", "rounds")
+"""Stages that all processes of a run carry out together; of the others the first one does, and the rest wait."""
 
 
 def _set_threads(threads: int) -> None:
@@ -225,7 +239,3 @@ def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
             f"stage {stage.stage!r} needs {error.name}, which is not installed: pip install 'cos-serve[train]'", "stage"
         ) from error
     return getattr(module, f"run_{stage.stage}")
-
-
-if __name__ == "__main__":
-    app()

@@ -17,7 +17,7 @@ from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import SftLoss
-from cos.training.mnist import Digits
+from cos.training.mnist import Digits, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
 from cos.training.preflight import Intake, chains_of, training_facts
@@ -62,13 +62,14 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             in_order=config.ledger is not None,
             held_out=imitated(held_out, encoder) if held_out else None,
         )
-        trainer.run()
-        model = merge_lora(trained, config, context.folder)
-        with naming(of_stage(context.folder.name)):
-            outcome = exact_on_unseen(model, collate, encoder, config, context)
+        whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
-        facts = {**taken(intake, held_out), **did, **outcome, **trainer.validated}
-        run.finish(model, processor, {**facts, **leaks})
+        facts = {**taken(intake, held_out), **did, **trainer.validated, **leaks}
+        if whole is not None:
+            whole = merge_lora(whole, config, context.folder)
+            with naming(of_stage(context.folder.name)):
+                facts |= exact_on_unseen(whole, collate, encoder, config, context)
+        run.finish(whole, processor, facts)
 
 
 def sft_data(
@@ -76,8 +77,8 @@ def sft_data(
 ) -> Dataset[Sample]:
     """Gold ledgers without end, or the chains of files."""
     if config.ledger is not None:
-        digits = load_digits(context.mnist, config.ledger.digits)
-        samples = config.batch * config.accumulate * (config.steps or 1)
+        digits = fetched(context, config.ledger.digits)
+        samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
         return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
     return imitated(chains, encoder)
 

@@ -9,7 +9,7 @@ is trained towards what the first one makes of each digit in each cell, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from cos.training.encode import load_checkpoint
 from cos.training.folder import StageContext, StageRun
 from cos.training.ledger import GRID
 from cos.training.losses import Batch, Counts, Numbers
+from cos.training.mnist import Split, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import SIZES, build_model, build_processor, build_tokenizer
 from cos.training.recipe import SightConfig
@@ -109,6 +110,10 @@ class SightLoss:
         return value * share, {"digit_accuracy": hit}
 
 
+OTHER: Mapping[Split, Split] = {"policy": "prm", "prm": "policy"}
+"""Whose digits an eye is measured on that has learnt its own."""
+
+
 def run_sight(config: SightConfig, context: StageContext) -> None:
     """Builds a model of the size of ``role``, trains its eyes and writes ``model/``."""
     with StageRun(context, "sight") as run:
@@ -116,7 +121,7 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
         tokenizer = build_tokenizer(context.seed)
         size = SIZES[config.role]
         model, processor = build_model(size, tokenizer, context.seed), build_processor(size, tokenizer)
-        digits = load_digits(context.mnist, config.role)
+        digits = fetched(context, config.role)
         collate = CellCollator(processor)
         aims = None
         if config.towards is not None:
@@ -124,14 +129,17 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
             aims = prototypes_of(first, CellCollator(its), Renderer(load_digits(context.mnist, "policy"), PEN), context)
         torch.manual_seed(context.seed)
         heads = SightHeads(size.text_width)
-        data = CellData(Renderer(digits, PEN), config.batch * (config.steps or 1), context.seed)
+        samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
+        data = CellData(Renderer(digits, PEN), samples, context.seed)
         loss = SightLoss(heads, aims)
-        StageTrainer(model, loss, data, collate, config, context, extra=heads, in_order=True).run()
-        other = load_digits(context.mnist, "prm" if config.role == "policy" else "policy")
-        outcome = {"digits_unseen": digit_accuracy(model, loss, collate, CellData(Renderer(other), 512, context.seed))}
-        if aims is None:
-            rescale(model, collate, data)
-        run.finish(model, processor, {**outcome, **leaks})
+        whole = StageTrainer(model, loss, data, collate, config, context, extra=heads, in_order=True).run()
+        outcome: dict[str, Any] = {**leaks}
+        if whole is not None:
+            other = CellData(Renderer(load_digits(context.mnist, OTHER[config.role])), 512, context.seed)
+            outcome["digits_unseen"] = digit_accuracy(whole, loss, collate, other)
+            if aims is None:
+                rescale(whole, collate, data)
+        run.finish(whole, processor, outcome)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from cos.search.errors import InputError
-from cos.training.folder import DONE, StageContext, is_first_process, replacing
+from cos.training.folder import DONE, StageContext, replacing
 from cos.training.keys import LedgerSource, ProblemSource
 from cos.training.mnist import Split
 from cos.training.recipe import Recipe, StageConfig, folder_name
@@ -56,16 +56,24 @@ def claim(
     """Writes down what a stage uses and compares it with what stages of other roles use.
 
     ``digits`` are those of ledgers, beside what the problems tell; ``checkpoints`` those that the stage uses, as a
-    recipe names them. Of several processes of one run (torchrun) only the first does it. Returns what done.json is to
-    tell: nothing, or, where leaks are to be reported, ``leaks``: how many questions and which digits are shared with
-    each stage.
+    recipe names them. Of several ranks the first one does it, and the others wait. Returns what done.json is to tell:
+    nothing, or, where leaks are to be reported, ``leaks``: how many questions and which digits are shared with each
+    stage.
 
     Errors: InputError for a leak, naming both stages and the first question, and for a record that cannot be read.
     """
-    if not is_first_process():
-        return {}
     problems = list(problems)
-    names, served = keys_of(problems), _digits(problems) | frozenset(digits)
+    return context.ranks.first(lambda: _claimed(context, role, problems, frozenset(digits), checkpoints))
+
+
+def _claimed(
+    context: StageContext,
+    role: Role,
+    problems: Sequence[ProblemRow],
+    digits: frozenset[Split],
+    checkpoints: Iterable[str | None],
+) -> dict[str, Any]:
+    names, served = keys_of(problems), _digits(problems) | digits
     path = record_path(context)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -83,8 +91,6 @@ def check_unseen(
 ) -> dict[str, Any]:
     """Compares the questions of a stage without a role of its own with those of policy training: labels are to be about
     chains for questions that the policy never saw. Returns and raises as `claim`; writes no record."""
-    if not is_first_process():
-        return {}
     others = _records(context, checkpoints, frozenset[Role]({"policy"}))
     return _compared(context, "labels", _digits(problems), keys_of(problems), others)
 

@@ -4,7 +4,8 @@ loss that is not finite, one metrics log and one progress bar.
 What it adds to the library's: a checkpoint is written beside and renamed, so that a kill at any moment leaves the last
 one loadable; weights are resumed through ``from_pretrained`` (saved key names differ from the module's for some
 architectures, and ``load_state_dict(strict=False)`` would then load nothing); heads that are thrown away after training
-(`extra`) are saved and resumed beside the model.
+(`extra`) are saved and resumed beside the model; a signal that ends the run saves a checkpoint first. In several
+processes all ranks train, and the first one alone writes (`cos.training.ranks`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from cos.search.errors import InputError
 from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
+from cos.training.joint import Joint
 from cos.training.keys import TrainingKeys
 from cos.training.losses import Counts, StageLoss
 from cos.training.metrics import add_metrics, cut_metrics
@@ -36,6 +38,8 @@ from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
 from cos.training.schedule import schedule
+from cos.training.sharded import Blueprint, check_sharding, name_layers, whole_model
+from cos.training.stopping import StopOnSignal
 from cos.training.validation import HeldOutTrainer, validation_of
 
 EXTRA = "extra.safetensors"
@@ -59,7 +63,9 @@ class StageTrainer(HeldOutTrainer):
         held_out: Dataset[Any] | None = None,
     ) -> None:
         """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it.
-        ``held_out``: what is measured on where the keys have a ``validation``. Errors: InputError without it then.
+        ``held_out``: what is measured on where the keys have a ``validation``.
+
+        Errors: InputError without it then, and for what cannot be trained in shards.
         """
         self.extra = extra
         self._keys = keys
@@ -67,6 +73,9 @@ class StageTrainer(HeldOutTrainer):
         self._partial = context.folder / ".partial"
         self._saving = False
         self._folder = context.folder
+        self._ranks = context.ranks
+        self._stop = StopOnSignal(context.ranks)
+        self._blueprint = Blueprint.of(model)
         self.measured_by(loss, validation_of(keys, context, held_out))
         prepare_trainable(model, keys)
         super().__init__(
@@ -81,26 +90,49 @@ class StageTrainer(HeldOutTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.add_callback(Bar(context.folder.name))
+        self.add_callback(self._stop)
+        check_sharding(self.accelerator, keys, has_heads=extra is not None)
+        name_layers(self.accelerator, model)
 
-    def run(self) -> None:
-        """Trains to the end, from the newest checkpoint if there is one.
+    def run(self) -> PreTrainedModel | None:
+        """Trains to the end, from the newest checkpoint if there is one. Every rank is to call it.
 
+        Returns the trained model, whole, on the first rank, where all that follows is done; None on the others.
         Errors: FloatingPointError at a loss or gradient that is not finite, before anything is written; StageError for
-        data that cannot be used, and after fewer steps than were planned.
+        data that cannot be used, after fewer steps than were planned, and, with a checkpoint of the last step, when a
+        signal has ended the run; InputError for a checkpoint by another number of processes.
         """
-        shutil.rmtree(self._partial, ignore_errors=True)
-        newest = newest_checkpoint(self._folder)
-        begun = step_of(newest) if newest else 0
-        if self.is_world_process_zero():
-            cut_metrics(self._folder, begun)
+        begun = self._ranks.first(self._begin)
         self.remember_best(begun)
-        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        with self._stop.listening():
+            self.train(resume_from_checkpoint=str(self._folder / f"checkpoint-{begun}") if begun else None)
         done, planned = self.state.global_step, self.state.max_steps
+        if self._stop.has_stopped:
+            raise StageError(
+                f"{of_stage(self._folder.name)} was told to stop: a checkpoint of step {done} of {planned} is saved, "
+                "and the same command goes on from there"
+            )
         if not self.take_best() and done < planned:
             raise StageError(
                 f"{of_stage(self._folder.name)} did {done} of {planned} planned steps: its data ended too soon; "
                 "nothing is written. Check the files of its data and run the same command again"
             )
+        return whole_model(self.accelerator, self.model_wrapped, cast("PreTrainedModel", self.model), self._blueprint)
+
+    def _begin(self) -> int:
+        """Clears away what a kill has left, and gives the step to go on from; 0 where there is no checkpoint."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+        newest = newest_checkpoint(self._folder)
+        if newest is not None:
+            check_count(newest, self._ranks.count)
+        begun = step_of(newest) if newest else 0
+        cut_metrics(self._folder, begun)
+        return begun
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        if self.extra is None or not training or model is not self.model:
+            return super()._wrap_model(model, training, dataloader)
+        return self.accelerator.prepare_model(Joint(model, self.extra, self._loss))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Muon for the layers' matrices and AdamW for the rest, or AdamW for all, as the stage's keys say."""
@@ -108,7 +140,9 @@ class StageTrainer(HeldOutTrainer):
             named = [*cast("nn.Module", model or self.model).named_parameters()]
             named += [*self.extra.named_parameters()] if self.extra else []
             trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-            self.optimizer = MuonAdamW(trained, self._keys)
+            made = MuonAdamW(trained, self._keys)
+            # A library that shards an optimizer's state knows PyTorch's own.
+            self.optimizer = made if len(made.parts) > 1 else made.parts[0]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -127,13 +161,9 @@ class StageTrainer(HeldOutTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The stage's own loss; what else it measures is logged with it.
-
-        ``num_items_in_batch``: targets of the whole step, as counted above. As the gradients of several processes are
-        averaged and not added up, each then counts as often as there are processes.
-        """
         counts: Counts | None = num_items_in_batch
-        value, numbers = self._loss(model, inputs, counts)
+        is_joint = self.extra is not None and model is self.model_wrapped
+        value, numbers = model(inputs, counts) if is_joint else self._loss(model, inputs, counts)
         if counts is not None:
             value = value * self.accelerator.num_processes
         for name, number in numbers.items():
@@ -148,7 +178,8 @@ class StageTrainer(HeldOutTrainer):
         return value
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+        # Heads beside the model are not clipped, nor do they count in its norm.
+        norm = super()._clip_grad_norm(model if self.extra is None else self.model)
         if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))):
             raise FloatingPointError(self._not_finite("gradient norm", float(norm)))
         return norm
@@ -161,34 +192,50 @@ class StageTrainer(HeldOutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the stage's numbers, averaged since the last log, and writes a line of ``metrics.jsonl``."""
         if "validation_loss" not in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._numbers.items() if values}
-            self._numbers.clear()
+            logs |= self._means()
         super().log(logs, start_time)
         if self.is_world_process_zero():
             add_metrics(self._folder, self.state.global_step, logs)
+
+    def _means(self) -> dict[str, float]:
+        """The stage's numbers since the last log, averaged over steps and ranks."""
+        found: dict[str, list[float]] = {}
+        for numbers in self._ranks.gathered(self._numbers):
+            for name, values in numbers.items():
+                found.setdefault(name, []).extend(values)
+        self._numbers.clear()
+        return {name: sum(values) / len(values) for name, values in found.items() if values}
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._partial) if self._saving else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes beside, then renames; older checkpoints go once the new one stands."""
-        check_disk(self._folder, _bytes_of(self.model, self.extra) * CHECKPOINT_COPIES)
+        """Writes beside, then renames; older checkpoints go once the new one stands. Every rank writes the state of its
+        random numbers, the first one all else."""
+        self._ranks.first(lambda: check_disk(self._folder, _bytes_of(self.model, self.extra) * CHECKPOINT_COPIES))
         self._saving = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self._saving = False
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            name = f"checkpoint-{self.state.global_step}"
-            older = checkpoints(self._folder)
-            if not (self._folder / name).exists():
-                os.replace(self._partial / name, self._folder / name)
-            shutil.rmtree(self._partial, ignore_errors=True)
-            for folder in older:
-                if folder.name != name:
-                    shutil.rmtree(folder)
-        self.accelerator.wait_for_everyone()
+        self._ranks.wait()
+        self._ranks.first(self._publish)
+
+    def _publish(self) -> None:
+        """Puts the checkpoint that is whole beside in place of older ones."""
+        name = f"checkpoint-{self.state.global_step}"
+        older = checkpoints(self._folder)
+        if not (self._folder / name).exists():
+            os.replace(self._partial / name, self._folder / name)
+        shutil.rmtree(self._partial, ignore_errors=True)
+        for folder in older:
+            if folder.name != name:
+                shutil.rmtree(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the library has it; the other ranks wait until the first one has written."""
+        super().save_model(output_dir, _internal_call)
+        self._ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -229,6 +276,18 @@ def step_of(checkpoint: Path) -> int:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The one to resume from; None before the first."""
     return next(reversed(checkpoints(folder)), None)
+
+
+def check_count(checkpoint: Path, ranks: int) -> None:
+    """Errors: InputError for a checkpoint by another number of ranks: other batches would follow, and other rates."""
+    # Every rank writes a file of its random numbers' state.
+    written = len([*checkpoint.glob("rng_state*.pth")])
+    if written != ranks:
+        raise InputError(
+            f"{checkpoint} was written by a run in {written} processes, and this one has {ranks}: start {written}, "
+            f"or remove {checkpoint} to begin again",
+            "runs",
+        )
 
 
 def prepare_trainable(model: PreTrainedModel, keys: TrainingKeys) -> None:
@@ -277,6 +336,8 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         bf16=is_bf16(keys.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=context.seed,
+        # A tower's last layers may have no part in a loss; by the library's default they may end training of ranks.
+        ddp_find_unused_parameters=True,
         train_sampling_strategy="sequential" if in_order else "random",
         logging_steps=keys.log_every,
         logging_nan_inf_filter=False,

@@ -148,12 +148,6 @@ def test_parts_of_rounds_have_records_of_their_own(tmp_path: Path) -> None:
         claim(context(tmp_path, "prm"), "prm", [two])
 
 
-def test_of_several_processes_only_the_first_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert claim(context(tmp_path, "sft"), "policy", problems(tmp_path, [1])) == {}
-    assert not (tmp_path / "splits").exists()
-
-
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "sft.json").write_text("{}")

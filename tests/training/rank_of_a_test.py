@@ -1,0 +1,97 @@
+"""One rank of a run under test: ``cos train run``, broken off in its first tries as the test plans.
+
+Started by torchrun, which begins anew after a rank has ended badly: the same command again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from cos.clients.cli import main
+from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.folder import StageContext
+from cos.training.losses import Batch, Counts, Numbers
+from cos.training.recipe import SftConfig
+from cos.training.row_data import imitated
+from cos.training.rows import ChainRow, read_rows
+from cos.training.trainer import StageTrainer
+
+
+def break_off(stage: str, rank: int, step: int, how: str) -> None:
+    """Has this process get a signal, if it is that rank, in that step (from 0) of the stage."""
+    plain = StageTrainer.training_step
+
+    def training_step(self: StageTrainer, model: nn.Module, inputs: dict[str, Any], count: Any = None) -> Tensor:
+        here = (Path(str(self.args.output_dir)).name, int(os.environ["RANK"]), self.state.global_step)
+        if here == (stage, rank, step):
+            os.kill(os.getpid(), signal.Signals[how])
+        return plain(self, model, inputs, count)
+
+    StageTrainer.training_step = training_step
+
+
+@dataclass(frozen=True)
+class TokensLoss:
+    """How far what a head says of tokens' embeddings is from 1; not reached by the model's own forward pass."""
+
+    heads: nn.Module
+
+    def counts(self, batch: Batch) -> Counts:
+        """Tokens."""
+        return {"tokens": torch.tensor(batch["input_ids"].numel())}
+
+    def __call__(self, model: Any, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
+        """The squares, divided by the tokens."""
+        off = self.heads(model.get_input_embeddings()(batch["input_ids"])).sub(1).square().sum()
+        return off / (counts or self.counts(batch))["tokens"], {"off": off.item()}
+
+
+def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
+    """Trains a head beside a model."""
+    torch.manual_seed(0)
+    trained, processor = load_checkpoint(model)
+    heads = nn.Linear(64, 1)
+    rows = list(read_rows(Path(chains), ChainRow))
+
+    config = SftConfig.model_validate({"model": model, "data": [chains], "precision": "fp32", "log_every": 1, **keys})
+    context = StageContext(folder=runs / "heads", runs=runs)
+    data, collate = imitated(rows, TurnEncoder(processor.tokenizer)), Collator(processor)
+    StageTrainer(trained, TokensLoss(heads), data, collate, config, context, extra=heads).run()
+    return heads
+
+
+def as_if_on_accelerators() -> None:
+    """Has accelerate take CPUs and gloo for what it shards models on: by itself it does so on accelerators alone."""
+
+    def backend(*given: Any) -> tuple[str, DistributedType]:
+        del given
+        return "gloo", DistributedType.MULTI_GPU
+
+    PartialState._prepare_backend = backend
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    torch.distributed.init_process_group("gloo")
+
+
+if __name__ == "__main__":
+    recipe, plan = sys.argv[1:]
+    planned = json.loads(Path(plan).read_text())
+    if planned["shards"]:
+        as_if_on_accelerators()
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if attempt == 0 and planned["heads"]:
+        found = train_heads(**{**planned["heads"], "runs": Path(planned["heads"]["runs"])})
+        torch.save(found.state_dict(), Path(planned["heads"]["runs"]) / f"heads-{os.environ['RANK']}.pt")
+    if attempt < len(planned["breaks"]):
+        break_off(**planned["breaks"][attempt])
+    main(["train", "run", "--config", recipe])
