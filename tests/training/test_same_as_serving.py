@@ -5,13 +5,15 @@ Serving is asked itself: vLLM's own multi-modal processor renders every row, wit
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,20 +25,25 @@ from transformers import AutoProcessor
 
 from cos.engines.checkpoint import templater
 from cos.engines.load import Load
-from cos.engines.pictures import SERVED, Origin, decode
+from cos.engines.pictures import SERVED, Origin, decode, read_file
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
-from cos.search.types import Picture, Question
+from cos.prm.cos import CosPrm
+from cos.search.errors import BadImage, InputError
+from cos.search.ports import LabelRead
+from cos.search.types import Picture, Question, Step
 from cos.server.images import take
 from cos.training.accuracy import ask
-from cos.training.encode import Collator, Sample, TurnEncoder
+from cos.training.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.evaluate import RowProblem
 from cos.training.judge import messages_of
 from cos.training.rollout import question_of
-from cos.training.row_data import read_picture
+from cos.training.row_data import RowData, read_picture
 from cos.training.rows import ChainRow, ProblemRow
-from tests.training.nasty_rows import ROWS, noise, rows
+from cos.training.scoring import read_tree, tree_of
+from tests.server.test_images import chunk
+from tests.training.nasty_rows import ROWS, noise, questions, rows, saved
 from tests.training.tiny_models import ARCHITECTURES, SIDE, Architecture, build
 
 CONTEXT_TOKENS = 8192
@@ -205,3 +212,108 @@ async def test_nothing_but_the_chat_template_begins_a_prompt(checkpoint: Checkpo
     ):
         assert int(ids[0]) == first
         assert processor.tokenizer.pad_token_id not in list(ids)
+
+
+class WrittenDown:
+    """A PRM's engine and session that write down what they are asked to read."""
+
+    def __init__(self, vocabulary: HfVocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.read: list[list[int]] = []
+
+    async def open(self, question: Question) -> WrittenDown:
+        return self
+
+    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
+        self.read.append([*continuation])
+        return LabelRead(-0.1, -3.0, 1, 0)
+
+
+@pytest.mark.parametrize("tokenizer_of_policy", ["the same", "another"])
+async def test_a_prm_is_taught_the_chain_that_it_reads_in_a_search(
+    tokenizer_of_policy: str, checkpoint: Checkpoint, nasty: list[ProblemRow]
+) -> None:
+    reader = WrittenDown(checkpoint.engine.vocabulary)
+    encoder = TurnEncoder(checkpoint.processor.tokenizer)
+    policy: Any = reader.vocabulary if tokenizer_of_policy == "the same" else SimpleNamespace(fingerprint="another")
+    scorer = CosPrm(cast("Any", reader), policy)
+    texts = [text for text in questions() if text.strip()]
+    steps = tuple(Step(*texts[start : start + 3]) for start in range(0, len(texts) - 3, 3))
+    row = ChainRow(id="chain", problem=nasty[0], steps=steps, answer=texts[-1])
+    nodes, _ = tree_of(reader.vocabulary, [row])
+    await read_tree(await scorer.open(Question("?")), nodes, asyncio.Semaphore(1))
+    taught = encoder.judged(steps, row.answer, [1.0] * (len(steps) + 1))
+    assert max(reader.read, key=len) == taught.ids
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and holds none."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+REFUSED = {
+    "of 400 megapixels": (header_of(20_000, 20_000), "400.0 megapixels, the limit is 25"),
+    "of 100 megapixels": (header_of(10_000, 10_000), "100.0 megapixels, the limit is 25"),
+    "of 30 megapixels": (header_of(6000, 5000), "6000x5000 pixels, 30.0 megapixels, the limit is 25"),
+    "201 times as wide as high": (saved(Image.new("RGB", (201, 1))), "201x1 pixels; one side may be 200 times the oth"),
+    "cut off in its pixels": (saved(noise(90, 90))[:4000], "a broken image file"),
+    "cut off as JPEG": (saved(noise(90, 90), "JPEG")[:1500], "a broken image file"),
+    "of another format": (saved(noise(9, 9), "TIFF"), "not an image (expected PNG, JPEG, WEBP, GIF or BMP)"),
+    "that is text": (b"hello", "not an image"),
+    "that is empty": (b"", "empty; give a picture"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_what_a_server_refuses_training_refuses_in_the_same_words_and_names_the_file(
+    kind: str, tmp_path: Path
+) -> None:
+    data, why = REFUSED[kind]
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    row = ProblemRow(id="a row", image=str(path), question="?", answer="2")
+    with pytest.raises(BadImage) as by_server:
+        decode(take(data, SERVED, "image").data, Origin("image"))
+    said = str(by_server.value).removeprefix("image: ")
+    assert said.startswith(why)
+    with pytest.raises(InputError) as by_training:
+        read_picture(row.image)
+    with pytest.raises(InputError) as by_rollout:
+        await question_of(row)
+    assert str(by_training.value) == str(by_rollout.value) == f"picture {str(path)!r}: {said}"
+    with pytest.raises(InputError, match="picture of problem 'a row': ") as by_evaluation:
+        ask(RowProblem(row))
+    assert str(by_evaluation.value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gone.png", "cannot be read: No such file or directory"),
+        ("", "cannot be read: Is a directory"),
+        ("a\0b.png", "cannot be read: embedded null byte"),
+        ("large.png", "16.5 MiB, the limit is 16 MiB; make the picture smaller, or save it as JPEG"),
+    ],
+)
+async def test_a_file_that_cannot_be_taken_is_named_by_all_who_read_pictures(
+    name: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "large.png").write_bytes(saved(noise(9, 9)) + bytes(int(16.5 * 2**20) - 300))
+    row = ProblemRow(id="a row", image=str(tmp_path / name), question="?", answer="2")
+    for read in (read_picture, read_file):
+        with pytest.raises(InputError) as refused:
+            read(row.image)
+        assert str(refused.value) == f"picture {row.image!r}: {why}"
+    with pytest.raises(InputError) as refused:
+        await question_of(row)
+    assert str(refused.value) == f"picture {row.image!r}: {why}"
+
+
+def test_a_picture_that_is_too_large_stops_training_by_its_row_its_file_its_size_and_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(header_of(20_000, 20_000))
+    problem = ProblemRow(id="p", image=str(path), question="?", answer="2")
+    data = RowData([ChainRow(id="p/0", problem=problem, steps=(), answer="2")], lambda _: Turn([], [], [], []))
+    with pytest.raises(InputError, match=r"row 'p/0': picture '.*large.png': 400.0 megapixels, the limit is 25; give"):
+        data[0]
