@@ -98,6 +98,11 @@ def decode(
     return Picture(image, digest.hexdigest())
 
 
+def as_seen(image: Image.Image) -> Image.Image:
+    """A picture that somebody opened with Pillow, as `decode` makes it of the file; the one given stays as it is."""
+    return _to_rgb(_turned(image.copy()))
+
+
 class _Checked(io.BytesIO):
     """A file that calls ``check`` whenever more of it is read."""
 
@@ -154,6 +159,10 @@ def _upright(image: ImageFile.ImageFile, check: Callable[[], None]) -> Image.Ima
     image.load()
     check()
     _scale_clear_colour(image, stored_as)
+    return _turned(image)
+
+
+def _turned(image: Image.Image) -> Image.Image:
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image

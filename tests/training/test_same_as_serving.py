@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoProcessor
 
+from cos.clients.wire import encode_image
 from cos.engines.checkpoint import templater
 from cos.engines.load import Load
 from cos.engines.pictures import SERVED, Origin, decode, read_file
@@ -43,7 +46,7 @@ from cos.training.row_data import RowData, read_picture
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import read_tree, tree_of
 from tests.server.test_images import chunk
-from tests.training.nasty_rows import ROWS, noise, questions, rows, saved
+from tests.training.nasty_rows import ROWS, noise, pictures, questions, rows, saved
 from tests.training.tiny_models import ARCHITECTURES, SIDE, Architecture, build
 
 CONTEXT_TOKENS = 8192
@@ -110,6 +113,10 @@ def rendering_engine(folder: Path) -> VllmEngine:
     return VllmEngine(settings, llm, prompt, vocabulary, CollectorRegistry(), Load())
 
 
+def call(look: Callable[[], Any]) -> Any:
+    return look()
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> Architecture:
     return request.param
@@ -125,7 +132,7 @@ def checkpoint(
         begin_texts_by_itself(folder)
     with pytest.MonkeyPatch.context() as patch:
         # vLLM looks at a model's class in a process of its own, which takes 20 s where it has not looked before.
-        patch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda look: look())
+        patch.setattr("vllm.model_executor.models.registry._run_in_subprocess", call)
         yield Checkpoint(folder, rendering_engine(folder))
 
 
@@ -167,6 +174,14 @@ async def test_training_rollout_judge_evaluation_and_server_see_the_same_pixels(
         assert drawn.text == evaluated.text == asked == row.question
 
 
+@pytest.mark.parametrize("name", pictures())
+def test_a_picture_opened_with_pillow_is_sent_with_the_pixels_of_its_file(name: str) -> None:
+    data = pictures()[name]
+    with Image.open(io.BytesIO(data)) as image:
+        sent = decode(take(encode_image(image), SERVED, "image").data, Origin("image"))
+    assert sent.digest == decode(data, Origin("image")).digest
+
+
 def sent_pixels(rendered: dict[str, Any], image_processor: Any) -> dict[str, Tensor]:
     """The tensors that vLLM sends its engine for the picture; those of Qwen2.5-VL are normalised there, of 8 bits."""
     tensors: dict[str, Any] = rendered["mm_kwargs"].get_data()
@@ -198,6 +213,14 @@ async def test_training_takes_the_prompt_ids_and_the_pixels_that_vllm_sends_its_
             torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=1e-5, atol=1e-5, msg=f"{name} of {row.id}")
         tiles.add(len(sent["pixel_values"].squeeze()))
     assert len(tiles) > 1, "no picture was cut into more tiles than another"
+
+
+def test_a_picture_that_a_stage_draws_has_the_pixels_of_its_file(checkpoint: Checkpoint) -> None:
+    turn, collate = TurnEncoder(checkpoint.processor.tokenizer).chain([], "2"), Collator(checkpoint.processor)
+    image = noise(56, 40)
+    drawn = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    ours, theirs = (collate([Sample(picture, "?", turn)])["pixel_values"] for picture in (drawn, image))
+    assert torch.equal(ours, theirs)
 
 
 async def test_nothing_but_the_chat_template_begins_a_prompt(checkpoint: Checkpoint) -> None:
