@@ -58,14 +58,14 @@ class Origin:
         return BadImage(f"{self.name}: {why}", self.param)
 
 
-def read_picture_file(path: str, limits: PictureLimits = SERVED) -> Picture:
-    """The picture in a file. Errors: BadImage naming the file, and size and limit of one that is too large."""
-    return decode(read_file(path, limits), Origin(f"picture {path!r}"), limits)
+def of_file(path: str) -> Origin:
+    """A picture file as errors name it."""
+    return Origin(f"picture {path!r}")
 
 
 def read_file(path: str, limits: PictureLimits = SERVED) -> bytes:
-    """A picture file's bytes. Errors: BadImage naming the file, for one that cannot be read or is too large."""
-    origin, most = Origin(f"picture {path!r}"), limits.file_bytes
+    """A picture file's bytes. Errors: BadImage naming the file, and size and limit of one that is too large."""
+    origin, most = of_file(path), limits.file_bytes
     try:
         with open(path, "rb") as file:
             data = file.read(most + 1)
@@ -84,6 +84,17 @@ def read_file(path: str, limits: PictureLimits = SERVED) -> bytes:
 def decode(
     data: bytes, origin: Origin, limits: PictureLimits = SERVED, check: Callable[[], None] = lambda: None
 ) -> Picture:
+    """The picture in a file, and its digest. Arguments and errors: as `pixels`."""
+    image = pixels(data, origin, limits, check)
+    check()
+    digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return Picture(image, digest.hexdigest())
+
+
+def pixels(
+    data: bytes, origin: Origin, limits: PictureLimits = SERVED, check: Callable[[], None] = lambda: None
+) -> Image.Image:
     """One upright RGB picture, the first frame of an animation, transparency on white.
 
     ``check`` is called between its parts and may end it. Errors: BadImage, and those of ``check``, which should be no
@@ -92,14 +103,11 @@ def decode(
     check()
     with opened(_Checked(data, check), origin, limits) as file:
         file.decodermaxblock = BLOCK_BYTES
-        image = _to_rgb(_upright(file, check))
-    check()
-    digest = hashlib.sha256(f"{image.mode}:{image.width}x{image.height}:".encode() + image.tobytes())
-    return Picture(image, digest.hexdigest())
+        return _to_rgb(_upright(file, check))
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """A picture that somebody opened with Pillow, as `decode` makes it of the file; the one given stays as it is."""
+    """A picture that somebody opened with Pillow, as `pixels` makes it of the file; the one given stays as it is."""
     return _to_rgb(_turned(image.copy()))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from cos.engines.pictures import read_picture_file
+from cos.engines.pictures import decode, of_file, read_file
 from cos.search.answers import equal
 from cos.search.errors import InputError
 from cos.search.types import Picture, Question, Step
@@ -130,13 +130,13 @@ async def question_of(problem: ProblemRow) -> Question:
 
 def _picture(problem: ProblemRow) -> Picture:
     try:
-        return read_picture_file(problem.image)
+        return decode(read_file(problem.image), of_file(problem.image))
     except InputError:
         # It names the picture.
         raise
     except Exception as error:
         # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
-        raise named(f"picture {problem.image!r}", error) from error
+        raise named(of_file(problem.image).name, error) from error
 
 
 def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cos.engines.pictures import read_picture_file
+from cos.engines.pictures import of_file, pixels, read_file
 from cos.search.errors import InputError
 from cos.training.encode import Sample, Turn, TurnEncoder
 from cos.training.failures import naming, of_row
@@ -54,4 +54,4 @@ def judged(rows: Sequence[ChainRow], encoder: TurnEncoder, source: Source, *, so
 
 def read_picture(path: str) -> Image.Image:
     """The RGB picture that a server would see. Errors: InputError naming the file."""
-    return read_picture_file(path).image
+    return pixels(read_file(path), of_file(path))

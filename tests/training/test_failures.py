@@ -326,7 +326,7 @@ def test_a_picture_reader_that_ends_early_stops_the_stage_instead_of_leaving_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_engines("rollout", monkeypatch)
-    monkeypatch.setattr("cos.training.rollout.read_picture_file", ended)
+    monkeypatch.setattr("cos.training.rollout.decode", ended)
     with pytest.raises(StageError, match=r"^stage 'rollout': row 'p(\d)': picture '.*\1.png': StopIteration$"):
         run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))
 
