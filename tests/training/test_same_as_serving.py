@@ -9,7 +9,6 @@ import asyncio
 import base64
 import io
 import json
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ from cos.training.rollout import question_of
 from cos.training.row_data import RowData, read_picture
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import read_tree, tree_of
-from tests.server.test_images import chunk
+from tests.server.test_refusals import declared_png
 from tests.training.nasty_rows import ROWS, noise, pictures, questions, rows, saved
 from tests.training.tiny_models import ARCHITECTURES, SIDE, Architecture, build
 
@@ -194,24 +193,29 @@ def sent_pixels(rendered: dict[str, Any], image_processor: Any) -> dict[str, Ten
 
 
 async def test_training_takes_the_prompt_ids_and_the_pixels_that_vllm_sends_its_engine(
-    checkpoint: Checkpoint, nasty: list[ProblemRow]
+    checkpoint: Checkpoint, architecture: Architecture, nasty: list[ProblemRow]
 ) -> None:
     processor = checkpoint.processor
     turn = TurnEncoder(processor.tokenizer).chain([], "2")
     collate = Collator(processor)
     samples = [Sample(read_picture(row.image), row.question, turn, row.id) for row in nasty]
-    together = collate(samples)["input_ids"].tolist()
+    together = collate(samples)
     tiles: set[int] = set()
-    for row, sample, padded in zip(nasty, samples, together, strict=True):
+    place = 0
+    for number, (row, sample) in enumerate(zip(nasty, samples, strict=True)):
         rendered = await checkpoint.engine.render(await question_of(row))
         sent, batch = sent_pixels(rendered, processor.image_processor), collate([sample])
         expected = [*rendered["prompt_token_ids"], *turn.ids]
         assert batch["input_ids"][0].tolist() == expected, row.id
-        assert padded[: len(expected)] == expected, row.id
+        assert together["input_ids"][number].tolist()[: len(expected)] == expected, row.id
         for name in {"pixel_values", "image_sizes", "image_grid_thw"} & set(batch):
             ours, theirs = batch[name].squeeze(), sent[name].squeeze()
             torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=1e-5, atol=1e-5, msg=f"{name} of {row.id}")
-        tiles.add(len(sent["pixel_values"].squeeze()))
+        pixels = batch["pixel_values"].squeeze(0) if architecture == "llava_next" else batch["pixel_values"]
+        among = together["pixel_values"][number] if architecture == "llava_next" else together["pixel_values"][place:]
+        assert torch.equal(among[: len(pixels)], pixels), row.id
+        place += len(pixels)
+        tiles.add(len(pixels))
     assert len(tiles) > 1, "no picture was cut into more tiles than another"
 
 
@@ -269,16 +273,10 @@ async def test_a_prm_is_taught_the_chain_that_it_reads_in_a_search(
     assert max(reader.read, key=len) == taught.ids
 
 
-def header_of(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and holds none."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
 REFUSED = {
-    "of 400 megapixels": (header_of(20_000, 20_000), "400.0 megapixels, the limit is 25"),
-    "of 100 megapixels": (header_of(10_000, 10_000), "100.0 megapixels, the limit is 25"),
-    "of 30 megapixels": (header_of(6000, 5000), "6000x5000 pixels, 30.0 megapixels, the limit is 25"),
+    "of 400 megapixels": (declared_png(20_000, 20_000), "400.0 megapixels, the limit is 25"),
+    "of 100 megapixels": (declared_png(10_000, 10_000), "100.0 megapixels, the limit is 25"),
+    "of 30 megapixels": (declared_png(6000, 5000), "6000x5000 pixels, 30.0 megapixels, the limit is 25"),
     "201 times as wide as high": (saved(Image.new("RGB", (201, 1))), "201x1 pixels; one side may be 200 times the oth"),
     "cut off in its pixels": (saved(noise(90, 90))[:4000], "a broken image file"),
     "cut off as JPEG": (saved(noise(90, 90), "JPEG")[:1500], "a broken image file"),
@@ -335,7 +333,7 @@ async def test_a_file_that_cannot_be_taken_is_named_by_all_who_read_pictures(
 
 def test_a_picture_that_is_too_large_stops_training_by_its_row_its_file_its_size_and_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
-    path.write_bytes(header_of(20_000, 20_000))
+    path.write_bytes(declared_png(20_000, 20_000))
     problem = ProblemRow(id="p", image=str(path), question="?", answer="2")
     data = RowData([ChainRow(id="p/0", problem=problem, steps=(), answer="2")], lambda _: Turn([], [], [], []))
     with pytest.raises(InputError, match=r"row 'p/0': picture '.*large.png': 400.0 megapixels, the limit is 25; give"):
