@@ -157,7 +157,7 @@ class TrainingKeys(Keys):
     are beside it."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate, after the warm-up."""
-    learning_rates: RateKeys = RateKeys()
+    learning_rates: RateKeys | None = None
     """Other peak rates for parts of the model."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
