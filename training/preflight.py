@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from cos.training.failures import named, of_row
 from cos.training.folder import StageContext, replacing
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
+from cos.training.ranks import Ranks
 from cos.training.recipe import StageConfig
 from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows
 
@@ -83,7 +84,7 @@ class Intake:
     def seen(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose picture can be read. Errors: StageError naming the row for what no reader foresaw."""
         images = dict.fromkeys(problem_of(row).image for row in rows)
-        looked = dict(zip(images, _shared([*images], look_at), strict=True))
+        looked = dict(zip(images, _shared([*images], look_at, self._context.ranks), strict=True))
         self.sizes |= {image: found for image, found in looked.items() if isinstance(found, tuple)}
         return self._sifted(rows, lambda row: _fault(row, looked[problem_of(row).image]))
 
@@ -122,12 +123,11 @@ class Intake:
                 + "\nMend or remove them, or give --skip-bad to leave them out",
                 "data",
             )
-        if new:
+        if new and self._context.ranks.is_first:
             told = "\n  ".join(_first(new))
             logging.getLogger(__name__).warning("%d of %d %s are skipped:\n  %s", len(new), self.read, what, told)
-            if self._context.ranks.is_first:
-                with replacing(self._context.folder / SKIPPED) as file:
-                    file.writelines(f"{fault}\n" for fault in self.faults)
+            with replacing(self._context.folder / SKIPPED) as file:
+                file.writelines(f"{fault}\n" for fault in self.faults)
         if self.read and len(self.faults) >= self.read:
             raise InputError(f"all {self.read} {what} had to be skipped; the first: {self.faults[0]}", "data")
 
@@ -217,19 +217,11 @@ def _fault(row: Row, found: Look) -> str | None:
 Found = TypeVar("Found")
 
 
-def _shared(items: list[str], work: Callable[[str], Found]) -> list[Found]:
-    """``work`` of every item, in threads; of several processes of one run each does a part, and all get the whole."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return _in_threads(items, work)
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    with state.split_between_processes(items) as part:
-        mine = cast("list[str]", part)
-        # By item: with fewer items than processes, accelerate gives the last one to several.
-        found = dict(cast("list[tuple[str, Found]]", gather_object([*zip(mine, _in_threads(mine, work), strict=True)])))
+def _shared(items: list[str], work: Callable[[str], Found], ranks: Ranks) -> list[Found]:
+    """``work`` of every item, in threads; each rank does a part, and all get the whole."""
+    mine = items[ranks.number :: ranks.count]
+    parts = ranks.gathered([*zip(mine, _in_threads(mine, work), strict=True)])
+    found = dict(pair for part in parts for pair in part)
     return [found[item] for item in items]
 
 

@@ -83,6 +83,14 @@ def nothing(*_: object) -> dict[str, Tensor]:
     return {}
 
 
+def any_size(_: str) -> tuple[int, int]:
+    return 56, 56
+
+
+def all_of(_: object, rows: list[Any], *__: object) -> list[Any]:
+    return rows
+
+
 def no_loss(*_: object) -> Tensor:
     return Tensor([0.0]).squeeze()
 
@@ -107,8 +115,8 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
         monkeypatch.setattr(f"cos.training.{user}.read_picture", read)
     monkeypatch.setattr(Collator, "__call__", nothing)
     # The look at all rows before the first step finds nothing.
-    monkeypatch.setattr("cos.training.preflight.look_at", lambda image: (56, 56))
-    monkeypatch.setattr("cos.training.preflight.Intake.fitting", lambda self, rows, *_: [*rows])
+    monkeypatch.setattr("cos.training.preflight.look_at", any_size)
+    monkeypatch.setattr("cos.training.preflight.Intake.fitting", all_of)
     where = context(tmp_path, stage)
     if stage != "dpo":
         monkeypatch.setattr(StageTrainer, "training_step", no_loss)

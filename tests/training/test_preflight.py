@@ -19,6 +19,7 @@ from cos.training.lengths import Lengths, room
 from cos.training.pairs import run_pairs
 from cos.training.preflight import MOST_TOLD, SKIPPED, Intake
 from cos.training.prm import run_prm
+from cos.training.ranks import ALONE
 from cos.training.recipe import (
     DpoConfig,
     EvaluateConfig,
@@ -153,6 +154,16 @@ def test_pictures_are_looked_at_before_an_engine_starts(kind: str, tmp_path: Pat
     (tmp_path / "pictures" / "6.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=rf"(?s)1 of {ROWS} .*\.jsonl:7: row 'p6.*6.png' cannot be read"):
         engine_stage(kind, tmp_path, context(tmp_path, kind))
+
+
+def test_a_stage_that_the_first_of_several_ranks_carries_out_alone_waits_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    write_chains(tmp_path / "chains.jsonl", 2)
+    intake = Intake(replace(context(tmp_path, "label"), ranks=ALONE))
+    assert len(intake.seen(intake.rows_of([str(tmp_path / "chains.jsonl")], ChainRow))) == 2
 
 
 def test_many_faults_are_counted_and_some_told(tmp_path: Path) -> None:
