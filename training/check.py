@@ -345,7 +345,7 @@ def table(report: Report) -> str:
     lines = [f"recipe {report.recipe}: {len(report.stages)} stages"]
     for stage in report.stages:
         lines += ["", stage.name if stage.name == stage.kind else f"{stage.name} ({stage.kind})"]
-        lines += [f"  {what:<14}{told}" for what, told in _told(stage)]
+        lines += [f"  {what:<13} {told}" for what, told in _told(stage)]
     lines += ["", f"{len(report.faults)} faults:" if report.faults else "no faults"]
     lines += [f"  {fault}" for fault in report.faults]
     return "\n".join(lines)

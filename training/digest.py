@@ -48,6 +48,7 @@ FREE = frozenset(
         "retries",
         "key_env",
         "failed_at_most",
+        "workers",
         "report_to",
     }
 )
