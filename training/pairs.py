@@ -28,7 +28,7 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
     """Scores what has no scores yet, pairs, and writes. Errors: InputError, EngineDead, StageError."""
     with StageRun(context, "pairs") as stage, naming(of_stage(context.folder.name)):
         intake = Intake(context)
-        chains = all_chains(config, context, intake)
+        chains, harvested = all_chains(config, context, intake)
         if config.reward != "outcome":
             chains = asyncio.run(scored(chains, config, context))
             write_rows(context.folder / "scored.jsonl", chains)
@@ -46,19 +46,27 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
         outcome = {
             **summary(pairs, chains),
             **intake.facts,
+            **harvested,
             "unscored": sum(worth(chain, config) is None for chain in chains),
         }
         stage.finish(outcome=outcome)
     tell("pairs", outcome)
 
 
-def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> list[ChainRow]:
-    """The chains of all files and traces. Errors: InputError for one id in two of them."""
+def all_chains(
+    config: PairsConfig, context: StageContext, intake: Intake
+) -> tuple[list[ChainRow], dict[str, dict[str, int]]]:
+    """The chains of all files and traces, and for ``done.json`` what was found in traces, bad ones counted.
+
+    Errors: InputError for one id in two of them.
+    """
+    counts: dict[str, dict[str, int]] = {}
     chains = chains_of(config.chains, intake, pictures=reads_pictures(config)) if config.chains else []
     if config.traces:
         folders = [context.resolve(folder) for folder in config.traces]
         found = harvest(folders, skip_bad=context.skip_bad)
         tell("traces", found.counts)
+        counts["harvested"] = dict(found.counts)
         # What no PRM scored can only be used where one is at hand.
         chains += [row for row in found.chains if row.labels or config.prm is not None]
     seen: set[str] = set()
@@ -66,7 +74,7 @@ def all_chains(config: PairsConfig, context: StageContext, intake: Intake) -> li
         if chain.id in seen:
             raise InputError(f"chain {chain.id!r} is in two of the files; rename one, or give one of them", "chains")
         seen.add(chain.id)
-    return chains
+    return chains, counts
 
 
 async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: StageContext) -> list[ChainRow]:

@@ -219,3 +219,5 @@ def test_the_stage_pairs_takes_traces_and_scores_with_its_prm_what_nobody_scored
     run_pairs(PairsConfig(traces=(str(tmp_path / "t"),), prm="scripted"), context(tmp_path, "pairs"))
     (pair,) = read_rows(tmp_path / "pairs" / "pairs.jsonl", PairRow)
     assert (pair.chosen.answer, pair.chosen_score) == ("5", pytest.approx(0.9))
+    harvested = json.loads((tmp_path / "pairs" / "done.json").read_text())["outcome"]["harvested"]
+    assert (harvested["traces"], harvested["bad"]) == (1, 0)
