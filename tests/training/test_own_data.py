@@ -33,8 +33,10 @@ leaks: report   # so few rows have to serve the policy, the PRM and the evaluati
 stages:
   - {{stage: tokens, checkpoint: {folder}/base}}
   - {{stage: sft, model: tokens/model, data: [{folder}/right.jsonl, {folder}/published.jsonl], images: {folder},
-     validation: {{data: [{folder}/held-out.jsonl], every: 2}}, epochs: 2, batch: 4, learning_rate: 1.0e-3, log_every: 1}}
-  - {{stage: prm, model: tokens/model, chains: [{folder}/chains.jsonl], epochs: 2, batch: 4, learning_rate: 1.0e-3, log_every: 1}}
+     validation: {{data: [{folder}/held-out.jsonl], every: 2}}, epochs: 2, batch: 4,
+     learning_rate: 1.0e-3, log_every: 1}}
+  - {{stage: prm, model: tokens/model, chains: [{folder}/chains.jsonl], epochs: 2, batch: 4,
+     learning_rate: 1.0e-3, log_every: 1}}
   - {{stage: pairs, chains: [{folder}/chains.jsonl], gap: 0.1}}
   - {{stage: dpo, policy: sft/model, pairs: [pairs/pairs.jsonl], epochs: 1, batch: 2, lora: {{rank: 4}}}}
   - {{stage: evaluate, prm: prm/model, chains: [{folder}/chains.jsonl], stored_scores: true}}
