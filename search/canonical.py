@@ -25,6 +25,8 @@ Kind = Literal["number", "time", "group", "relation", "maths", "text"]
 _NUMBER = re.compile(
     r"(?P<whole>\d+)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)(?![\d.])|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 )
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"\s+({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,2})(?::(\d\d))?\s*(?:(a|p)\.?m\.?)?", re.IGNORECASE)
 _RELATION = re.compile(r"(.+?)(<=|>=|!=|<|>|=)([^<>=!]+)")
 _TURNED = {"<": ">", "<=": ">="}
@@ -141,6 +143,7 @@ def number_of(text: str) -> Number | None:
         value = reader.product()
     except _NotANumber:
         return None
+    value *= reader.scale()
     rest = found[4][reader.at :]
     unit = unit_of(rest)
     if unit is None or (unit and found[2] and unit != SYMBOL[found[2]] and unit != "%"):
@@ -176,6 +179,11 @@ class _Reader:
             else:
                 value, is_divided = _short(value / factor), True
         return value
+
+    def scale(self) -> int:
+        """What a word behind the number multiplies it by: 5 million. 1 without one."""
+        found = self._take(_SCALE)
+        return _SCALES[found[1].lower()] if found else 1
 
     def _power(self) -> Fraction:
         base = self._primary()

@@ -43,12 +43,18 @@ _THIN_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:[\u00a0\u2009\u202f\u2007]\d{3})
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 
 
+MOST_CHARACTERS = 1000
+"""A longer answer keeps all but its spacing: to take its wrappers off, one after another, would take too long."""
+
+
 @lru_cache(maxsize=4096)
 def tidy(answer: str) -> str:
     """An answer without what does not count: spacing, wrappers, "Answer:", outer punctuation, thousands separators.
 
     Brackets around one value go; a point, an interval and a set keep theirs.
     """
+    if len(answer) > MOST_CHARACTERS:
+        return " ".join(answer.split())
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda found: "^" + "".join(_RAISED[char] for char in found[0]), answer)
     text = re.sub(r"(?<=\d)(?=[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒])", " ", text)
     text = _THIN_GROUPS.sub(lambda found: re.sub(r"\D", "", found[0]), text)

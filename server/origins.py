@@ -89,5 +89,9 @@ class Origins:
         origin = origin.strip().lower()
         if ANY in self._allowed or origin in self._allowed:
             return True
-        parts = urlsplit(origin) if origin.startswith(("http://", "https://")) else None
+        try:
+            parts = urlsplit(origin) if origin.startswith(("http://", "https://")) else None
+        except ValueError:
+            # Brackets that hold no address.
+            return False
         return parts is not None and (parts.netloc == host.strip().lower() or is_loopback(name_of(parts.netloc)))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cos.server.flags import load_settings
+from cos.server.origins import Origins
 from cos.server.settings import Settings
 from tests.server.support import body, error_of, listening, picture_bytes, served
 
@@ -216,3 +217,8 @@ def test_origins_and_hosts_come_from_repeated_flags_or_one_variable(monkeypatch:
 def test_what_is_no_origin_and_no_name_is_refused_at_the_start(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is no (origin|host name); give"):
         Settings(policy="scripted", **bad)
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://[evil]"])
+def test_an_origin_that_cannot_be_read_is_foreign(origin: str) -> None:
+    assert not Origins([]).answer_to(origin, "localhost")

@@ -24,6 +24,7 @@ from cos.training.judge import Judge
 from cos.training.label import run_label
 from cos.training.named_data import NamedData, collate_named
 from cos.training.pairs import run_pairs
+from cos.training.preflight import Intake
 from cos.training.prm import run_prm
 from cos.training.recipe import EvaluateConfig, LabelConfig, PairsConfig, PrmConfig, ProblemSource, RolloutConfig
 from cos.training.rollout import run_rollout
@@ -83,20 +84,21 @@ def nothing(*_: object) -> dict[str, Tensor]:
     return {}
 
 
-def any_size(_: str) -> tuple[int, int]:
-    return 56, 56
-
-
-def all_of(_: object, rows: list[Any], *__: object) -> list[Any]:
-    return rows
-
-
 def no_loss(*_: object) -> Tensor:
     return Tensor([0.0]).squeeze()
 
 
 def no_count(*_: object) -> None:
     return None
+
+
+def small(image: str) -> tuple[int, int]:
+    del image
+    return 56, 56
+
+
+def all_fit(_: Intake, rows: Sequence[ChainRow], *__: object) -> list[ChainRow]:
+    return [*rows]
 
 
 def no_numbers(*_: object) -> list[float]:
@@ -115,8 +117,8 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
         monkeypatch.setattr(f"cos.training.{user}.read_picture", read)
     monkeypatch.setattr(Collator, "__call__", nothing)
     # The look at all rows before the first step finds nothing.
-    monkeypatch.setattr("cos.training.preflight.look_at", any_size)
-    monkeypatch.setattr("cos.training.preflight.Intake.fitting", all_of)
+    monkeypatch.setattr("cos.training.preflight.look_at", small)
+    monkeypatch.setattr("cos.training.preflight.Intake.fitting", all_fit)
     where = context(tmp_path, stage)
     if stage != "dpo":
         monkeypatch.setattr(StageTrainer, "training_step", no_loss)
