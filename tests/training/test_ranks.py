@@ -110,7 +110,7 @@ def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Pa
 
 
 def torchrun(
-    recipe: Path, plan: Mapping[str, Any], tries: int = 1, **variables: str
+    recipe: Path, plan: Mapping[str, Any], tries: int, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The recipe in two processes on CPU, begun anew as often as ``tries`` says."""
     file = recipe.with_suffix(".plan.json")
@@ -130,7 +130,7 @@ def torchrun(
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else a new try finds the addresses of the last one's ranks
-            **variables,
+            **(variables or {}),
         },
     )
 
@@ -234,7 +234,7 @@ def test_heads_beside_a_model_learn_alike_on_all_ranks(two: Two) -> None:
     heads = train_heads(
         str(two.runs.parent / "ready"),
         str(two.runs.parent / "chains.jsonl"),
-        two.runs.parent / "single",
+        str(two.runs.parent / "single"),
         steps=STEPS,
         batch=2,
     )
@@ -259,8 +259,9 @@ def test_a_run_sharded_by_the_shipped_configuration_ends_with_whole_models_and_t
     recipe = write_recipe(folder, "sharded", folder / "checkpoint", data, 1, "prm")
     shipped = yaml.safe_load((ROOT / "training" / "accelerate" / "fsdp.yaml").read_text())
     variables = {name.upper(): str(value) for name, value in shipped["fsdp_config"].items()}
+    variables["ACCELERATE_USE_FSDP"] = "true"
     plan = {"breaks": [], "heads": None, "shards": True}
-    done = torchrun(recipe, plan, ACCELERATE_USE_FSDP="true", **variables)
+    done = torchrun(recipe, plan, 1, variables)
     assert done.returncode == 0, done.stdout
     for stage in ("sft", "dpo"):
         ours, theirs = folder / "sharded" / stage, two.alone / stage
