@@ -36,7 +36,7 @@ class HandLoop:
         chosen = {id(part) for part in matrices}
         others = [part for part in self._parameters if id(part) not in chosen]
         self._optimizers: tuple[torch.optim.Optimizer, ...] = (
-            muon(matrices, rate, weight_decay=0.05),
+            muon([{"params": matrices}], rate, weight_decay=0.05),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
         whole = torch.compile(self._loss, dynamic=False) if compiled else self._loss

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cos.clients import models
+from cos.engines.pictures import Origin, decode
 from cos.search import events
 from cos.search.answers import meant
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
 from cos.search.types import Candidate, Question, Result
-from cos.training.engines import Running, picture_of
+from cos.training.engines import Running
 
 EXCERPT_CHARS = 400
 
@@ -27,7 +28,7 @@ async def stream(
 
     Errors: InputError, EngineError, SearchFailed.
     """
-    asked = Question(question, await asyncio.to_thread(picture_of, image), choices)
+    asked = Question(question, await asyncio.to_thread(decode, image, Origin("image")), choices)
     teller = _Teller(f"local-{uuid.uuid4().hex}", Path(model).name, asked, spec)
     pair = running.pair
     async with aclosing(run(asked, spec, pair.policy, pair.scorer, pair.grammar)) as happening:

@@ -106,9 +106,11 @@ def image_bytes(image: ImageLike) -> bytes:
         return image
     if isinstance(image, (str, PathLike)):
         return read_image(fspath(image))
+    from cos.engines.pictures import as_seen
+
     buffer = io.BytesIO()
     assert image is not None, "checked by the caller"
-    image.save(buffer, "PNG")
+    as_seen(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

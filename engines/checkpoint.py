@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cos.engines.settings import EngineSettings
+from cos.engines.vocabulary import templater_of
 from cos.search.errors import InputError
 
 
@@ -21,14 +22,14 @@ def check_model(settings: EngineSettings) -> None:
 
 
 def templater(settings: EngineSettings, tokenizer: Any) -> Any:
-    """The checkpoint's processor when that has a chat template, else its tokenizer."""
+    """What renders the checkpoint's chat template; ``tokenizer`` where it has no processor."""
     from transformers import AutoProcessor
 
     try:
         processor = AutoProcessor.from_pretrained(settings.model, trust_remote_code=settings.trust_remote_code)
     except (ValueError, OSError):
         return tokenizer
-    return processor if getattr(processor, "chat_template", None) else tokenizer
+    return templater_of(processor)
 
 
 def takes_system_text(model: str) -> bool:

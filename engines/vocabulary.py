@@ -99,7 +99,11 @@ def _plain_ids(tokenizer: Any, controls: Mapping[str, int]) -> dict[str, list[in
 
 
 class ChatPrompt:
-    """Renders the prompt of a question through a model's chat template, tokenising the question as plain text."""
+    """Renders the prompt of a question through a model's chat template, tokenising the question as plain text.
+
+    Serving and training both do it here. The chat template alone says which control tokens stand in a prompt: a
+    tokenizer that begins texts with a token of its own adds none, as in ``vllm serve``.
+    """
 
     def __init__(self, vocabulary: HfVocabulary, templater: Any, suffix: str = "") -> None:
         """``templater``: a tokenizer or processor with ``apply_chat_template``. ``suffix``: put on a line of its own
@@ -108,6 +112,7 @@ class ChatPrompt:
         self._suffix = suffix
         self._with_image = self._render(templater, image=True)
         self._without = self._render(templater, image=False)
+        self._picture_first = self._with_image[0] != self._without[0]
 
     @staticmethod
     def _render(templater: Any, *, image: bool) -> tuple[str, str]:
@@ -122,13 +127,33 @@ class ChatPrompt:
         head, tail = text.split(_QUESTION)
         return head, tail
 
-    def around(self, *, image: bool) -> tuple[str, str]:
-        """What stands before and behind a question, as markup with an unexpanded image placeholder."""
-        return self._with_image if image else self._without
+    @property
+    def picture(self) -> str:
+        """The markup on that side of the question where the picture is shown, by a placeholder that the checkpoint's
+        processor expands."""
+        head, tail = self._with_image
+        return head if self._picture_first else tail
+
+    def around_picture(self, question: str, *, bare: bool = False) -> tuple[list[int], list[int]]:
+        """Token ids before and behind `picture`. ``bare``: without the suffix."""
+        head, tail = self._with_image
+        asked = self._asked(question, bare=bare)
+        if self._picture_first:
+            return [], [*asked, *self._vocabulary.encode_markup(tail)]
+        return [*self._vocabulary.encode_markup(head), *asked], []
 
     def token_ids(self, question: str, *, image: bool, bare: bool = False) -> list[int]:
         """The prompt with an unexpanded image placeholder. ``bare``: without the suffix."""
-        head, tail = self.around(image=image)
-        asked = f"{question}\n{self._suffix}" if self._suffix and not bare else question
-        encode = self._vocabulary.encode_markup
-        return [*encode(head), *self._vocabulary.encode(asked), *encode(tail)]
+        if image:
+            before, behind = self.around_picture(question, bare=bare)
+            return [*before, *self._vocabulary.encode_markup(self.picture), *behind]
+        head, tail = map(self._vocabulary.encode_markup, self._without)
+        return [*head, *self._asked(question, bare=bare), *tail]
+
+    def _asked(self, question: str, *, bare: bool) -> tuple[int, ...]:
+        return self._vocabulary.encode(f"{question}\n{self._suffix}" if self._suffix and not bare else question)
+
+
+def templater_of(processor: Any) -> Any:
+    """What renders a checkpoint's chat template: its processor when that has one, else the processor's tokenizer."""
+    return processor if getattr(processor, "chat_template", None) else getattr(processor, "tokenizer", processor)

@@ -2,6 +2,7 @@
 
 CosError
 +-- InputError        the caller's: a bad value, named together with the fix
+|   +-- BadImage      bytes that are no usable picture
 +-- BudgetExhausted   nobody's: a limit was reached; the search answers with what it has
 +-- EngineError       an engine failed one request; a sibling may still succeed
 |   +-- EngineDead    an engine is gone; nothing more can come from it
@@ -23,6 +24,10 @@ class InputError(CosError):
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class BadImage(InputError):
+    """A picture that cannot be used."""
 
 
 class BudgetExhausted(CosError):

@@ -34,7 +34,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from cos.search.errors import CosError, EngineDead, EngineError, InputError, SearchFailed
+from cos.search.errors import BadImage, CosError, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.tasks import forget_traceback
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,6 @@ logger = logging.getLogger(__name__)
 
 class UnknownField(InputError):
     """A field that the request's schema does not have."""
-
-
-class BadImage(InputError):
-    """An image that cannot be used."""
 
 
 class ImageUrlDisabled(InputError):

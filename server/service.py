@@ -115,7 +115,7 @@ async def open_service(settings: Settings, metrics: Metrics, start: StartEngines
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches)
         metrics.watch(admission)
         async with MathComparer() as comparer:
-            with ImageReader(settings.max_image_megapixels) as images:
+            with ImageReader(settings.picture_limits) as images:
                 yield Service(
                     settings=settings,
                     engines=engines,

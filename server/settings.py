@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from cos.checkpoints import EMBEDDED
 from cos.checkpoints import resolve as resolve_model
 from cos.engines.launch import SCRIPTED
+from cos.engines.pictures import SERVED, PictureLimits
 from cos.engines.settings import EngineSettings, Role
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
@@ -81,9 +82,9 @@ class Settings(BaseSettings):
     """Searches that run at once."""
     max_queued_searches: int = _flag(256, "limits", "N", ge=0)
     """Searches that may wait; one more is refused with 429."""
-    max_image_megapixels: float = _flag(25.0, "limits", "MPX", gt=0, allow_inf_nan=False)
+    max_image_megapixels: float = _flag(SERVED.megapixels, "limits", "MPX", gt=0, allow_inf_nan=False)
     """Largest picture."""
-    max_body_mib: float = _flag(16.0, "limits", "MIB", gt=0, allow_inf_nan=False)
+    max_body_mib: float = _flag(SERVED.file_mib, "limits", "MIB", gt=0, allow_inf_nan=False)
     """Largest request body."""
     image_required: bool = _flag(True, "limits")
     """Refuse questions without an image."""
@@ -165,6 +166,11 @@ class Settings(BaseSettings):
     @property
     def max_body_bytes(self) -> int:
         return int(self.max_body_mib * 2**20)
+
+    @property
+    def picture_limits(self) -> PictureLimits:
+        """What pictures are taken."""
+        return PictureLimits(self.max_image_megapixels, self.max_body_mib, raised_by="--max-image-megapixels")
 
     def engine_settings(self, role: Role) -> EngineSettings | None:
         """How the engine of a role is to be started; None for a PRM that is not wanted."""

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from cos.engines.pictures import Origin, decode
 from cos.prm.pair import Pair
 from cos.search.answers import equal
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
-from cos.training.engines import picture_of
 from cos.training.failures import named, of_row
 from cos.training.progress import side_by_side
 
@@ -113,8 +113,8 @@ def root_seed(seed: int, problem_id: str) -> int:
 
 
 def ask(problem: Asked) -> Question:
-    """A problem as a question to search."""
-    return Question(problem.question, picture_of(problem.image_png))
+    """A problem as a question to search. Errors: InputError naming the problem whose picture cannot be used."""
+    return Question(problem.question, decode(problem.image_png, Origin(f"picture of problem {problem.id!r}")))
 
 
 def is_right(answer: str | None, problem: Asked) -> bool:

@@ -41,6 +41,7 @@ def with_lora(
     check_names(lora.modules_to_save, [name for name, _ in model.named_modules() if name], "lora.modules_to_save")
     eyes = trained_parts(keys) - {"text"}
     whole = [*modules_of(model, lambda name: part_of(name) in eyes), *lora.modules_to_save]
+    stay_one = are_one(model) and any(_names(table, lora.modules_to_save) for table in tables_of(model))
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -49,6 +50,7 @@ def with_lora(
         exclude_modules=EYES,
         modules_to_save=whole or None,
         trainable_token_indices=token_rows(model, lora, tokenizer) or None,
+        ensure_weight_tying=stay_one,
     )
     torch.manual_seed(seed)
     adapted = get_peft_model(cast(Any, model), config)
@@ -71,7 +73,7 @@ def linear_layers(model: nn.Module) -> list[str]:
 def check_names(given: Sequence[str], there: Sequence[str], key: str) -> None:
     """Errors: InputError for a name that none of the modules has, by its last parts as PEFT finds them."""
     for name in given:
-        if not any(own == name or own.endswith(f".{name}") for own in there):
+        if not any(_names(own, (name,)) for own in there):
             ends = sorted({own.rpartition(".")[2] for own in there if not own.rpartition(".")[2].isdigit()})
             raise InputError(f"the model has no module {name!r}; it has {', '.join(ends)}", key)
 
@@ -82,12 +84,30 @@ def token_rows(model: PreTrainedModel, keys: LoraKeys, tokenizer: PreTrainedToke
     ids = [known[token] for token in COS_TOKENS if token in known]
     if not keys.train_tokens or not ids:
         return {}
-    tables = [cast(Any, model.get_input_embeddings()), cast(Any, model.get_output_embeddings())]
-    if tables[0].weight is tables[1].weight:
-        del tables[1]
-    names = [name for table in tables for name, module in model.named_modules() if module is table]
-    others = (*keys.modules_to_save, *keys.targets)
-    return {name: ids for name in names if not any(name == own or name.endswith(f".{own}") for own in others)}
+    embeddings, head = tables_of(model)
+    trained = [name for name in (embeddings, head) if _names(name, (*keys.modules_to_save, *keys.targets))]
+    if are_one(model):
+        return {} if trained else {embeddings: ids}
+    return {name: ids for name in (embeddings, head) if name not in trained}
+
+
+def tables_of(model: PreTrainedModel) -> tuple[str, str]:
+    """Names of embeddings and head."""
+    embeddings, head = (
+        next(name for name, module in model.named_modules() if module is table)
+        for table in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    return embeddings, head
+
+
+def are_one(model: PreTrainedModel) -> bool:
+    """Whether embeddings and head have the same weights."""
+    return cast(Any, model.get_input_embeddings()).weight is cast(Any, model.get_output_embeddings()).weight
+
+
+def _names(module: str, given: Sequence[str]) -> bool:
+    """Whether one of the names given is that of a module, or its last parts."""
+    return any(module == name or module.endswith(f".{name}") for name in given)
 
 
 def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path) -> PreTrainedModel:

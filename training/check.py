@@ -11,9 +11,10 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +24,11 @@ from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
-from cos.training.preflight import Intake, reads_pictures
+from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
-from cos.training.references import Reference, faults_of, references
+from cos.training.references import ROWS, Reference, faults_of, references
 from cos.training.rows import ChainRow, PairRow, ProblemRow
+from cos.training.splits import TITLES, Role, keys_of, role_of
 
 BEGINS_WITH = {
     "tokens": "checkpoint",
@@ -39,6 +41,8 @@ BEGINS_WITH = {
 """The key of the checkpoint that a stage changes."""
 WEIGHT_BYTES = 4
 """Bytes of a weight and of its gradient: both are kept in float32."""
+SEEN, HELD_OUT = "seen_chains", "validation.data"
+"""Keys of rows that serve another end than the rest of their stage."""
 MOMENT_BYTES = 8
 """Bytes of AdamW's two moments of a weight; Muon keeps one of a matrix, so that this is a bound for it."""
 
@@ -122,12 +126,29 @@ class Report:
 
 def check_recipe(recipe: Recipe, *, step: bool = False) -> Report:
     """Looks through all stages. ``step``: also trains one step of each stage whose checkpoint and data are here."""
-    found = tuple(_check_stage(recipe, stage, step=step) for stage in recipe.stages)
-    faults = tuple(f"stage {one.name!r}: {fault}" for one in found for fault in one.faults)
-    return Report(recipe=recipe.name, stages=found, faults=faults)
+    asked: dict[str, dict[str, str]] = {}
+    found = tuple(_check_stage(recipe, stage, asked, step=step) for stage in recipe.stages)
+    faults = [f"stage {one.name!r}: {fault}" for one in found for fault in one.faults]
+    faults += _leaks(recipe, asked) if recipe.leaks == "error" else []
+    return Report(recipe=recipe.name, stages=found, faults=tuple(faults))
 
 
-def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageReport:
+def _leaks(recipe: Recipe, asked: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Questions that stages of two roles share, as the later one would find when it starts."""
+    users: list[tuple[str, Role]] = [
+        (folder_name(stage), role) for stage in recipe.stages if (role := role_of(stage)) is not None
+    ]
+    for (earlier, its), (later, own) in combinations(users, 2):
+        shared = [row for key, row in asked.get(later, {}).items() if key in asked.get(earlier, {})]
+        if shared and its != own:
+            yield (
+                f"stage {later!r} ({TITLES[own]}) and stage {earlier!r} ({TITLES[its]}) share {len(shared)} questions, "
+                f"the first {shared[0]!r}; take them out of one, or set leaks: report in the recipe if this is meant"
+            )
+
+
+def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, str]], *, step: bool) -> StageReport:
+    """``asked`` gets the keys of the stage's questions (`cos.training.splits.keys_of`)."""
     named = references(recipe, stage)
     folder = recipe.folder / folder_name(stage)
     report = StageReport(name=folder_name(stage), kind=stage.stage, references=tuple(named))
@@ -136,17 +157,19 @@ def _check_stage(recipe: Recipe, stage: StageConfig, *, step: bool) -> StageRepo
         return replace(report, notes=("done before",), faults=tuple(changed))
     faults, notes = [*changed, *faults_of(named, in_order=True)], list[str]()
     intake = Intake(replace(recipe.context(stage), skip_bad=True))
+    facts: dict[str, Any] = {}
     try:
-        rows = _rows(stage, named, intake)
+        by_key = _rows(stage, named, intake)
+        # Those that a PRM was trained on are measured apart, on purpose.
+        asked[report.name] = keys_of(problem_of(row) for key, some in by_key.items() if key != SEEN for row in some)
+        rows = [row for some in by_key.values() for row in some]
         facts = _sizes(recipe, stage, intake, rows, notes)
+        facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
+        faults += [] if rows or not intake.read else ["no row is left that can be used"]
+        _check_held_out(by_key)
     except CosError as error:
-        rows, facts = [], dict[str, Any]()
         faults.append(str(error))
     faults += intake.faults
-    if intake.read:
-        facts |= {"rows": len(rows), "skipped": len(intake.faults)}
-        if not rows:
-            faults.append("no row is left that can be used")
     if step and isinstance(stage, TrainingKeys) and not faults:
         tried = _one_step(recipe, stage, named)
         faults += [tried] if isinstance(tried, str) else []
@@ -165,16 +188,32 @@ def _changed(recipe: Recipe, stage: StageConfig, folder: Path) -> list[str]:
 AnyRow = ProblemRow | ChainRow | PairRow
 
 
-def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> list[AnyRow]:
-    """The rows of the files that are here, those whose pictures cannot be read left out where pictures are needed."""
-    here = [one for one in named if one.state == "here"]
-    chains = [row for one in here if one.to == "chains" for row in intake.rows_of([one.name], ChainRow, one.images)]
-    pairs = [row for one in here if one.to == "pairs" for row in intake.rows_of([one.name], PairRow, one.images)]
-    files = [one for one in here if one.to == "problems"]
-    problems = intake.problems_of([one.name for one in files], files[0].images) if files else []
-    if reads_pictures(stage):
-        chains = intake.seen(chains)
-    return [*chains, *intake.seen(pairs), *intake.seen(problems)]
+def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> dict[str, list[AnyRow]]:
+    """The rows of the files that are here, by the key that names them; those whose pictures cannot be read left out
+    where pictures are needed."""
+    found: dict[str, list[AnyRow]] = {}
+    for one in named:
+        if one.state != "here" or one.to not in ROWS:
+            continue
+        rows: list[AnyRow]
+        if one.to == "problems":
+            rows = [*intake.seen(intake.problems_of([one.name], one.images))]
+        elif one.to == "pairs":
+            rows = [*intake.seen(intake.rows_of([one.name], PairRow, one.images))]
+        else:
+            chains = intake.rows_of([one.name], ChainRow, one.images)
+            rows = [*(intake.seen(chains) if reads_pictures(stage) else chains)]
+        found.setdefault(one.key, []).extend(rows)
+    return found
+
+
+def _check_held_out(by_key: Mapping[str, Sequence[AnyRow]]) -> None:
+    """Errors: InputError for a question that is both trained on and held out."""
+    held = [problem_of(row) for key, rows in by_key.items() if key == HELD_OUT for row in rows]
+    if held:
+        from cos.training.validation import check_apart
+
+        check_apart((problem_of(row) for key, rows in by_key.items() if key != HELD_OUT for row in rows), held)
 
 
 def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow], notes: list[str]) -> dict[str, Any]:
@@ -335,10 +374,10 @@ def _told(stage: StageReport) -> Iterator[tuple[str, str]]:
         yield "parameters", f"{memory.parameters:,}, {memory.trained:,} of them trained"
         yield (
             "memory",
-            f"{memory.total_gib:.2f} GiB without activations: weights {memory.weights_gib:.2f}, "
-            f"gradients {memory.gradients_gib:.2f}, optimiser {memory.optimizer_gib:.2f}",
+            f"{memory.total_gib:.3g} GiB without activations: weights {memory.weights_gib:.3g}, "
+            f"gradients {memory.gradients_gib:.3g}, optimiser {memory.optimizer_gib:.3g}",
         )
     if (step := stage.step) is not None:
         loss = "" if step.loss is None else f", loss {step.loss:.4g}"
-        yield "one step", f"{step.seconds} s with loading, peak {step.peak_gib:.2f} GiB{loss}"
+        yield "one step", f"{step.seconds} s with loading, peak {step.peak_gib:.3g} GiB{loss}"
     yield from (("note", note) for note in stage.notes)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from cos.engines.vocabulary import ChatPrompt, HfVocabulary
+from cos.engines.vocabulary import ChatPrompt, HfVocabulary, templater_of
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
 from cos.search.types import Step
@@ -150,23 +150,14 @@ class Collator:
         self._buckets = tuple(buckets or ())
         self._max_tokens = max_tokens
         self._padding = int(self._processor.tokenizer.pad_token_id)
-        vocabulary = HfVocabulary(processor.tokenizer)
-        prompt = ChatPrompt(vocabulary, processor)
-        head, tail = prompt.around(image=True)
-        self._picture_first = head != prompt.around(image=False)[0]
-        self._shown = head if self._picture_first else tail
-        self._other = vocabulary.encode_markup(tail if self._picture_first else head)
-        self._asked = lru_cache(maxsize=4096)(vocabulary.encode)
-
-    def _around_picture(self, question: str) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt before and behind the part that shows the picture."""
-        asked = self._asked(question)
-        return ([], [*asked, *self._other]) if self._picture_first else ([*self._other, *asked], [])
+        prompt = ChatPrompt(HfVocabulary(processor.tokenizer), templater_of(processor))
+        self._picture = prompt.picture
+        self._around_picture = lru_cache(maxsize=4096)(prompt.around_picture)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Errors: InputError for a sample longer than ``max_tokens``."""
         made: Mapping[str, Tensor] = self._processor(
-            text=[self._shown] * len(samples),
+            text=[self._picture] * len(samples),
             images=[sample.picture for sample in samples],
             padding=True,
             add_special_tokens=False,

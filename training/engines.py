@@ -1,23 +1,17 @@
-"""Engines in this process, matched and ready to search; and pictures as they take them."""
+"""Engines in this process, matched and ready to search."""
 
 import contextlib
-import hashlib
-import io
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from cos.checkpoints import resolve
 from cos.engines.launch import Engines, launch
 from cos.engines.ports import Engine
 from cos.engines.settings import EngineSettings, Role
 from cos.prm.pair import Pair, pair
-from cos.search.errors import InputError
-from cos.search.types import Picture
 
 NO_PRM = "none"
 """The PRM name that stands for searching without one."""
@@ -76,17 +70,3 @@ def _stdout_to_stderr() -> Generator[None]:
     finally:
         os.dup2(saved, 1)
         os.close(saved)
-
-
-def picture_of(data: bytes) -> Picture:
-    """One RGB picture of an image file's bytes: upright, transparent parts white.
-
-    Errors: InputError when they are no image.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise InputError(f"the image cannot be read: {error}; give a PNG, JPEG or WebP file", "image") from error
-    image = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
-    return Picture(image, hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest())

@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
 from cos.checkpoints import resolve
+from cos.engines.pictures import read_file
 from cos.prm.pair import Pair
 from cos.prm.ports import Reader
 from cos.search.errors import InputError
@@ -199,7 +199,7 @@ class RowProblem:
 
     @property
     def image_png(self) -> bytes:
-        return Path(self.row.image).read_bytes()
+        return read_file(self.row.image)
 
 
 async def policy_facts(

@@ -44,6 +44,11 @@ TITLES: dict[type[Keys], str] = {
     keys.LoraKeys: "lora",
     keys.JudgeKeys: "judge",
     keys.LedgerSource: "ledger",
+    keys.RowKeys: "rows of files",
+    keys.FailureKeys: "work that may fail",
+    keys.RateKeys: "learning_rates",
+    keys.ValidationKeys: "validation",
+    keys.VerdictKeys: "verdicts",
     keys.ProblemSource: "problems",
 }
 """Names of tables that are no stage's."""

@@ -157,7 +157,7 @@ class TrainingKeys(Keys):
     are beside it."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate, after the warm-up."""
-    learning_rates: RateKeys = RateKeys()
+    learning_rates: RateKeys | None = None
     """Other peak rates for parts of the model."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
@@ -200,6 +200,8 @@ class TrainingKeys(Keys):
     """Held-out rows."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who else is told what metrics.jsonl is told; the package has to be installed."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read pictures and make batches ahead of training; 0: training does so itself, between steps."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, some 30 % more time."""
 

@@ -77,7 +77,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def _groups_of(part: Part, named: Named, keys: TrainingKeys) -> list[dict[str, Any]]:
     """A part's groups of parameters, one for each kind there is."""
-    rate = getattr(keys.learning_rates, part) or keys.learning_rate
+    rate = getattr(keys.learning_rates, part, None) or keys.learning_rate
     kinds: dict[Kind, list[nn.Parameter]] = {"layer": [], "matrix": [], "rest": []}
     for name, parameter in named:
         if part_of(name) == part:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cos.training.encode import Collator, Sample, TurnEncoder, load_checkpoint, model_inputs
-from cos.training.engines import picture_of
+from cos.training.row_data import read_picture
 from cos.training.rows import ChainRow
 
 
@@ -36,7 +35,7 @@ def reference_scores(model_folder: str, chains: Sequence[ChainRow], dtype: str) 
     found: list[list[float]] = []
     with torch.inference_mode():
         for row in chains:
-            picture = picture_of(Path(row.problem.image).read_bytes()).image
+            picture = read_picture(row.problem.image)
             turn = encoder.judged(row.steps, row.answer, [None] * (len(row.steps) + 1))
             batch = collate([Sample(picture, row.problem.question, turn)])
             inputs: dict[str, Any] = {

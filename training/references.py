@@ -71,6 +71,8 @@ def names_of(stage: StageConfig) -> Iterator[Named]:
         if stage.stage != "rounds" or named.key in ("policy", "prm") or named.key.startswith("rollout.problems."):
             # Held-out rows are like those that are trained on.
             yield replace(named, to="pairs") if stage.stage == "dpo" and named.to == "chains" else named
+        elif named.key.startswith("dpo.validation."):
+            yield replace(named, to="pairs")
 
 
 def references(recipe: Recipe, stage: StageConfig) -> list[Reference]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from cos.engines.pictures import decode, of_file, read_file
 from cos.search.answers import equal
 from cos.search.errors import InputError
 from cos.search.types import Picture, Question, Step
-from cos.training.engines import NO_PRM, picture_of, running
-from cos.training.failures import check_share, naming, of_row, of_stage
+from cos.training.engines import NO_PRM, running
+from cos.training.failures import check_share, named, naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.preflight import Intake
@@ -149,12 +150,14 @@ async def question_of(problem: ProblemRow) -> Question:
 
 
 def _picture(problem: ProblemRow) -> Picture:
-    # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
-    with naming(f"picture {problem.image!r}"):
-        try:
-            return picture_of(Path(problem.image).read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", "image") from error
+    try:
+        return decode(read_file(problem.image), of_file(problem.image))
+    except InputError:
+        # It names the picture.
+        raise
+    except Exception as error:
+        # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
+        raise named(of_file(problem.image).name, error) from error
 
 
 def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":

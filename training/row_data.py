@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 from torch.utils.data import Dataset
 
+from cos.engines.pictures import of_file, pixels, read_file
 from cos.search.errors import InputError
 from cos.training.encode import Sample, Turn, TurnEncoder
 from cos.training.failures import naming, of_row
@@ -80,9 +81,5 @@ def good_to_bad(rows: Sequence[ChainRow], source: Source, *, soft: bool, until_e
 
 
 def read_picture(path: str) -> Image.Image:
-    """An RGB picture. Errors: InputError naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise InputError(f"picture {path!r} cannot be read: {error}", "image") from error
+    """The RGB picture that a server would see. Errors: InputError naming the file."""
+    return pixels(read_file(path), of_file(path))

@@ -245,6 +245,11 @@ def check_digits(recipe: Recipe, where: str) -> None:
         )
 
 
+def role_of(stage: StageConfig) -> Role | None:
+    """What a stage uses data for; None for one that neither trains nor measures."""
+    return _plan(stage)[0]
+
+
 def _plan(stage: StageConfig) -> tuple[Role | None, tuple[Split, ...], tuple[str, ...]]:
     """A stage's role, the digits of its own ledgers, and the files it reads for it."""
     match stage.stage:

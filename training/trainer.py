@@ -33,7 +33,7 @@ from cos.training.joint import Joint
 from cos.training.keys import TrainingKeys
 from cos.training.losses import Counts, StageLoss
 from cos.training.metrics import add_metrics, cut_metrics
-from cos.training.named_data import NamedData, collate_named
+from cos.training.named_data import NamedData, collate_named, read
 from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
@@ -155,9 +155,8 @@ class StageTrainer(HeldOutTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The targets of all batches of a step. None where every batch is to be averaged by itself."""
-        if self._keys.averaged != "step" or not batch_samples:
-            return None
-        return self._targets_of(batch_samples, device)
+        batches = [*read(batch_samples)]
+        return self._targets_of(batches, device) if self._keys.averaged == "step" and batches else None
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -349,7 +348,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         per_device_eval_batch_size=keys.batch,
         report_to=list(keys.report_to),
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=keys.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         include_num_input_tokens_seen="no",
     )

@@ -23,6 +23,7 @@ from cos.search.errors import InputError
 from cos.training.folder import StageContext
 from cos.training.keys import RowKeys, TrainingKeys, ValidationKeys
 from cos.training.losses import Counts, StageLoss
+from cos.training.named_data import read
 from cos.training.preflight import Intake, chains_of
 from cos.training.problems import images_of
 from cos.training.rows import ChainRow, PairRow, ProblemRow
@@ -144,7 +145,7 @@ class HeldOutTrainer(Trainer):
 
     def _targets_of(self, batches: Iterable[Any], device: torch.device) -> Counts:
         """How many targets batches have, over all processes, for each part of the loss."""
-        counted = [self._loss.counts(batch) for batch in batches]
+        counted = [self._loss.counts(batch) for batch in read(batches)]
         total = torch.stack([torch.stack([value.to(device).float() for value in each.values()]) for each in counted])
         summed = cast(Tensor, self.accelerator.reduce(total.sum(0), reduction="sum"))
         return dict(zip(counted[0], summed, strict=True))
@@ -180,7 +181,7 @@ class HeldOutTrainer(Trainer):
         if not self._held_out:
             self._held_out = self._targets_of(loader, self.args.device)
         parts: list[Tensor] = []
-        for batch in loader:
+        for batch in read(loader):
             with self.compute_loss_context_manager():
                 parts.append(self._loss(model, self._prepare_inputs(batch), self._held_out)[0].float())
         model.train(was_training)

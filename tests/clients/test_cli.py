@@ -159,7 +159,7 @@ def test_a_file_that_is_no_image_is_told(tmp_path: Any, capsys: pytest.CaptureFi
     path = tmp_path / "note.txt"
     path.write_text("hello")
     assert run("solve", str(path), "?", *LOCAL) == 2
-    assert "image cannot be read" in capsys.readouterr().err
+    assert "image: not an image" in capsys.readouterr().err
 
 
 def test_help_loads_nothing_heavy():

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from cos.engines.pictures import SERVED, Origin, PictureLimits, decode
 from cos.engines.scripted import Script
 from cos.search.types import Picture
 from cos.server import images
-from cos.server.images import DECODERS, ImageReader, decode
+from cos.server.images import DECODERS, ImageReader
 from tests.server.support import Served, body, data_uri, error_of, listening, picture_bytes, served, until
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -40,7 +41,7 @@ class Decoders:
     def let_go(self) -> None:
         self._go.set()
 
-    def decode(self, data: bytes, limit: float, param: str, check: Callable[[], None]) -> Picture:
+    def decode(self, data: bytes, origin: Origin, limits: PictureLimits, check: Callable[[], None]) -> Picture:
         with self._lock:
             self.begun.append(data)
             self.running += 1
@@ -48,7 +49,7 @@ class Decoders:
         try:
             while not self._go.wait(0.005):
                 check()
-            return decode(data, limit, param, check)
+            return decode(data, origin, limits, check)
         except images.Unwanted:
             self.unwanted += 1
             raise
@@ -172,10 +173,10 @@ def test_decoding_can_be_ended_long_before_its_end(format: str) -> None:
             raise images.Unwanted
 
     data = noise(format)
-    decode(data, 25, "image", check)
+    decode(data, Origin("image"), check=check)
     calls, most = 0, calls // 10
     with pytest.raises(images.Unwanted):
-        decode(data, 25, "image", check)
+        decode(data, Origin("image"), check=check)
     assert calls == most > 10
 
 
@@ -207,7 +208,7 @@ async def test_what_a_header_tells_is_told_before_there_is_a_place(image: str) -
 
 
 async def test_a_reader_that_is_closed_leaves_no_threads() -> None:
-    with ImageReader(25) as reader:
+    with ImageReader(SERVED) as reader:
         picture = await reader.decode(await reader.take(picture_bytes(), "image"))
         assert picture.image.size == (32, 24)
         decoders = [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]

@@ -11,11 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cos.server.errors import BadImage, ImageUrlDisabled
-from cos.server.images import decode, decode_base64
+from cos.engines.pictures import Origin, PictureLimits, decode
+from cos.search.errors import BadImage
+from cos.server.errors import ImageUrlDisabled
+from cos.server.images import decode_base64
 from tests.server.support import data_uri, picture_bytes
 
-LIMIT = 25.0
+IMAGE = Origin("image")
+SMALL = PictureLimits(1.0)
 ADDRESS = re.compile("0x[0-9a-f]{6}")
 # A busy machine is no bug.
 patient = settings(suppress_health_check=[HealthCheck.too_slow])
@@ -29,27 +32,27 @@ def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_five_formats_are_read(format: str) -> None:
-    picture = decode(picture_bytes(40, 30, format), LIMIT, "image")
+    picture = decode(picture_bytes(40, 30, format), IMAGE)
     assert (picture.image.mode, picture.image.size) == ("RGB", (40, 30))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    assert decode(picture_bytes(mode=mode), LIMIT, "image").image.mode == "RGB"
+    assert decode(picture_bytes(mode=mode), IMAGE).image.mode == "RGB"
 
 
 def test_cmyk_becomes_rgb() -> None:
-    assert decode(picture_bytes(format="JPEG", mode="CMYK"), LIMIT, "image").image.mode == "RGB"
+    assert decode(picture_bytes(format="JPEG", mode="CMYK"), IMAGE).image.mode == "RGB"
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     half = Image.fromarray(np.full((4, 4), 0x8000, dtype="uint16"))
-    assert decode(saved(half), LIMIT, "image").image.getpixel((0, 0)) == (128, 128, 128)
+    assert decode(saved(half), IMAGE).image.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_transparency_lies_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    assert decode(saved(clear), LIMIT, "image").image.getpixel((0, 0)) == (255, 255, 255)
+    assert decode(saved(clear), IMAGE).image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -83,52 +86,52 @@ def png(depth: int, colour: int, row: bytes, clear: tuple[int, ...]) -> bytes:
 def test_a_clear_colour_lies_on_white_at_every_depth(
     depth: int, colour: int, row: bytes, clear: tuple[int, ...], other: int
 ) -> None:
-    image = decode(png(depth, colour, row, clear), LIMIT, "image").image
+    image = decode(png(depth, colour, row, clear), IMAGE).image
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [(other,) * 3, (255,) * 3]
 
 
 def test_the_first_frame_of_an_animation_is_the_picture() -> None:
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     animation = saved(red, "GIF", save_all=True, append_images=[blue])
-    assert decode(animation, LIMIT, "image").image.getpixel((0, 0)) == (255, 0, 0)
+    assert decode(animation, IMAGE).image.getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_the_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (30, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode(saved(image, "JPEG", exif=exif), LIMIT, "image").image.size == (20, 30)
+    assert decode(saved(image, "JPEG", exif=exif), IMAGE).image.size == (20, 30)
 
 
 def test_the_digest_tells_shapes_of_the_same_bytes_apart() -> None:
-    wide, high = (decode(picture_bytes(*size), LIMIT, "image") for size in ((100, 30), (30, 100)))
+    wide, high = (decode(picture_bytes(*size), IMAGE) for size in ((100, 30), (30, 100)))
     assert wide.image.tobytes() == high.image.tobytes()
     assert wide.digest != high.digest
-    assert wide.digest == decode(picture_bytes(100, 30, "BMP"), LIMIT, "image").digest
+    assert wide.digest == decode(picture_bytes(100, 30, "BMP"), IMAGE).digest
 
 
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (200, 1)])
 def test_small_pictures_are_pictures(size: tuple[int, int]) -> None:
-    assert decode(picture_bytes(*size), LIMIT, "image").image.size == size
+    assert decode(picture_bytes(*size), IMAGE).image.size == size
 
 
 def test_the_megapixel_limit_is_exact() -> None:
-    assert decode(picture_bytes(1000, 1000), 1.0, "image").image.size == (1000, 1000)
-    with pytest.raises(BadImage, match=r"image: 1\.0 megapixels, the limit is 1 "):
-        decode(picture_bytes(1000, 1001), 1.0, "image")
+    assert decode(picture_bytes(1000, 1000), IMAGE, SMALL).image.size == (1000, 1000)
+    with pytest.raises(BadImage, match=r"image: 1000x1001 pixels, 1\.0 megapixels, the limit is 1;"):
+        decode(picture_bytes(1000, 1001), IMAGE, SMALL)
 
 
 @pytest.mark.parametrize("format", ["TIFF", "PPM", "EPS", "PDF", "ICO", "TGA"])
 def test_other_formats_are_refused_whatever_their_name(format: str) -> None:
     with pytest.raises(BadImage, match="not an image"):
-        decode(picture_bytes(format=format), LIMIT, "image")
+        decode(picture_bytes(format=format), IMAGE)
 
 
 @patient
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused_in_our_words(data: bytes) -> None:
     with pytest.raises(BadImage) as refused:
-        decode(data, LIMIT, "image")
+        decode(data, IMAGE)
     assert not ADDRESS.search(str(refused.value))
 
 
@@ -141,7 +144,7 @@ def test_a_damaged_file_is_a_picture_or_refused_in_our_words(format: str, data: 
     cut = bytes(whole[: data.draw(st.integers(1, len(whole)))])
     told = ""
     try:
-        decode(cut, LIMIT, "image")
+        decode(cut, IMAGE)
     except BadImage as refused:
         told = str(refused)
     assert not ADDRESS.search(told)

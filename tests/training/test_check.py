@@ -83,6 +83,14 @@ def test_faults_of_all_stages_are_listed_with_exit_code_2(folder: Path) -> None:
     assert "did you mean 'sft/model'?" in told.stdout
 
 
+def test_questions_that_two_roles_share_are_told_beforehand(folder: Path) -> None:
+    recipe = (folder / "recipe.yaml").read_text()
+    prm = f"  - {{stage: prm, model: tokens/model, chains: [{folder}/chains.jsonl], steps: 1}}\n"
+    (fault,) = check_recipe(parse_recipe(recipe + prm)).faults[1:]
+    assert fault.startswith("stage 'prm' (PRM training) and stage 'dpo' (policy training) share 6 questions")
+    assert check_recipe(parse_recipe(recipe + prm + "leaks: report\n")).faults == ()
+
+
 def test_one_step_is_tried_beside_the_run(folder: Path) -> None:
     trained = build(folder / "ready", "internvl")
     stages = f"  - {{stage: sft, model: {trained}, data: [{folder}/chains.jsonl], epochs: 2, batch: 2}}\n"
@@ -190,3 +198,13 @@ def test_an_unknown_key_in_a_recipe_is_named_with_what_is_near(folder: Path) -> 
         parse_recipe(text.replace("steps: 4", "steps: 4, lerning_rate: 1"))
     with pytest.raises(InputError, match=r"lora.rnk: .*did you mean 'rank'"):
         parse_recipe(text.replace("{rank: 4}", "{rnk: 4}"))
+
+
+def test_held_out_rows_are_looked_through_and_kept_apart_from_trained_ones(folder: Path) -> None:
+    file = folder / "recipe.yaml"
+    text = file.read_text().replace("lora: {rank: 4}", f"validation: {{data: [{folder}/held.jsonl]}}")
+    with pytest.raises(InputError, match=r"stage 'dpo': validation.data '.*held.jsonl': there is no"):
+        run_all_of(folder, text)
+    (folder / "held.jsonl").write_bytes((folder / "pairs.jsonl").read_bytes())
+    (fault,) = check_recipe(parse_recipe(text)).faults
+    assert fault.startswith("stage 'dpo': 6 of 6 held-out questions are trained on, too")

@@ -124,7 +124,7 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
 def test_a_picture_that_is_gone_stays_the_callers_error_with_stage_and_row(checkpoint: Path, tmp_path: Path) -> None:
     chains = write_chains(tmp_path / "chains.jsonl", ROWS)
     (tmp_path / "pictures" / "5.png").unlink()
-    with pytest.raises(InputError, match=r"(?s)stage 'prm': .*row 'p5/0': picture '.*5.png' cannot be read"):
+    with pytest.raises(InputError, match=r"(?s)stage 'prm': .*row 'p5/0': picture '.*5.png': cannot be read"):
         run("prm", checkpoint, chains.parent, context(tmp_path, "prm"), **KEYS)
 
 
@@ -334,7 +334,7 @@ def test_a_picture_reader_that_ends_early_stops_the_stage_instead_of_leaving_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_engines("rollout", monkeypatch)
-    monkeypatch.setattr("cos.training.rollout.picture_of", ended)
+    monkeypatch.setattr("cos.training.rollout.decode", ended)
     with pytest.raises(StageError, match=r"^stage 'rollout': row 'p(\d)': picture '.*\1.png': StopIteration$"):
         run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))
 

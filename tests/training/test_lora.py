@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +102,17 @@ def test_of_the_tables_only_the_rows_of_the_new_tokens_are_trained(
         assert rows <= token_ids(checkpoint)
 
 
-def test_tables_that_are_one_stay_one(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [(), ("lm_head",)])
+def test_tables_that_are_one_stay_one(whole: Sequence[str], data: Path, tmp_path: Path) -> None:
     checkpoint = build(tmp_path / "tied", "internvl", tied=True)
     where = context(tmp_path, "sft")
-    run_sft(sft(checkpoint, data), where)
+    run_sft(sft(checkpoint, data, lora={"rank": 2, "modules_to_save": whole}), where)
     model, _ = load_checkpoint(where.folder / "model")
     tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
     assert tables[0].weight is tables[1].weight
     rows = moved_rows(moved(checkpoint, where.folder / "model"), TABLES[0])
     assert rows
-    assert rows <= token_ids(checkpoint)
+    assert (rows <= token_ids(checkpoint)) is not bool(whole)
 
 
 def test_the_tables_stay_as_they_are_where_the_keys_say_so(

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from transformers import AddedToken, AutoProcessor
 
-from cos.engines.vocabulary import ChatPrompt, HfVocabulary
+from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
 from cos.search.grammar import COS_TOKENS
 from cos.search.types import Step
-from cos.training.encode import Collator, Sample, TurnEncoder
+from cos.training.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
 from tests.training.test_smoke import metrics, run
 from tests.training.tiny_models import ARCHITECTURES, CHAT, IMAGE, Architecture, build
@@ -24,8 +24,6 @@ ALL = {kind: (*CHAT, *IMAGE[kind], *COS_TOKENS) for kind in ARCHITECTURES}
 """Every control token of an architecture's tokenizer."""
 SPELT = {kind: f"What do {' '.join(ALL[kind])}{ALL[kind][-1]} mean?" for kind in ARCHITECTURES}
 """A question that spells all of them."""
-PICTURE = {"internvl": "<IMG_CONTEXT>", "llava_next": "<image>", "qwen2_5_vl": "<|image_pad|>"}
-"""What stands for the picture until it is expanded."""
 CHAINS = 12
 KEYS: dict[str, Any] = {"steps": 6, "batch": 2}
 
@@ -59,26 +57,6 @@ def write_data(folder: Path, question: str) -> Path:
     write_rows(chains, spelling(list(read_rows(chains, ChainRow)), question))
     write_rows(pairs, spelling(list(read_rows(pairs, PairRow)), question))
     return folder
-
-
-def test_a_question_has_the_ids_that_it_has_in_serving(architecture: Architecture, checkpoint: Path) -> None:
-    processor: Any = AutoProcessor.from_pretrained(checkpoint)
-    vocabulary, encoder = HfVocabulary(processor.tokenizer), TurnEncoder(processor.tokenizer)
-    prompt, collate = ChatPrompt(vocabulary, processor), Collator(processor)
-    turn = encoder.chain([Step("Add", "1 + 1 = 2.", "It follows.")], "2")
-    questions = ["What is the total?", SPELT[architecture], "\n How many?\n", ""]
-    batch = collate([Sample(noise(), question, turn) for question in questions])
-    placeholder = vocabulary.control_id(PICTURE[architecture])
-    of_a_picture = {vocabulary.control_id(token) for token in IMAGE[architecture]}
-    for row, question in zip(batch["input_ids"].tolist(), questions, strict=True):
-        served = prompt.token_ids(question, image=True)
-        assert served.count(placeholder or -1) == 1
-        place = served.index(placeholder or -1)
-        behind = [*served[place + 1 :], *turn.ids]
-        written = row[: len(row) - row[::-1].index(turn.ids[-1])]
-        assert written[:place] == served[:place]
-        assert written[-len(behind) :] == behind
-        assert set(written[place : -len(behind)]) <= of_a_picture
 
 
 def test_what_a_chain_says_holds_no_control_id(architecture: Architecture, checkpoint: Path) -> None:
@@ -125,6 +103,13 @@ def test_pictures_of_a_batch_stay_with_their_questions(architecture: Architectur
     for row, batch in zip(together["input_ids"], alone, strict=True):
         width = batch["input_ids"].shape[1]
         assert torch.equal(row[:width], batch["input_ids"][0])
+
+
+def test_a_chat_template_that_the_tokenizer_alone_has_is_trained_with(checkpoint: Path) -> None:
+    turn, processor = Turn([1], [1], [-1.0], [False]), AutoProcessor.from_pretrained(checkpoint)
+    expected = Collator(processor)([Sample(noise(), "How many?", turn)])["input_ids"]
+    processor.tokenizer.chat_template, processor.chat_template = processor.chat_template, None
+    assert torch.equal(Collator(processor)([Sample(noise(), "How many?", turn)])["input_ids"], expected)
 
 
 def without_padding(checkpoint: Path, folder: Path, *gone: str) -> Path:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 
 from cos.search.errors import InputError
 from cos.search.types import Step
 from cos.training.folder import StageContext
-from cos.training.keys import RowKeys
-from cos.training.problems import chains_of, images_of, read_problems
+from cos.training.keys import ProblemSource, RowKeys
+from cos.training.preflight import Intake
+from cos.training.problems import images_of, problems_of
 from cos.training.rows import (
     ChainRow,
     PairRow,
@@ -107,8 +109,9 @@ def test_malformed_rows_are_left_out_counted_and_told(tmp_path: Path, caplog: py
     file = write(
         tmp_path / "rows.jsonl", chain(id="first"), *(line for line, _ in MALFORMED.values()), chain(id="last")
     )
+    rows = list(read_rows(file, ChainRow, skip_bad=True, skipped=skipped))
     with caplog.at_level(logging.WARNING, "cos.training.rows"):
-        rows = list(read_rows(file, ChainRow, skip_bad=True, skipped=skipped))
+        assert list(read_rows(file, ChainRow, skip_bad=True)) == rows
     assert [row.id for row in rows] == ["first", "last"]
     assert [message.split(": ")[0] for message in skipped] == [f"{file}:{n}" for n in range(2, len(MALFORMED) + 2)]
     assert f"{len(MALFORMED)} bad lines skipped" in caplog.text
@@ -152,8 +155,10 @@ def test_a_file_of_chains_is_told_by_its_first_object(tmp_path: Path) -> None:
 def test_problems_of_which_gold_is_not_known_are_not_asked(tmp_path: Path) -> None:
 
     file = write(tmp_path / "chains.jsonl", about(answer=""))
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    where = StageContext(folder=tmp_path / "rollout", runs=tmp_path)
     with pytest.raises(InputError, match="problem 'p' has no gold answer, which is needed here"):
-        read_problems([file])
+        problems_of(ProblemSource(data=(str(file),)), where, Intake(where))
     check_gold([])
 
 
@@ -164,7 +169,7 @@ def test_pictures_that_lie_elsewhere_are_found_by_their_folder(tmp_path: Path) -
     lines = (chain(), about(id="q").replace("p/0", "q/0"), about(image="/elsewhere/p.png").replace("p/0", "r/0"))
     file = write(tmp_path / "data" / "chains.jsonl", *lines)
     keys = RowKeys(images="pictures")
-    rows = chains_of([str(file)], where, images_of(keys, where))
+    rows = Intake(where).rows_of([str(file)], ChainRow, images_of(keys, where))
     here = str(tmp_path / "pictures" / "p.png")
     assert [row.problem.image for row in rows] == [here, here, "/elsewhere/p.png"]
     assert images_of(RowKeys(), where) is None
