@@ -36,7 +36,7 @@ def test_a_signal_to_every_process_of_a_run_leaves_its_readers_to_the_end_and_a_
 
     monkeypatch.setattr(StageTrainer, "training_step", training_step)
     model, where = build(tmp_path / "model", "internvl"), context(tmp_path, "sft")
-    write_chains(tmp_path / "chains.jsonl", 6)
+    write_chains(tmp_path / "chains.jsonl", 24)
     with pytest.raises(StageError, match="'sft' was told to stop: a checkpoint of step 2 of 9 is saved, and the same"):
         run("sft", model, tmp_path, where, steps=9, workers=2)
     assert newest_checkpoint(where.folder) == where.folder / "checkpoint-2"
