@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import TrainerCallback
 
 from cos.training.ranks import Ranks
 
+Begin = Callable[[int], None]
+"""What a worker that reads ahead does first, given its number."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -57,3 +60,17 @@ class StopOnSignal(TrainerCallback):
         """Asks for a checkpoint and the end, except after the last step, which has both."""
         if self._ranks.any(self._is_told) and state.global_step < state.max_steps:
             self.has_stopped = control.should_save = control.should_training_stop = True
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """Begins a worker that reads ahead and that no SIGTERM ends: some launchers send it to every process there is, and
+    a worker that dies of it ends the run before its checkpoint. Workers end with the process that they read for."""
+
+    begin: Begin | None
+
+    def __call__(self, worker: int) -> None:
+        """In the worker."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.begin is not None:
+            self.begin(worker)

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -39,7 +39,7 @@ from cos.training.parts import part_of, trained_parts
 from cos.training.precision import is_bf16
 from cos.training.schedule import schedule
 from cos.training.sharded import Blueprint, check_sharding, name_layers, whole_model
-from cos.training.stopping import StopOnSignal
+from cos.training.stopping import StopOnSignal, Undisturbed
 from cos.training.validation import HeldOutTrainer, validation_of
 
 EXTRA = "extra.safetensors"
@@ -128,6 +128,14 @@ class StageTrainer(HeldOutTrainer):
         begun = step_of(newest) if newest else 0
         cut_metrics(self._folder, begun)
         return begun
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The library's, whose readers outlast a signal that is sent to every process there is."""
+        loader = super().get_train_dataloader()
+        if loader.num_workers:
+            inner = cast(Any, loader).base_dataloader  # accelerate's loader wraps the one that starts them
+            inner.worker_init_fn = Undisturbed(inner.worker_init_fn)
+        return loader
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         if self.extra is None or not training or model is not self.model:

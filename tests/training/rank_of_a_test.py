@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -32,11 +33,13 @@ def break_off(stage: str, rank: int, step: int, how: str) -> None:
     """Has this process get a signal, if it is that rank, in that step (from 0) of the stage."""
     plain = StageTrainer.training_step
 
-    def training_step(self: StageTrainer, model: nn.Module, inputs: dict[str, Any], count: Any = None) -> Tensor:
+    def training_step(
+        self: StageTrainer, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         here = (Path(str(self.args.output_dir)).name, int(os.environ["RANK"]), self.state.global_step)
         if here == (stage, rank, step):
             os.kill(os.getpid(), signal.Signals[how])
-        return plain(self, model, inputs, count)
+        return plain(self, model, inputs, num_items_in_batch)
 
     StageTrainer.training_step = training_step
 
@@ -57,7 +60,7 @@ class TokensLoss:
         return off / (counts or self.counts(batch))["tokens"], {"off": off.item()}
 
 
-def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
+def train_heads(model: str, chains: str, runs: str, **keys: Any) -> nn.Module:
     """Trains a head beside a model."""
     torch.manual_seed(0)
     trained, processor = load_checkpoint(model)
@@ -65,7 +68,7 @@ def train_heads(model: str, chains: str, runs: Path, **keys: Any) -> nn.Module:
     rows = list(read_rows(Path(chains), ChainRow))
 
     config = SftConfig.model_validate({"model": model, "data": [chains], "precision": "fp32", "log_every": 1, **keys})
-    context = StageContext(folder=runs / "heads", runs=runs)
+    context = StageContext(folder=Path(runs) / "heads", runs=Path(runs))
     data, collate = imitated(rows, TurnEncoder(processor.tokenizer)), Collator(processor)
     StageTrainer(trained, TokensLoss(heads), data, collate, config, context, extra=heads).run()
     return heads
@@ -78,7 +81,7 @@ def as_if_on_accelerators() -> None:
         del given
         return "gloo", DistributedType.MULTI_GPU
 
-    PartialState._prepare_backend = backend
+    pytest.MonkeyPatch().setattr(PartialState, "_prepare_backend", backend)
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     torch.distributed.init_process_group("gloo")
 
@@ -90,8 +93,8 @@ if __name__ == "__main__":
         as_if_on_accelerators()
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if attempt == 0 and planned["heads"]:
-        found = train_heads(**{**planned["heads"], "runs": Path(planned["heads"]["runs"])})
-        torch.save(found.state_dict(), Path(planned["heads"]["runs"]) / f"heads-{os.environ['RANK']}.pt")
+        heads = train_heads(**planned["heads"])
+        torch.save(heads.state_dict(), Path(planned["heads"]["runs"]) / f"heads-{os.environ['RANK']}.pt")
     if attempt < len(planned["breaks"]):
         break_off(**planned["breaks"][attempt])
     main(["train", "run", "--config", recipe])
