@@ -274,14 +274,16 @@ def reference_logprobs(
 
     state = PartialState(cpu=not torch.cuda.is_available())
     cast("nn.Module", model).to(state.device).eval()
-    found: list[tuple[float, float]] = []
-    with state.split_between_processes(list(range(0, len(data), batch))) as starts:
-        for start in tqdm(
-            cast("list[int]", starts), desc="reference", mininterval=5, disable=not state.is_main_process
-        ):
-            tensors = collate([data[index] for index in range(start, min(start + batch, len(data)))])
-            found += _pair_logprobs(model, {name: value.to(state.device) for name, value in tensors.items()}, bf16)
-    return cast("list[tuple[float, float]]", gather_object(found))
+    starts = range(0, len(data), batch)
+    # Dealt out by hand: with fewer batches than processes, accelerate gives the last batch to several.
+    mine = starts[state.process_index :: state.num_processes]
+    found: list[tuple[int, list[tuple[float, float]]]] = []
+    for start in tqdm(mine, desc="reference", mininterval=5, disable=not state.is_main_process):
+        tensors = collate([data[index] for index in range(start, min(start + batch, len(data)))])
+        inputs = {name: value.to(state.device) for name, value in tensors.items()}
+        found.append((start, _pair_logprobs(model, inputs, bf16)))
+    by_start = dict(cast("list[tuple[int, list[tuple[float, float]]]]", gather_object(found)))
+    return [pair for start in starts for pair in by_start[start]]
 
 
 def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bool) -> list[tuple[float, float]]:
