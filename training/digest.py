@@ -247,19 +247,24 @@ def input_of(paths: Sequence[Path], before: Input | None = None, most_bytes: int
     Missing files count as missing. ``most_bytes``: how much of each is hashed, all unless given."""
     stamp = hashlib.sha256()
     for path in paths:
-        stamp.update(f"{path}\0{_stamp(path)}\n".encode())
+        stamp.update(_bytes(f"{path}\0{_stamp(path)}\n"))
     if before is not None and before.stamp == stamp.hexdigest():
         return before
     content = hashlib.sha256()
     for path in paths:
-        content.update(f"{path.name}\0{_content(path, most_bytes)}\n".encode())
+        content.update(_bytes(f"{path.name}\0{_content(path, most_bytes)}\n"))
     return Input(stamp.hexdigest(), content.hexdigest())
+
+
+def _bytes(text: str) -> bytes:
+    """A name in a row may be any string of JSON, half a surrogate pair included."""
+    return text.encode(errors="surrogatepass")
 
 
 def _stamp(path: Path) -> str:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError for a name that no file can have
         return "missing"
     return f"{found.st_size} {found.st_mtime_ns}"
 
@@ -270,7 +275,7 @@ def _content(path: Path, most_bytes: int | None) -> str:
             if most_bytes is None:
                 return hashlib.file_digest(file, "sha256").hexdigest()
             return f"{path.stat().st_size} {hashlib.sha256(file.read(most_bytes)).hexdigest()}"
-    except OSError:
+    except (OSError, ValueError):
         return "missing"
 
 
@@ -284,7 +289,7 @@ def pictures_of(path: Path, images: Path | None = None) -> list[Path]:
             try:
                 row: Any = json.loads(line)
                 image = row["image"] if "image" in row else row["problem"]["image"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             for one in cast("list[Any]", image) if isinstance(image, list) else [image]:
                 if isinstance(one, str):

@@ -236,6 +236,13 @@ def test_a_file_that_was_copied_anew_is_no_change(sft: Recipe, tmp_path: Path) -
     assert changes(before, now) == []
 
 
+@pytest.mark.parametrize("line", ['{"image": "a\\u0000b.png"}', '{"image": "\\ud800.png"}', "[" * 100_000])
+def test_lines_that_name_no_possible_picture_are_left_to_who_reads_the_rows(line: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(f"{line}\n")
+    found = digest.input_of(digest.pictures_of(tmp_path / "rows.jsonl"), None, digest.PICTURE_BYTES)
+    assert len(found.content) == 64
+
+
 def test_what_a_stage_was_made_of_may_go_once_it_is_done(sft: Recipe, tmp_path: Path) -> None:
     where = begun(sft)
     (where.folder / DONE).write_text("{}")
