@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from PIL import Image
 
+from cos.search.errors import InputError
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.preflight import Intake, problem_of
 from cos.training.rows import ChainRow, PairRow, Written
@@ -72,7 +73,7 @@ def room(config: Any, max_tokens: int | None) -> tuple[int | None, str]:
 def fitting(rows: list[Row], lengths: Lengths, intake: Intake, limit: int | None, whose: str) -> list[Row]:
     """The rows that are not too long (limit and whose as `room` has them).
 
-    Errors: InputError for others, unless they are to be skipped.
+    Errors: InputError for others, unless they are to be skipped, and when none of ``rows`` is left.
     """
     if limit is None:
         return rows
@@ -83,4 +84,6 @@ def fitting(rows: list[Row], lengths: Lengths, intake: Intake, limit: int | None
 
     kept = intake.fitting(rows, tokens, limit, whose)
     intake.settle("rows")
+    if rows and not kept:
+        raise InputError(f"all {len(rows)} rows had to be skipped; the last: {intake.faults[-1]}", "data")
     return kept

@@ -133,6 +133,21 @@ def test_when_every_row_is_bad_that_is_an_error_with_skip_bad_too(checkpoint: Pa
         run("sft", checkpoint, faulty, replace(context(faulty, "sft"), skip_bad=True))
 
 
+@pytest.mark.parametrize("part", ["trained on", "held out"])
+@pytest.mark.parametrize("kind", ["sft", "prm"])
+def test_rows_that_are_all_too_long_are_told_even_when_others_are_left(
+    kind: str, part: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    rows = list(read_rows(write_chains(tmp_path / "chains.jsonl", 4), ChainRow))
+    long, short = [replace(r, problem=replace(r.problem, question=LONG)) for r in rows[:2]], rows[2:]
+    write_rows(tmp_path / "chains.jsonl", long if part == "trained on" else short)
+    write_rows(tmp_path / "held.jsonl", short if part == "trained on" else long)
+    where = replace(context(tmp_path, kind), skip_bad=True)
+    held_out = {"data": [str(tmp_path / "held.jsonl")]}
+    with pytest.raises(InputError, match=r"all 2 rows had to be skipped; the last: .*\.jsonl:2.* tokens, more than"):
+        run(kind, checkpoint, tmp_path, where, validation=held_out)
+
+
 def engine_stage(kind: str, data: Path, where: StageContext) -> None:
     chains = (str(data / "chains.jsonl"),)
     match kind:
