@@ -166,9 +166,15 @@ def _taken(
     *,
     pictures: bool,
 ) -> list[FileRow]:
+    before = intake.read
     found = intake.rows_of(paths, kind, images)
     rows = intake.seen(found) if pictures else found
     intake.settle(what)
+    if not rows and intake.read > before:
+        raise InputError(
+            f"{', '.join(paths)}: all {intake.read - before} {what} had to be skipped; the last: {intake.faults[-1]}",
+            "data",
+        )
     return rows
 
 

@@ -17,7 +17,7 @@ from cos.training.folder import DONE, StageContext
 from cos.training.label import run_label
 from cos.training.lengths import Lengths, room
 from cos.training.pairs import run_pairs
-from cos.training.preflight import MOST_TOLD, SKIPPED, Intake
+from cos.training.preflight import MOST_TOLD, SKIPPED, Intake, chains_of
 from cos.training.prm import run_prm
 from cos.training.ranks import ALONE
 from cos.training.recipe import (
@@ -179,6 +179,17 @@ def test_a_stage_that_the_first_of_several_ranks_carries_out_alone_waits_for_no_
     write_chains(tmp_path / "chains.jsonl", 2)
     intake = Intake(replace(context(tmp_path, "label"), ranks=ALONE))
     assert len(intake.seen(intake.rows_of([str(tmp_path / "chains.jsonl")], ChainRow))) == 2
+
+
+def test_a_file_whose_chains_are_all_skipped_is_told_beside_one_whose_are_not(tmp_path: Path) -> None:
+    good, bad = write_chains(tmp_path / "good.jsonl", 2), write_chains(tmp_path / "b" / "bad.jsonl", 2)
+    for picture in (tmp_path / "b" / "pictures").iterdir():
+        picture.unlink()
+    (tmp_path / "sft").mkdir()
+    intake = Intake(replace(context(tmp_path, "sft"), skip_bad=True))
+    assert len(chains_of([str(good)], intake)) == 2
+    with pytest.raises(InputError, match=r"bad\.jsonl: all 2 chains had to be skipped; the last: .*bad\.jsonl:2"):
+        chains_of([str(bad)], intake)
 
 
 def test_many_faults_are_counted_and_some_told(tmp_path: Path) -> None:
