@@ -91,7 +91,8 @@ def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData 
 
         def compute(pairs: PairData = pairs) -> list[tuple[float, float]]:
             with naming(of_stage(context.folder.name)):
-                return reference_logprobs(reference, pairs, rows_named(collate), config.batch, bf16=bf16)
+                read = rows_named(collate)
+                return reference_logprobs(reference, pairs, read, config.batch, bf16=bf16, ranks=context.ranks)
 
         pairs.refer(cached_reference(context.ranks, context.folder / name, key, compute))
 

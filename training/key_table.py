@@ -79,14 +79,14 @@ class KeyTable:
 def key_tables() -> tuple[KeyTable, ...]:
     """The recipe's own table, one a stage, and those that several share, in the order in which they are read."""
     found: list[type[Keys]] = [recipe.Recipe]
-    for stage in _stage_kinds():
+    for stage in recipe.stage_kinds().values():
         found += [kind for kind in _with_sections(stage) if kind not in found]
     return tuple(_table(kind) for kind in found)
 
 
 def tables_of(stage: str) -> tuple[KeyTable, ...]:
     """The tables of one stage: its own, those it shares, and its sections'. Errors: InputError for no stage's name."""
-    kinds = {_name(kind): kind for kind in _stage_kinds()}
+    kinds = recipe.stage_kinds()
     if stage not in kinds:
         raise InputError(f"there is no stage {stage!r}; there are {', '.join(kinds)}", "stage")
     return tuple(map(_table, dict.fromkeys(_with_sections(kinds[stage]))))
@@ -137,12 +137,13 @@ def _sections(annotation: Any) -> list[type[Keys]]:
     if isinstance(annotation, type) and issubclass(annotation, Keys):
         return [annotation]
     if get_origin(annotation) in (Union, types.UnionType, tuple):
-        return [kind for part in get_args(annotation) for kind in _sections(part) if part not in _stage_kinds()]
+        return [
+            kind
+            for part in get_args(annotation)
+            for kind in _sections(part)
+            if part not in recipe.stage_kinds().values()
+        ]
     return []
-
-
-def _stage_kinds() -> tuple[type[Keys], ...]:
-    return get_args(get_args(recipe.StageConfig)[0])
 
 
 def _inherited(kind: type[Keys]) -> list[type[Keys]]:

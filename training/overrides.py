@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from cos.search.errors import InputError
 from cos.training.names import meant
-from cos.training.recipe import Recipe, StageConfig, folder_name
+from cos.training.recipe import Recipe, StageConfig, folder_name, stage_kinds
 
 
 def overridden(found: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -47,16 +47,11 @@ def keys_at(place: Sequence[str]) -> list[str]:
     section: type[BaseModel] | None = Recipe
     for number, part in enumerate(place):
         if number == 0:
-            section = _kinds().get(part)
+            section = stage_kinds().get(part)
         elif section is not None:
             field = section.model_fields.get(part)
             section = None if field is None else _section(field.annotation)
     return [] if section is None else [key for key in section.model_fields if key != "stages"]
-
-
-def _kinds() -> dict[str, type[BaseModel]]:
-    union = get_args(StageConfig)[0]
-    return {kind.model_fields["stage"].default: kind for kind in get_args(union)}
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

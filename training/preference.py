@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from cos.training.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, mo
 from cos.training.failures import naming, of_row
 from cos.training.folder import replacing
 from cos.training.losses import Batch, Counts, Numbers
-from cos.training.ranks import Ranks
+from cos.training.ranks import ALONE, Ranks
 from cos.training.trainer import StageTrainer
 
 if TYPE_CHECKING:
@@ -264,26 +264,21 @@ def reference_logprobs(
     batch: int,
     *,
     bf16: bool,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[float, float]]:
-    """Summed log-probabilities of both chains of every pair, by a model with a fused head (`fuse_head`).
-
-    Of several processes each reads a part of the pairs, and all get the whole.
-    """
+    """Summed log-probabilities of both chains of every pair, by a model with a fused head (`fuse_head`). Every rank is
+    to call it: each reads a part of the pairs, and all get the whole."""
     from accelerate import PartialState
-    from accelerate.utils import gather_object
 
-    state = PartialState(cpu=not torch.cuda.is_available())
-    cast("nn.Module", model).to(state.device).eval()
-    starts = range(0, len(data), batch)
-    # Dealt out by hand: with fewer batches than processes, accelerate gives the last batch to several.
-    mine = starts[state.process_index :: state.num_processes]
-    found: list[tuple[int, list[tuple[float, float]]]] = []
-    for start in tqdm(mine, desc="reference", mininterval=5, disable=not state.is_main_process):
-        tensors = collate([data[index] for index in range(start, min(start + batch, len(data)))])
-        inputs = {name: value.to(state.device) for name, value in tensors.items()}
-        found.append((start, _pair_logprobs(model, inputs, bf16)))
-    by_start = dict(cast("list[tuple[int, list[tuple[float, float]]]]", gather_object(found)))
-    return [pair for start in starts for pair in by_start[start]]
+    device = PartialState(cpu=not torch.cuda.is_available()).device
+    cast("nn.Module", model).to(device).eval()
+
+    def read(starts: Sequence[int]) -> Iterator[list[tuple[float, float]]]:
+        for start in tqdm(starts, desc="reference", mininterval=5, disable=not ranks.is_first):
+            tensors = collate([data[index] for index in range(start, min(start + batch, len(data)))])
+            yield _pair_logprobs(model, {name: value.to(device) for name, value in tensors.items()}, bf16)
+
+    return [pair for found in ranks.shared(range(0, len(data), batch), read) for pair in found]
 
 
 def _pair_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor], bf16: bool) -> list[tuple[float, float]]:

@@ -21,7 +21,6 @@ from cos.training.failures import named, of_row
 from cos.training.folder import StageContext, replacing
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
-from cos.training.ranks import Ranks
 from cos.training.recipe import StageConfig
 from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows
 
@@ -84,7 +83,8 @@ class Intake:
     def seen(self, rows: Sequence[Row]) -> list[Row]:
         """The rows whose picture can be read. Errors: StageError naming the row for what no reader foresaw."""
         images = dict.fromkeys(problem_of(row).image for row in rows)
-        looked = dict(zip(images, _shared([*images], look_at, self._context.ranks), strict=True))
+        sizes = self._context.ranks.shared([*images], lambda part: _in_threads(part, look_at))
+        looked = dict(zip(images, sizes, strict=True))
         self.sizes |= {image: found for image, found in looked.items() if isinstance(found, tuple)}
         return self._sifted(rows, lambda row: _fault(row, looked[problem_of(row).image]))
 
@@ -223,15 +223,7 @@ def _fault(row: Row, found: Look) -> str | None:
 Found = TypeVar("Found")
 
 
-def _shared(items: list[str], work: Callable[[str], Found], ranks: Ranks) -> list[Found]:
-    """``work`` of every item, in threads; each rank does a part, and all get the whole."""
-    mine = items[ranks.number :: ranks.count]
-    parts = ranks.gathered([*zip(mine, _in_threads(mine, work), strict=True)])
-    found = dict(pair for part in parts for pair in part)
-    return [found[item] for item in items]
-
-
-def _in_threads(items: list[str], work: Callable[[str], Found]) -> list[Found]:
+def _in_threads(items: Sequence[str], work: Callable[[str], Found]) -> list[Found]:
     """Pictures are decoded without Python's lock, so that threads help."""
     threads = max(1, len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(threads) as pool:

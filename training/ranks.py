@@ -9,7 +9,7 @@ others' waiting at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -19,6 +19,7 @@ from cos.search.errors import InputError
 from cos.training.failures import StageError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 PATIENCE = timedelta(days=30)
 """How long ranks wait for the first one: longer than any save, or stage of it alone, takes."""
@@ -94,6 +95,13 @@ class Ranks:
 
         found: list[Any] = [None] * self.count
         distributed.all_gather_object(found, value, group=self._group)
+        return found
+
+    def shared(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Iterable[T]]) -> list[T]:
+        """What ``work`` gives for each item, in the items' order. Each rank works on a part, and all get the whole."""
+        found: list[Any] = [None] * len(items)
+        for number, part in enumerate(self.gathered([*work(items[self.number :: self.count])])):
+            found[number :: self.count] = part
         return found
 
     def _tell(self, told: list[Any]) -> None:

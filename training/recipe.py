@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
@@ -328,6 +328,11 @@ StageConfig = Annotated[
     | ExportConfig,
     Field(discriminator="stage"),
 ]
+
+
+def stage_kinds() -> dict[str, type[StageKeys]]:
+    """The keys of every kind of stage, by its name in a recipe."""
+    return {kind.model_fields["stage"].default: kind for kind in get_args(get_args(StageConfig)[0])}
 
 
 class Recipe(Keys):

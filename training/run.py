@@ -44,7 +44,7 @@ def _command(kind: str, summary: str) -> Callable[..., None]:
     ) -> None:
         recipe = load_recipe(config, overrides)
         found = recipe.find(stage)
-        how = Manner(
+        how = RunOptions(
             fresh="always" if fresh else "never", overrides=tuple(overrides), skip_bad=skip_bad, json_only=json_only
         )
         check_references(recipe, [found], in_order=False, anew=fresh)
@@ -89,7 +89,7 @@ def run_all(
     """Run all stages of a recipe in order; those that are done are left out."""
     recipe = load_recipe(config, overrides)
     check_references(recipe, recipe.stages, in_order=True)
-    how = Manner(
+    how = RunOptions(
         fresh="changed" if fresh else "never", overrides=tuple(overrides), skip_bad=skip_bad, json_only=json_only
     )
     for stage in recipe.stages:
@@ -172,7 +172,7 @@ def plot(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class RunOptions:
     """How stages are run, beside what the recipe says."""
 
     fresh: digest.Fresh = "never"
@@ -182,12 +182,12 @@ class Manner:
     json_only: bool = False
 
 
-def run_stage(recipe: Recipe, stage: StageConfig, how: Manner | None = None) -> None:
+def run_stage(recipe: Recipe, stage: StageConfig, how: RunOptions | None = None) -> None:
     """Runs one stage unless it is done; prints what came out. All processes of a run are to call it.
 
     Errors: InputError for one that was begun with other keys or inputs (`cos.training.digest`).
     """
-    how = how or Manner()
+    how = how or RunOptions()
     context = recipe.context(stage, skip_bad=how.skip_bad)
     name, ranks, begun = folder_name(stage), context.ranks, context
     taken = ranks.first(lambda: digest.begin(recipe, stage, begun, fresh=how.fresh, overrides=how.overrides).digest)

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,8 @@ from tests.training.judge_support import (
     keys,
     label,
     refusal,
-    serving,
     steps_in,
 )
-
-
-@pytest.fixture
-def judge() -> Iterator[Served]:
-    with serving() as served:
-        yield served
 
 
 def test_the_judge_is_shown_picture_question_gold_answer_and_every_step(tmp_path: Path, judge: Served) -> None:

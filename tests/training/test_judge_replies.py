@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,9 @@ from tests.training.judge_support import (
     keys,
     label,
     refusal,
-    serving,
 )
 
 RATED = json.dumps({"labels": ["Good", "Neutral", "Bad"]})
-
-
-@pytest.fixture
-def judge() -> Iterator[Served]:
-    with serving() as served:
-        yield served
 
 
 async def rated(asked: JudgeKeys, row: ChainRow) -> Verdict:
