@@ -19,7 +19,7 @@ from cos.training.progress import side_by_side
 
 
 class Asked(Protocol):
-    """A question about a picture, and its answer. `cos.checkpoints.LedgerProblem` is one."""
+    """A question, about a picture or not, and its answer. `cos.checkpoints.LedgerProblem` is one."""
 
     @property
     def id(self) -> str: ...
@@ -34,7 +34,7 @@ class Asked(Protocol):
     def answer(self) -> str: ...
 
     @property
-    def image_png(self) -> bytes: ...
+    def image_png(self) -> bytes | None: ...
 
 
 P = TypeVar("P", bound=Asked)
@@ -114,7 +114,9 @@ def root_seed(seed: int, problem_id: str) -> int:
 
 def ask(problem: Asked) -> Question:
     """A problem as a question to search. Errors: InputError naming the problem whose picture cannot be used."""
-    return Question(problem.question, decode(problem.image_png, Origin(f"picture of problem {problem.id!r}")))
+    data = problem.image_png
+    picture = None if data is None else decode(data, Origin(f"picture of problem {problem.id!r}"))
+    return Question(problem.question, picture)
 
 
 def is_right(answer: str | None, problem: Asked) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cos.training.adapters import merge_lora, with_lora
-from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.encode import TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.lengths import Lengths, fitting, room
@@ -30,7 +30,7 @@ from cos.training.preference import (
 )
 from cos.training.preflight import Intake, pairs_of, training_facts
 from cos.training.recipe import DpoConfig
-from cos.training.row_data import read_picture
+from cos.training.row_data import collator_of, picture_of
 from cos.training.rows import PairRow
 from cos.training.sharded import check_loaded_everywhere
 from cos.training.splits import claim
@@ -54,11 +54,11 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
             rows, held_out = (fitting(some, lengths, intake, *most) for some in (rows, held_out))
 
         def data_of(some: Sequence[PairRow]) -> PairData:
-            return PairData(some, encoder, picture_of, first_step=config.compared == "step")
+            return PairData(some, encoder, lambda row: picture_of(row.problem), first_step=config.compared == "step")
 
         data = data_of(rows)
         measured = data_of(held_out) if config.validation else None
-        collate = PairCollator(Collator(processor, config.length_buckets, config.max_tokens))
+        collate = PairCollator(collator_of(processor, config, context))
         refer(config, context, {REFERENCE: data, HELD_OUT: measured}, collate)
         fuse_head(model)
         torch.manual_seed(context.seed)
@@ -69,11 +69,6 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
         facts = {**outcome, **taken(intake, held_out), **did, **leaks}
         run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
-
-
-def picture_of(row: PairRow) -> Any:
-    """A pair's picture."""
-    return read_picture(row.problem.image)
 
 
 def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:

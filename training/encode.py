@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,8 @@ IGNORED = -100
 """No target (the index that PyTorch's cross-entropy leaves out)."""
 UNJUDGED = -1.0
 """No verdict."""
+BLANK = (28, 28)
+"""Width and height of a picture that stands where nothing sees it, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture, one question, one turn."""
+    """One picture or none, one question, one turn."""
 
     picture: Any
-    """A PIL image, or uint8 (3, height, width)."""
+    """A PIL image, or uint8 (3, height, width); None where the question is about none."""
     question: str
     turn: Turn
     row: str = ""
@@ -138,11 +141,31 @@ def that_pads(processor: Any) -> Any:
     return padding
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Pictures as a processor prepares them."""
+
+    ids: list[list[int]]
+    """Tokens of the markup around each picture, its placeholder expanded."""
+    kinds: list[Tensor]
+    """Which of these tokens are of the picture, for the models that ask; else none."""
+    others: dict[str, Tensor]
+    """What the vision tower takes, of all pictures together."""
+
+
 class Collator:
     """Samples to one padded batch: what the model takes, and ``should``, ``verdict``, ``is_tag`` (batch, length)."""
 
-    def __init__(self, processor: Any, buckets: Sequence[int] | None = None, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        buckets: Sequence[int] | None = None,
+        max_tokens: int | None = None,
+        *,
+        always_looks: bool = False,
+    ) -> None:
         """``buckets``: lengths to pad to, ascending (few shapes compile few times). ``max_tokens``: longest sample.
+        ``always_looks``: a batch without a picture gets a blank one where nothing sees it, behind the shortest sample.
 
         Errors: InputError for a tokenizer that has nothing to pad with, or a chat template without the question.
         """
@@ -153,20 +176,23 @@ class Collator:
         prompt = ChatPrompt(HfVocabulary(processor.tokenizer), templater_of(processor))
         self._picture = prompt.picture
         self._around_picture = lru_cache(maxsize=4096)(prompt.around_picture)
+        self._without_picture = lru_cache(maxsize=4096)(partial(prompt.token_ids, image=False))
+        self._always_looks = always_looks
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Errors: InputError for a sample longer than ``max_tokens``."""
-        made: Mapping[str, Tensor] = self._processor(
-            text=[self._picture] * len(samples),
-            images=[sample.picture for sample in samples],
-            padding=True,
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
-        kept = made["attention_mask"].bool()
-        shown = [ids[mask].tolist() for ids, mask in zip(made["input_ids"], kept, strict=True)]
-        around = [self._around_picture(sample.question) for sample in samples]
-        prompts = [[*before, *ids, *behind] for ids, (before, behind) in zip(shown, around, strict=True)]
+        shown = self._shown([sample.picture for sample in samples if sample.picture is not None])
+        pictures = iter(shown.ids)
+        prompts: list[list[int]] = []
+        # Where each picture stands: sample, and place of its first token.
+        places: list[tuple[int, int]] = []
+        for number, sample in enumerate(samples):
+            if sample.picture is None:
+                prompts.append(self._without_picture(sample.question))
+                continue
+            before, behind = self._around_picture(sample.question)
+            places.append((number, len(before)))
+            prompts.append([*before, *next(pictures), *behind])
         turns = [sample.turn for sample in samples]
         longest = max(len(prompt) + len(turn.ids) for prompt, turn in zip(prompts, turns, strict=True))
         if self._max_tokens is not None and longest > self._max_tokens:
@@ -174,31 +200,56 @@ class Collator:
                 f"a sample has {longest} tokens, more than max_tokens {self._max_tokens}; raise it or leave it out",
                 "max_tokens",
             )
+        ids = [[*prompt, *turn.ids] for prompt, turn in zip(prompts, turns, strict=True)]
+        if self._always_looks and not places:
+            shown = self._shown([Image.new("RGB", BLANK, "white")])
+            number = min(range(len(ids)), key=lambda one: len(ids[one]))
+            places.append((number, len(ids[number])))
+            ids[number] += shown.ids[0]
+            longest = max(longest, len(ids[number]))
         length = next((bucket for bucket in self._buckets if bucket >= longest), longest)
 
-        def table(parts: list[list[Any]], before: Any, after: Any, dtype: torch.dtype) -> Tensor:
-            rows = [
-                [*(prompt if before is None else [before] * len(prompt)), *part]
-                for prompt, part in zip(prompts, parts, strict=True)
-            ]
-            return torch.tensor([[*row, *[after] * (length - len(row))] for row in rows], dtype=dtype)
+        def table(rows: Sequence[Sequence[Any]], empty: Any, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([[*row, *[empty] * (length - len(row))] for row in rows], dtype=dtype)
 
-        types = made.get("mm_token_type_ids")
-        others = {name: value for name, value in made.items() if name not in PADDED}
-        if types is not None:
-            # Where the picture is: Qwen2.5-VL's positions follow from it. Text is 0.
-            kinds = torch.zeros(len(samples), length, dtype=types.dtype)
-            for row, (before, _), kind, mask in zip(kinds, around, types, kept, strict=True):
-                row[len(before) : len(before) + int(mask.sum())] = kind[mask]
+        def of_turns(parts: Sequence[Sequence[Any]], empty: Any, dtype: torch.dtype) -> Tensor:
+            rows = [[*[empty] * len(prompt), *part] for prompt, part in zip(prompts, parts, strict=True)]
+            return table(rows, empty, dtype)
+
+        others = dict(shown.others)
+        if shown.kinds:
+            # Where pictures are: Qwen2.5-VL's positions follow from it. Text is 0.
+            kinds = torch.zeros(len(samples), length, dtype=shown.kinds[0].dtype)
+            for (number, place), kind in zip(places, shown.kinds, strict=True):
+                kinds[number, place : place + len(kind)] = kind
             others["mm_token_type_ids"] = kinds
         return {
             **others,
-            "input_ids": table([turn.ids for turn in turns], None, self._padding, torch.long),
-            "should": table([turn.should for turn in turns], IGNORED, IGNORED, torch.long),
-            "verdict": table([turn.verdict for turn in turns], UNJUDGED, UNJUDGED, torch.float32),
-            "is_tag": table([[*turn.is_tag] for turn in turns], False, False, torch.bool),
+            "input_ids": table(ids, self._padding, torch.long),
+            "should": of_turns([turn.should for turn in turns], IGNORED, torch.long),
+            "verdict": of_turns([turn.verdict for turn in turns], UNJUDGED, torch.float32),
+            "is_tag": of_turns([turn.is_tag for turn in turns], False, torch.bool),
             "first": torch.tensor(min(map(len, prompts)) - 1),
         }
+
+    def _shown(self, pictures: Sequence[Any]) -> Shown:
+        """Pictures as the checkpoint's processor prepares them."""
+        if not pictures:
+            return Shown([], [], {})
+        made: Mapping[str, Tensor] = self._processor(
+            text=[self._picture] * len(pictures),
+            images=[*pictures],
+            padding=True,
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        kept = made["attention_mask"].bool()
+        types = made.get("mm_token_type_ids")
+        return Shown(
+            [ids[mask].tolist() for ids, mask in zip(made["input_ids"], kept, strict=True)],
+            [] if types is None else [kinds[mask] for kinds, mask in zip(types, kept, strict=True)],
+            {name: value for name, value in made.items() if name not in PADDED},
+        )
 
 
 PADDED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")

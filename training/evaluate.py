@@ -198,8 +198,8 @@ class RowProblem:
         return self.row.answer
 
     @property
-    def image_png(self) -> bytes:
-        return read_file(self.row.image)
+    def image_png(self) -> bytes | None:
+        return None if self.row.image is None else read_file(self.row.image)
 
 
 async def policy_facts(

@@ -31,7 +31,7 @@ class Lengths:
         ``tagged``: whether a tag stands behind every segment (as a PRM learns) or an end behind the last."""
         self._collate, self._encoder, self._sizes = Collator(processor), encoder, sizes
         self._tagged = tagged
-        self._prompts: dict[tuple[int, int], int] = {}
+        self._prompts: dict[tuple[int, int] | None, int] = {}
 
     def tokens(self, row: ChainRow | PairRow) -> int:
         """Tokens of a chain, or of the longer chain of a pair."""
@@ -48,9 +48,9 @@ class Lengths:
 
     def _prompt(self, row: ChainRow | PairRow) -> int:
         problem = problem_of(row)
-        size = self._sizes[problem.image]
+        size = None if problem.image is None else self._sizes[problem.image]
         if size not in self._prompts:
-            empty = Sample(Image.new("RGB", size), "", Turn([], [], [], []))
+            empty = Sample(None if size is None else Image.new("RGB", size), "", Turn([], [], [], []))
             self._prompts[size] = int(self._collate([empty])["first"]) + 1
         return self._prompts[size] + len(self._encoder.encode(problem.question))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cos.training.encode import Collator, Sample, TurnEncoder, load_checkpoint, model_inputs
-from cos.training.row_data import read_picture
+from cos.training.row_data import picture_of
 from cos.training.rows import ChainRow
 
 
@@ -35,9 +35,8 @@ def reference_scores(model_folder: str, chains: Sequence[ChainRow], dtype: str) 
     found: list[list[float]] = []
     with torch.inference_mode():
         for row in chains:
-            picture = read_picture(row.problem.image)
             turn = encoder.judged(row.steps, row.answer, [None] * (len(row.steps) + 1))
-            batch = collate([Sample(picture, row.problem.question, turn)])
+            batch = collate([Sample(picture_of(row.problem), row.problem.question, turn)])
             inputs: dict[str, Any] = {
                 name: value.to(model.dtype) if value.is_floating_point() else value
                 for name, value in model_inputs(batch).items()

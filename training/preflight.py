@@ -81,12 +81,13 @@ class Intake:
         self.read += len(rows) + len(bad)
 
     def seen(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows whose picture can be read. Errors: StageError naming the row for what no reader foresaw."""
-        images = dict.fromkeys(problem_of(row).image for row in rows)
+        """The rows whose picture can be read, or that have none. Errors: StageError naming the row for what no reader
+        foresaw."""
+        images = dict.fromkeys(image for row in rows if (image := problem_of(row).image) is not None)
         sizes = self._context.ranks.shared([*images], lambda part: _in_threads(part, look_at))
         looked = dict(zip(images, sizes, strict=True))
         self.sizes |= {image: found for image, found in looked.items() if isinstance(found, tuple)}
-        return self._sifted(rows, lambda row: _fault(row, looked[problem_of(row).image]))
+        return self._sifted(rows, lambda row: _fault(row, looked.get(problem_of(row).image or "")))
 
     def fitting(self, rows: Sequence[Row], tokens: Callable[[Row], int], limit: int, whose: str) -> list[Row]:
         """The rows of at most ``limit`` tokens; ``whose`` limit that is, for the message."""
@@ -214,7 +215,7 @@ def look_at(image: str) -> Look:
         return named(f"picture {image!r}", error)
 
 
-def _fault(row: Row, found: Look) -> str | None:
+def _fault(row: Row, found: Look | None) -> str | None:
     if isinstance(found, CosError):
         raise named(of_row(row.id), found) from found
     return found if isinstance(found, str) else None

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.chains import judged_turn
-from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.encode import Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
@@ -33,7 +33,7 @@ from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
-from cos.training.row_data import RowData, good_to_bad, judged
+from cos.training.row_data import RowData, collator_of, good_to_bad, judged
 from cos.training.rows import ChainRow, ledger_problem
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
@@ -66,7 +66,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             model, heads = with_judging_layers(model, config, context)
             loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
-        collate = Collator(processor, config.length_buckets, config.max_tokens)
+        collate = collator_of(processor, config, context)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         in_order = isinstance(data, Alternating)
         measured = rows_judged(config, encoder, held_out) if held_out else None

@@ -144,20 +144,22 @@ def is_right(answer: str | None, problem: ProblemRow) -> bool:
 
 
 async def question_of(problem: ProblemRow) -> Question:
-    """The question with its picture, read beside the event loop. Errors: InputError, StageError; they name the picture,
-    not the problem."""
-    return Question(problem.question, await asyncio.to_thread(_picture, problem))
+    """The question with its picture if it has one, read beside the event loop. Errors: InputError, StageError; they
+    name the picture, not the problem."""
+    if problem.image is None:
+        return Question(problem.question)
+    return Question(problem.question, await asyncio.to_thread(_picture, problem.image))
 
 
-def _picture(problem: ProblemRow) -> Picture:
+def _picture(path: str) -> Picture:
     try:
-        return decode(read_file(problem.image), of_file(problem.image))
+        return decode(read_file(path), of_file(path))
     except InputError:
         # It names the picture.
         raise
     except Exception as error:
         # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
-        raise named(of_file(problem.image).name, error) from error
+        raise named(of_file(path).name, error) from error
 
 
 def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from cos.engines.pictures import of_file, pixels, read_file
 from cos.search.errors import InputError
-from cos.training.encode import Sample, Turn, TurnEncoder
+from cos.training.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.failures import naming, of_row
-from cos.training.rows import ChainRow, Source
+from cos.training.folder import StageContext
+from cos.training.keys import TrainingKeys
+from cos.training.rows import ChainRow, ProblemRow, Source
 
 Write = Callable[[ChainRow], Turn]
 
@@ -28,7 +31,17 @@ class RowData(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         row = self._rows[index]
         with naming(of_row(row.id)):
-            return Sample(read_picture(row.problem.image), row.problem.question, self._write(row), row.id)
+            return Sample(picture_of(row.problem), row.problem.question, self._write(row), row.id)
+
+
+def collator_of(processor: Any, keys: TrainingKeys, context: StageContext) -> Collator:
+    """What makes batches of a stage's samples. Errors: InputError as `Collator`.
+
+    Several processes have to run the same layers, and a loss has to reach a weight that is trained: there tower and
+    projector are run for a batch without pictures, too.
+    """
+    looks = context.ranks.count > 1 or not keys.train_text
+    return Collator(processor, keys.length_buckets, keys.max_tokens, always_looks=looks)
 
 
 def imitated(rows: Sequence[ChainRow], encoder: TurnEncoder) -> RowData:
@@ -78,6 +91,11 @@ def good_to_bad(rows: Sequence[ChainRow], source: Source, *, soft: bool, until_e
     if not (good and bad):
         raise InputError(f"{good:g} tags are good and {bad:g} bad; such labels cannot be balanced", "balanced")
     return good / bad
+
+
+def picture_of(problem: ProblemRow) -> Image.Image | None:
+    """A problem's picture; None where it has none. Errors: InputError naming the file."""
+    return None if problem.image is None else read_picture(problem.image)
 
 
 def read_picture(path: str) -> Image.Image:

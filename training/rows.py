@@ -44,13 +44,14 @@ ONLY_DECLARED = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemRow:
-    """A question about a picture, and its gold answer."""
+    """A question, the picture that it is about if there is one, and its gold answer."""
 
     __pydantic_config__: ClassVar = ONLY_DECLARED
 
     id: str
-    image: str
-    """Path of the picture: absolute, or relative to the folder of the JSONL file."""
+    image: str | None = None
+    """Path of the picture: absolute, or relative to the folder of the JSONL file. None: the question is all there is to
+    see."""
     question: str
     answer: str
     """Gold; empty where it is not known."""
@@ -237,7 +238,8 @@ def write_rows(path: str | Path, rows: Iterable[ProblemRow | ChainRow | PairRow]
         for row in rows:
             problem = row if isinstance(row, ProblemRow) else row.problem
             own = asdict(row)
-            (own if isinstance(row, ProblemRow) else own["problem"])["image"] = _from(path.parent, problem.image)
+            asked = own if isinstance(row, ProblemRow) else own["problem"]
+            asked["image"] = problem.image and _from(path.parent, problem.image)
             file.write(json.dumps(own, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
@@ -354,5 +356,5 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 def _placed(row: ProblemRow | ChainRow | PairRow, folder: Path) -> ProblemRow | ChainRow | PairRow:
     """The same row with an absolute path of its picture."""
     if isinstance(row, ProblemRow):
-        return replace(row, image=os.path.normpath(folder / row.image))
+        return row if row.image is None else replace(row, image=os.path.normpath(folder / row.image))
     return replace(row, problem=cast(ProblemRow, _placed(row.problem, folder)))

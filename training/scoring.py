@@ -120,7 +120,8 @@ async def read_chains(
 def _key(group: Sequence[ChainRow]) -> str:
     """Names a question with these very chains: other chains of the same question are not taken for them."""
     problem = group[0].problem
-    told = repr([(problem.question, File(problem.image).name), [(row.steps, row.answer) for row in group]])
+    picture = problem.image and File(problem.image).name
+    told = repr([(problem.question, picture), [(row.steps, row.answer) for row in group]])
     return f"{problem.id} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 

@@ -51,7 +51,7 @@ class StoredTrace:
     id: str
     question: str
     image: str | None
-    """The picture's file, relative to the trace folder."""
+    """The picture's file, relative to the trace folder; None for a question about none."""
     prm: str | None
     parameters: dict[str, Any]
     tree: tuple[Node, ...]
@@ -74,7 +74,7 @@ class Harvest:
 def harvest(folders: Iterable[Path], *, hard_at: float = 0.5, skip_bad: bool = False) -> Harvest:
     """The chains of all traces of some trace folders. ``hard_at``: score from which a tag is called good.
 
-    Counted: traces; bad (only with ``skip_bad``); without_picture; unanswered chains; duplicate chains (the same text
+    Counted: traces; bad (only with ``skip_bad``); unanswered chains; duplicate chains (the same text
     for the same question: the first that has labels stays); unscored chains (no label of some tag); chains.
     Errors: InputError for a folder that cannot be read or holds no trace, and, unless ``skip_bad``, for a file that is
     no trace of this version.
@@ -105,7 +105,7 @@ def harvest(folders: Iterable[Path], *, hard_at: float = 0.5, skip_bad: bool = F
                 known[steps, answer] = ChainRow(id=name, problem=problem, steps=steps, answer=answer, **more)
     rows = [row for known in found.values() for row in known.values()]
     counts["unscored"] = sum(not row.labels for row in rows)
-    names = ("traces", "bad", "without_picture", "unanswered", "duplicates", "unscored")
+    names = ("traces", "bad", "unanswered", "duplicates", "unscored")
     return Harvest(rows, {**{name: counts[name] for name in names}, "chains": len(rows)})
 
 
@@ -153,10 +153,7 @@ def _chains(folder: Path, trace: StoredTrace, hard_at: float, counts: Counter[st
     parents = {path[:-1] for path in nodes}
     leaves = [node for node in trace.tree if node.path not in parents]
     answered = [node for node in leaves if node.answer is not None and node.end == "answer"]
-    if trace.image is None:
-        counts["without_picture"] += 1
-        return []
-    problem = _problem(folder, trace, trace.image)
+    problem = _problem(folder, trace)
     chains = [
         (problem, tuple(_steps(nodes, node)), node.answer or "", _known(trace, nodes, node, hard_at))
         for node in answered
@@ -165,15 +162,15 @@ def _chains(folder: Path, trace: StoredTrace, hard_at: float, counts: Counter[st
     return chains
 
 
-def _problem(folder: Path, trace: StoredTrace, image: str) -> ProblemRow:
+def _problem(folder: Path, trace: StoredTrace) -> ProblemRow:
     """Named by question, picture and PRM, so that chains which two PRMs scored are never compared by their scores."""
-    path = (folder / image).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
-        raise ValueError(f"image: there is no picture {image!r} in the trace folder")
-    key = repr((trace.question, path.name, trace.prm)).encode()
+    path = None if trace.image is None else (folder / trace.image).resolve()
+    if path is not None and not (path.is_relative_to(folder.resolve()) and path.is_file()):
+        raise ValueError(f"image: there is no picture {trace.image!r} in the trace folder")
+    key = repr((trace.question, path and path.name, trace.prm)).encode()
     return ProblemRow(
         id=f"serving-{hashlib.sha256(key).hexdigest()[:16]}",
-        image=str(path),
+        image=path and str(path),
         question=trace.question,
         answer="",
         meta={"prm": trace.prm},

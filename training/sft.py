@@ -24,7 +24,7 @@ from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
-from cos.training.row_data import imitated
+from cos.training.row_data import collator_of, imitated
 from cos.training.rows import ChainRow
 from cos.training.splits import claim, ledger_digits
 from cos.training.trainer import StageTrainer
@@ -50,7 +50,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
             chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
         data = sft_data(config, context, encoder, chains)
-        collate = Collator(processor, config.length_buckets, config.max_tokens)
+        collate = collator_of(processor, config, context)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         trainer = StageTrainer(
             trained,

@@ -8,8 +8,9 @@ themselves were not looked at.
 
 Read:
 
-- One question and one reply about one picture. ``image`` is a path, or a list of one path. ``<image>`` may stand at the
-  beginning or the end of the question, or be left out: the picture is always shown first.
+- One question and one reply about one picture, or about none. ``image`` is a path, or a list of one path; where there
+  is no picture the key is left out, null or an empty list. ``<image>`` may stand at the beginning or the end of the
+  question, or be left out: the picture is always shown first.
 - The reply is the whole chain in the step grammar (`cos.search.grammar`). White space around control tokens is dropped,
   as slow tokenizers put some there; ``Answer:`` before the answer may be missing, as it is in the paper's figure 7.
 - Step tags behind every step and the answer mean nothing by themselves. PRM labels in their places, or two copies of
@@ -17,9 +18,9 @@ Read:
   are labels of the source ``published``. Where the answer's label is bad, the gold answer is not known: it is empty.
 - Other keys of the object and its turns are not looked at.
 
-Refused, by name of the fault: several pictures or none, several turns, a system turn (prompts have the checkpoint's own
-system text), and every reply that is not exactly one chain: tokens that are missing, nested or out of order, text that
-is outside of a field, a second answer, tags at some places only.
+Refused, by name of the fault: several pictures, ``<image>`` without one, several turns, a system turn (prompts have the
+checkpoint's own system text), and every reply that is not exactly one chain: tokens that are missing, nested or out of
+order, text that is outside of a field, a second answer, tags at some places only.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def chain_of(row: Mapping[str, Any]) -> ChainRow:
     """One conversation as a chain. Errors: ValueError saying what is wrong with it."""
     name, image = _id(row.get("id")), _picture(row.get("image"))
     asked, reply = _turns(row["conversations"])
-    question = _question(asked)
+    question = _question(asked, has_picture=image is not None)
     read = read_reply(reply)
     right = read.labels[-1].hard if read.labels else None
     return ChainRow(
@@ -84,10 +85,12 @@ def _id(name: object) -> str:
     return str(name)
 
 
-def _picture(image: object) -> str:
+def _picture(image: object) -> str | None:
+    if image is None or image == []:
+        return None
     if isinstance(image, list):
         several = cast("list[object]", image)
-        if len(several) != 1:
+        if len(several) > 1:
             raise ValueError(f"image: {len(several)} pictures; a chain has one, so give a path or a list of one")
         image = several[0]
     if not isinstance(image, str) or not image.strip():
@@ -127,7 +130,9 @@ def _turn(number: int, turn: object) -> tuple[str, str]:
     return cast(str, found["from"]), cast(str, found["value"])
 
 
-def _question(asked: str) -> str:
+def _question(asked: str, *, has_picture: bool) -> str:
+    if IMAGE in asked and not has_picture:
+        raise ValueError(f"{IMAGE} stands in the question, and the row has no picture: give its path as image")
     text = asked.strip()
     text = text.removeprefix(IMAGE) if text.startswith(IMAGE) else text.removesuffix(IMAGE)
     if IMAGE in text:

@@ -5,8 +5,9 @@ sets of digits, keys of questions), and compares that with what stages of other 
 those that trained in runs whose checkpoints it uses. As it writes first and compares then, of two stages that run side
 by side one at least sees the other. What a recipe says of digits is compared when it is read.
 
-A question is its text and its picture; its key is of the text, and of the picture file's first 64 KiB and size. So a
-picture that was encoded anew counts as another one. Ledgers without end have no keys: their digits say it.
+A question is its text and its picture, if it has one; its key is of the text, and of the picture file's first 64 KiB
+and size. So a picture that was encoded anew counts as another one. Ledgers without end have no keys: their digits say
+it.
 """
 
 from __future__ import annotations
@@ -107,11 +108,11 @@ def ledger_digits(source: ProblemSource | LedgerSource | None) -> tuple[Split, .
 
 def keys_of(problems: Iterable[ProblemRow]) -> dict[str, str]:
     """The first problem's id for the key of each question: 16 hex digits of SHA-256."""
-    pictures: dict[str, bytes] = {}
+    pictures: dict[str | None, bytes] = {None: b""}
     found: dict[str, str] = {}
     for row in problems:
         if row.image not in pictures:
-            pictures[row.image] = _picture_key(Path(row.image))
+            pictures[row.image] = _picture_key(Path(row.image or ""))
         text = " ".join(row.question.split()).encode()
         found.setdefault(sha256(pictures[row.image] + text).hexdigest()[:16], row.id)
     return found

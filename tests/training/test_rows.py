@@ -75,7 +75,7 @@ MALFORMED = {
     "problem null": (chain(problem=None), "problem"),
     "problem a name": (chain(problem="p"), "problem"),
     "question missing": (about().replace('"question": "How many?", ', ""), "problem.question: Field required"),
-    "image null": (about(image=None), "problem.image"),
+    "image a number": (about(image=7), "problem.image"),
     "image a list": (about(image=["p.png"]), "problem.image"),
     "notes a list": (about(meta=[]), "problem.meta"),
     "half a surrogate pair": (about(question="\ud83d"), "surrogate"),

@@ -41,7 +41,7 @@ from cos.training.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.evaluate import RowProblem
 from cos.training.judge import messages_of
 from cos.training.rollout import question_of
-from cos.training.row_data import RowData, read_picture
+from cos.training.row_data import RowData, picture_of, read_picture
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import read_tree, tree_of
 from tests.server.test_refusals import declared_png
@@ -155,7 +155,7 @@ async def shown_to_the_judge(row: ProblemRow) -> tuple[Image.Image, str]:
 
 def served(row: ProblemRow) -> Picture:
     """The picture of a row as a server has it that was sent the file in a request."""
-    uri = "data:application/octet-stream;base64," + base64.b64encode(Path(row.image).read_bytes()).decode()
+    uri = "data:application/octet-stream;base64," + base64.b64encode(Path(row.image or "").read_bytes()).decode()
     return decode(take(uri, SERVED, "image").data, Origin("image"))
 
 
@@ -168,7 +168,7 @@ async def test_training_rollout_judge_evaluation_and_server_see_the_same_pixels(
         assert drawn.picture is not None
         assert evaluated.picture is not None
         assert drawn.picture.digest == evaluated.picture.digest == expected.digest
-        assert pixels_of(read_picture(row.image)) == pixels_of(expected.image), row.image
+        assert pixels_of(read_picture(row.image or "")) == pixels_of(expected.image), row.image
         assert pixels_of(drawn.picture.image) == pixels_of(judged) == pixels_of(expected.image), row.image
         assert drawn.text == evaluated.text == asked == row.question
 
@@ -198,7 +198,7 @@ async def test_training_takes_the_prompt_ids_and_the_pixels_that_vllm_sends_its_
     processor = checkpoint.processor
     turn = TurnEncoder(processor.tokenizer).chain([], "2")
     collate = Collator(processor)
-    samples = [Sample(read_picture(row.image), row.question, turn, row.id) for row in nasty]
+    samples = [Sample(read_picture(row.image or ""), row.question, turn, row.id) for row in nasty]
     together = collate(samples)
     tiles: set[int] = set()
     place = 0
@@ -217,6 +217,30 @@ async def test_training_takes_the_prompt_ids_and_the_pixels_that_vllm_sends_its_
         place += len(pixels)
         tiles.add(len(pixels))
     assert len(tiles) > 1, "no picture was cut into more tiles than another"
+
+
+async def test_questions_without_a_picture_have_the_prompt_ids_that_vllm_sends_alone_and_beside_others(
+    checkpoint: Checkpoint, nasty: list[ProblemRow]
+) -> None:
+    turn = TurnEncoder(checkpoint.processor.tokenizer).chain([], "2")
+    collate, looking = Collator(checkpoint.processor), Collator(checkpoint.processor, always_looks=True)
+    bare = [ProblemRow(id=text, question=text, answer="2") for text in questions()]
+    samples = [Sample(picture_of(row), row.question, turn, row.id) for row in [*nasty[:6], *bare]]
+    mixed, pictures = collate(samples), collate(samples[:6])
+    for number, row in enumerate(bare):
+        drawn, evaluated = await question_of(row), ask(RowProblem(row))
+        assert drawn == evaluated == Question(row.question)
+        rendered = await checkpoint.engine.render(drawn)
+        expected = [*rendered["prompt_token_ids"], *turn.ids]
+        for batch, place in (
+            (collate([samples[6 + number]]), 0),
+            (looking([samples[6 + number]]), 0),
+            (mixed, 6 + number),
+        ):
+            assert batch["input_ids"][place].tolist()[: len(expected)] == expected, row.id
+        _, user = await messages_of(ChainRow(id=row.id, problem=row, steps=(), answer="2"))
+        assert [part["type"] for part in cast("Any", user)["content"]] == ["text", "text"]
+    assert torch.equal(mixed["pixel_values"], pictures["pixel_values"])
 
 
 def test_a_picture_that_a_stage_draws_has_the_pixels_of_its_file(checkpoint: Checkpoint) -> None:
@@ -299,7 +323,7 @@ async def test_what_a_server_refuses_training_refuses_in_the_same_words_and_name
     said = str(by_server.value).removeprefix("image: ")
     assert said.startswith(why)
     with pytest.raises(InputError) as by_training:
-        read_picture(row.image)
+        read_picture(row.image or "")
     with pytest.raises(InputError) as by_rollout:
         await question_of(row)
     assert str(by_training.value) == str(by_rollout.value) == f"picture {str(path)!r}: {said}"

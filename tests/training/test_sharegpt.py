@@ -147,10 +147,10 @@ STRANGE_ROWS = {
     "two marks": (asking("<image><image>\nWhy?"), "<image> stands more than once or within"),
     "a mark within": (asking("In <image> why?"), "<image> stands more than once or within"),
     "half a surrogate pair": (asking("Why \ud83d?"), "half a surrogate pair"),
-    "image missing": (conversation(image=...), "image: the path of a picture is needed, not null"),
+    "image missing": (conversation(image=...), "<image> stands in the question, and the row has no picture"),
     "image empty": (conversation(image=" "), "the path of a picture is needed, not empty text"),
     "image a number": (conversation(image=7), "the path of a picture is needed, not a number"),
-    "images none": (conversation(image=[]), "image: 0 pictures; a chain has one"),
+    "images none": (conversation(image=[]), "<image> stands in the question, and the row has no picture"),
     "images several": (conversation(image=["a.png", "b.png"]), "image: 2 pictures; a chain has one"),
     "images null": (conversation(image=[None]), "the path of a picture is needed, not null"),
     "id missing": (conversation(id=...), "id: text or a whole number is needed, not null"),
@@ -242,7 +242,7 @@ def published(row: ChainRow, source: Source) -> str:
     right = "".join(segment + label for segment, label in zip(row.segments, labels, strict=True))
     asked = turn("human", f"<image>\n{row.problem.question}")
     turns = [asked, turn("gpt", tagged + SPLIT + right)]
-    return json.dumps({"id": row.problem.id, "image": Path(row.problem.image).name, "conversations": turns})
+    return json.dumps({"id": row.problem.id, "image": Path(row.problem.image or "").name, "conversations": turns})
 
 
 @pytest.mark.parametrize("stage", ["sft", "prm"])

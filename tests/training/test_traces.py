@@ -95,7 +95,7 @@ async def test_what_a_server_stored_comes_out_as_labelled_chains_and_pairs(tmp_p
     for chain in chains:
         assert [label.soft for label in chain.labels["serving"]] == list(chain.scores or ())
         assert all(label.hard == (label.soft >= 0.5) for label in chain.labels["serving"])
-        assert Path(chain.problem.image).is_file()
+        assert Path(chain.problem.image or "").is_file()
     assert 1 <= len(pairs) == outcome["pairs"] <= 4
     assert all(pair.chosen_score - pair.rejected_score > 0.2 for pair in pairs)
 
@@ -170,10 +170,12 @@ def test_hard_labels_begin_where_they_are_told_to(tmp_path: Path) -> None:
     assert [label.hard for label in chains[0].labels["serving"]] == [True, False]
 
 
-def test_searches_without_a_picture_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_searches_without_a_picture_are_chains_of_questions_without_one(tmp_path: Path) -> None:
     store(tmp_path / "t", "a")
     store(tmp_path / "t", "b", image=None)
-    assert harvest([tmp_path / "t"]).counts["without_picture"] == 1
+    chains = harvest([tmp_path / "t"]).chains
+    assert {chain.problem.image is None for chain in chains} == {False, True}
+    assert len({chain.problem.id for chain in chains}) == 2
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
