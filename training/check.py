@@ -7,13 +7,9 @@ the one which that stage begins with is looked at in its place.
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +20,14 @@ from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
+from cos.training.mixing import Share, mix
 from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.references import ROWS, Reference, faults_of, references
 from cos.training.rows import ChainRow, PairRow, ProblemRow
+from cos.training.sources import FileKeys, Mixable, files_of
 from cos.training.splits import TITLES, Role, keys_of, role_of
+from cos.training.trial import Step, one_step
 
 BEGINS_WITH = {
     "tokens": "checkpoint",
@@ -85,17 +84,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step that was tried."""
-
-    seconds: float
-    """With loading the model."""
-    loss: float | None
-    peak_gib: float
-    """Peak memory of the process; of the GPU where there is one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
     """What was found of one stage."""
 
@@ -106,6 +94,8 @@ class StageReport:
     """Rows that can be used; None for a stage that reads none, or none that are there."""
     skipped: int = 0
     """Those that cannot."""
+    sources: tuple[Share, ...] = ()
+    """Of a stage that trains on several files."""
     tokens: Tokens | None = None
     pictures: Pictures | None = None
     memory: Memory | None = None
@@ -164,6 +154,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         asked[report.name] = keys_of(problem_of(row) for key, some in by_key.items() if key != SEEN for row in some)
         rows = [row for some in by_key.values() for row in some]
         facts = _sizes(recipe, stage, intake, rows, notes)
+        facts |= {"sources": _shares(recipe, stage, named, intake, rows)}
         facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
         faults += [] if rows or not intake.read else ["no row is left that can be used"]
         _check_held_out(by_key)
@@ -171,7 +162,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         faults.append(str(error))
     faults += intake.faults
     if step and isinstance(stage, TrainingKeys) and not faults:
-        tried = _one_step(recipe, stage, named)
+        tried = one_step(recipe, stage, named)
         faults += [tried] if isinstance(tried, str) else []
         facts["step"] = tried if isinstance(tried, Step) else None
         notes += [] if tried is not None else ["no step was tried: its checkpoint or data are still to be made"]
@@ -199,12 +190,16 @@ def _rows(stage: StageConfig, named: Sequence[Reference], intake: Intake) -> dic
         if one.to == "problems":
             rows = [*intake.seen(intake.problems_of([one.name], one.images))]
         elif one.to == "pairs":
-            rows = [*intake.seen(intake.rows_of([one.name], PairRow, one.images))]
+            rows = [*intake.seen(intake.rows_of(_file(one), PairRow, one.images))]
         else:
-            chains = intake.rows_of([one.name], ChainRow, one.images)
+            chains = intake.rows_of(_file(one), ChainRow, one.images)
             rows = [*(intake.seen(chains) if reads_pictures(stage) else chains)]
         found.setdefault(one.key, []).extend(rows)
     return found
+
+
+def _file(one: Reference) -> tuple[FileKeys, ...]:
+    return files_of([one.name]) if one.source is None else (one.source,)
 
 
 def _check_held_out(by_key: Mapping[str, Sequence[AnyRow]]) -> None:
@@ -237,6 +232,32 @@ def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow
         bare = sum(isinstance(row, ChainRow) and stage.labels not in row.labels for row in rows)
         notes += [f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"] if bare else []
     return facts
+
+
+def _shares(
+    recipe: Recipe, stage: StageConfig, named: Sequence[Reference], intake: Intake, rows: Sequence[AnyRow]
+) -> tuple[Share, ...]:
+    """What an epoch has of each file, where there are several. Errors: InputError as `mix`."""
+    if not isinstance(stage, SftConfig | PrmConfig | DpoConfig):
+        return ()
+    sources = sources_of(stage)
+    if len(sources) < 2 or any(one.to in ROWS and one.state != "here" for one in named):
+        return ()
+    own = [row for row in cast("Sequence[ChainRow]", rows) if any(intake.source_of(row) is one for one in sources)]
+    if isinstance(stage, PrmConfig):
+        own = [row for row in own if stage.labels in row.labels]
+    return tuple(mix(own, sources, intake, stage, recipe.seed).shares)
+
+
+def sources_of(stage: SftConfig | PrmConfig | DpoConfig) -> Sequence[Mixable]:
+    """The files that a stage is trained on."""
+    match stage:
+        case SftConfig():
+            return stage.data
+        case PrmConfig():
+            return stage.chains
+        case DpoConfig():
+            return stage.pairs
 
 
 def _beginning(recipe: Recipe, stage: StageConfig) -> Path | None:
@@ -313,33 +334,6 @@ def _memory(folder: Path, keys: TrainingKeys) -> Memory:
     )
 
 
-def _one_step(recipe: Recipe, stage: StageConfig, named: Sequence[Reference]) -> Step | str | None:
-    """One step of the stage itself, beside the run; what went wrong, or None where something is still to be made."""
-    import torch
-
-    if any(one.state != "here" for one in named):
-        return None
-    given: dict[str, list[str]] = {}
-    for one in named:
-        given.setdefault(one.key, []).append(str(one.path.resolve()))
-    update = {key: tuple(paths) if isinstance(getattr(stage, key), tuple) else paths[0] for key, paths in given.items()}
-    tried = stage.model_copy(update={**update, "steps": 1, "epochs": None})
-    folder = Path(tempfile.mkdtemp(prefix="cos-check-"))
-    context = replace(
-        recipe.context(stage), folder=folder / folder_name(stage), runs=folder, leaks="report", trial=True
-    )
-    try:
-        getattr(import_module(f"cos.training.{stage.stage}"), f"run_{stage.stage}")(tried, context)
-        done = json.loads((context.folder / DONE).read_text(encoding="utf-8"))
-    except (CosError, FloatingPointError) as error:
-        return f"one step was tried: {error}"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    loss = done["outcome"].get("losses", {}).get("last")
-    return Step(seconds=done["seconds"], loss=loss, peak_gib=gpu or done["peak_rss_mib"] / 1024)
-
-
 def table(report: Report) -> str:
     """The report for people."""
     lines = [f"recipe {report.recipe}: {len(report.stages)} stages"]
@@ -361,6 +355,9 @@ def _told(stage: StageReport) -> Iterator[tuple[str, str]]:
     if stage.rows is not None:
         bad = f"; {stage.skipped} cannot be used" if stage.skipped else ""
         yield "rows", f"{stage.rows} of {stage.rows + stage.skipped}{bad}"
+    for one in stage.sources:
+        weight = "" if one.weight is None else f" (weight {one.weight:g})"
+        yield "an epoch has", f"{one.in_epoch} rows of the {one.rows} of {one.path}{weight}"
     if (tokens := stage.tokens) is not None:
         limit = "" if tokens.limit is None else f"; limit {tokens.limit}"
         yield (

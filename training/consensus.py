@@ -35,16 +35,18 @@ def agreements(chains: Sequence[ChainRow], sources: Sequence[Source]) -> list[Ag
 
 
 def _compare(chains: Sequence[ChainRow], first: Source, second: Source) -> Agreement:
-    both = [chain for chain in chains if first in chain.labels and second in chain.labels]
+    both = [(chain.labels[first], chain.labels[second]) for chain in chains if {first, second} <= chain.labels.keys()]
     tags = [
-        [(a.hard, b.hard) for a, b in zip(chain.labels[first], chain.labels[second], strict=True)] for chain in both
+        [(a.hard, b.hard) for a, b in zip(mine, theirs, strict=True) if a is not None and b is not None]
+        for mine, theirs in both
+        if None not in (*mine, *theirs)
     ]
     steps = [pair for chain in tags for pair in chain[:-1]]
     bad = [pair for pair in steps if not all(pair)]
     return Agreement(
         first=first,
         second=second,
-        chains=len(both),
+        chains=len(tags),
         steps=len(steps),
         step_agreement=_share(a == b for a, b in steps),
         step_kappa=_kappa(steps),
@@ -93,4 +95,4 @@ def agreed_chains(chains: Iterable[ChainRow], sources: Sequence[Source]) -> list
 
 def _is_agreed(chain: ChainRow, sources: Sequence[Source]) -> bool:
     every = zip(*(chain.labels[source] for source in sources), strict=True)
-    return all(len({label.hard for label in labels}) == 1 for labels in every)
+    return all(len({label and label.hard for label in labels}) == 1 for labels in every)

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.lengths import Lengths, fitting, room
+from cos.training.mixing import mix
 from cos.training.named_data import rows_named
 from cos.training.precision import is_bf16
 from cos.training.preference import (
@@ -63,11 +65,12 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         fuse_head(model)
         torch.manual_seed(context.seed)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
-        trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
+        mixed = mix(rows, config.pairs, intake, config, context.seed)
+        trainer = PreferenceTrainer(trained, Subset(data, mixed.order), collate, config, context, measured)
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
-        facts = {**outcome, **taken(intake, held_out), **did, **leaks}
+        facts = {**outcome, **taken(intake, held_out), **mixed.facts(), **did, **leaks}
         run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
 
 

@@ -31,6 +31,7 @@ from cos.training.provenance import Facts, machine, revision
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow
 from cos.training.scoring import read_chains
+from cos.training.sources import ChainSource
 from cos.training.splits import claim
 from cos.training.statistics import bootstrap_mean
 from cos.training.verdicts import (
@@ -78,7 +79,7 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
         if unseen:
             scores = await _scores([*unseen, *seen], config, reader)
             judged = [
-                Labelled(row.problem.id, tags, [label.hard for label in row.labels[config.labels]])
+                Labelled(row.problem.id, tags, [label and label.hard for label in row.labels[config.labels]])
                 for row, tags in zip([*unseen, *seen], scores, strict=True)
             ]
             facts |= prm_facts(judged[: len(unseen)], config, context)
@@ -127,16 +128,18 @@ async def _scores(
     return [[*(row.scores or ())] for row in chains]
 
 
-def _chains(config: EvaluateConfig, context: StageContext, paths: Sequence[str], intake: Intake) -> list[ChainRow]:
+def _chains(
+    config: EvaluateConfig, context: StageContext, sources: Sequence[ChainSource], intake: Intake
+) -> list[ChainRow]:
     """Labelled chains. Errors: InputError when one lacks the labels that are wanted."""
     found: list[ChainRow] = []
-    for path in paths:
+    for one in sources:
         images = images_of(config, context)
-        for row in chains_of([path], intake, images=images, pictures=reads_pictures(config)):
+        for row in chains_of([one], intake, images=images, pictures=reads_pictures(config)):
             if config.labels not in row.labels:
                 has = ", ".join(row.labels) or "none at all"
                 raise InputError(
-                    f"{path}: chain {row.id!r} has no labels by {config.labels!r} (it has {has}); "
+                    f"{one.path}: chain {row.id!r} has no labels by {config.labels!r} (it has {has}); "
                     "run the stage `label`, or change labels",
                     "labels",
                 )

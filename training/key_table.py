@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cos.search.errors import InputError
-from cos.training import keys, recipe
-from cos.training.keys import Keys
+from cos.training import keys, recipe, sources
+from cos.training.section import Keys
 
 PAPER, RELEASE = "paper", "release"
 """arXiv 2509.19003, and the code its authors released (baaivision/CoS)."""
@@ -44,7 +44,13 @@ TITLES: dict[type[Keys], str] = {
     keys.LoraKeys: "lora",
     keys.JudgeKeys: "judge",
     keys.LedgerSource: "ledger",
-    keys.RowKeys: "rows of files",
+    sources.RowKeys: "rows of files",
+    sources.FileKeys: "file",
+    sources.WeightKeys: "file among others",
+    sources.ChainSource: "file of chains",
+    sources.MixedChains: "file of chains among others",
+    sources.MixedPairs: "file of pairs among others",
+    sources.MixKeys: "mixing",
     keys.FailureKeys: "work that may fail",
     keys.RateKeys: "learning_rates",
     keys.ValidationKeys: "validation",
@@ -161,13 +167,13 @@ def _name(kind: type[Keys]) -> str:
 def _table(kind: type[Keys]) -> KeyTable:
     inherited = _inherited(kind)
     theirs = {name for base in inherited for name in base.model_fields}
-    sources = SOURCES.get(_name(kind), {})
+    origins = SOURCES.get(_name(kind), {})
     rows = tuple(
         KeyRow(
             name,
             _shown(field.default),
             " ".join((field.description or "").split()).replace("``", "`").replace("|", "\\|"),
-            sources.get(name, "" if _is_empty(field.default) else "ours"),
+            origins.get(name, "" if _is_empty(field.default) else "ours"),
         )
         for name, field in kind.model_fields.items()
         if name not in theirs and name != "stage"

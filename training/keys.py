@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cos.training.mnist import Split
-from cos.training.names import ChainFile, FolderName, ImageFolder, OtherFile, ProblemFile
+from cos.training.names import FolderName, OtherFile, ProblemFile
 from cos.training.precision import Precision
-
-
-class Keys(BaseModel):
-    """Keys of a recipe; unknown ones are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+from cos.training.section import Keys
+from cos.training.sources import ChainSource, RowKeys
 
 
 class LedgerSource(Keys):
@@ -26,13 +22,6 @@ class LedgerSource(Keys):
     """How many; a training stage draws as many as its steps take, unless given."""
     seed: int | None = None
     """Where the drawing starts; the recipe's seed unless given."""
-
-
-class RowKeys(Keys):
-    """What a section that reads rows from files can be told about them."""
-
-    images: ImageFolder | None = None
-    """Folder that the pictures' paths in its files are relative to; each file's own folder unless given."""
 
 
 class ProblemSource(RowKeys):
@@ -132,7 +121,7 @@ class RateKeys(Keys):
 class ValidationKeys(Keys):
     """Rows held out of training. The weights with the smallest loss on them are those that the stage writes."""
 
-    data: tuple[ChainFile, ...] = Field(min_length=1)
+    data: tuple[ChainSource, ...] = Field(min_length=1)
     """JSONL files of rows like those that are trained on. A question may not be in both."""
     every: int = Field(default=100, ge=1)
     """Steps from one measurement to the next; the last step is measured, too."""

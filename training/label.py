@@ -30,7 +30,7 @@ from cos.training.preflight import Intake, chains_of, reads_pictures
 from cos.training.problems import images_of
 from cos.training.recipe import LabelConfig
 from cos.training.rollout import CHAINS, bar_of, tell
-from cos.training.rows import ChainRow, Source, TagLabel, check_gold, write_rows
+from cos.training.rows import ChainRow, Labels, Source, TagLabel, check_gold, write_rows
 from cos.training.splits import check_unseen
 from cos.training.whole import Manner, Writer
 
@@ -85,7 +85,7 @@ def _exact(chain: ChainRow) -> tuple[TagLabel, ...]:
         return exact_labels(chain)
 
 
-def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...] | None) -> ChainRow:
+def with_labels(chain: ChainRow, source: Source, labels: Labels | None) -> ChainRow:
     """The chain with one source's labels in place of those it had from there; None: with none."""
     others = {other: given for other, given in chain.labels.items() if other != source}
     return replace(chain, labels=others if labels is None else {**others, source: labels})
@@ -93,7 +93,7 @@ def with_labels(chain: ChainRow, source: Source, labels: tuple[TagLabel, ...] | 
 
 def good_share(chains: Sequence[ChainRow], source: Source) -> float | None:
     """Share of tags that a source calls good; None of nothing."""
-    tags = [label.hard for chain in chains for label in chain.labels.get(source, ())]
+    tags = [label.hard for chain in chains for label in chain.labels.get(source, ()) if label is not None]
     return round(sum(tags) / len(tags), 4) if tags else None
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel
 
@@ -42,18 +42,44 @@ class Named:
     """The key, with those it stands below: ``problems.data``."""
     name: str
     to: Thing
+    by: BaseModel
+    """The section that names it."""
 
 
 def named_in(keys: BaseModel, below: str = "") -> Iterator[Named]:
-    """Everything that a section of a recipe names, in the order of its keys."""
-    for key, field in type(keys).model_fields.items():
-        mark = next((one for one in field.metadata if isinstance(one, Refers)), None) or _mark(field.annotation)
+    """Everything that a section of a recipe names, in the order of its keys. What is the ``path`` of a section goes by
+    the section's own key."""
+    for key in type(keys).model_fields:
+        mark = _mark_of(type(keys), key)
         given = getattr(keys, key)
         for value in given if isinstance(given, tuple) else (given,):
             if isinstance(value, BaseModel):
                 yield from named_in(value, f"{below}{key}.")
             elif isinstance(value, str) and mark is not None:
-                yield Named(below + key, value, mark.to)
+                yield Named(below.removesuffix(".") if key == "path" else below + key, value, mark.to, keys)
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def renamed(keys: Section, name_of: Callable[[str], str]) -> Section:
+    """A section that names everything otherwise."""
+
+    def new(key: str, value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return renamed(value, name_of)
+        return name_of(value) if isinstance(value, str) and _mark_of(type(keys), key) is not None else value
+
+    def all_new(key: str) -> Any:
+        given: Any = getattr(keys, key)
+        return tuple(new(key, one) for one in given) if isinstance(given, tuple) else new(key, given)
+
+    return keys.model_copy(update={key: all_new(key) for key in keys.model_fields_set})
+
+
+def _mark_of(section: type[BaseModel], key: str) -> Refers | None:
+    field = section.model_fields[key]
+    return next((one for one in field.metadata if isinstance(one, Refers)), None) or _mark(field.annotation)
 
 
 def _mark(annotation: Any) -> Refers | None:

@@ -193,11 +193,11 @@ class PreferenceTrainer(StageTrainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        data: PairData,
+        data: Dataset[Preference],
         collate: PairCollator,
         config: DpoConfig,
         context: StageContext,
-        held_out: PairData | None = None,
+        held_out: Dataset[Preference] | None = None,
     ) -> None:
         super().__init__(model, PreferenceLoss(self), data, collate, config, context, held_out=held_out)
         # What TRL's loss reads from its trainer.

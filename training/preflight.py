@@ -12,17 +12,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from cos.search.errors import CosError, InputError
 from cos.training.failures import named, of_row
 from cos.training.folder import StageContext, replacing
+from cos.training.forms import reader_of
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
 from cos.training.recipe import StageConfig
 from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows
+from cos.training.sources import FileKeys, paths_of
 
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 FileRow = TypeVar("FileRow", ChainRow, PairRow)
@@ -40,6 +42,7 @@ class Intake:
         self._context = context
         self._places: dict[int, str] = {}
         self._kept: list[ProblemRow | ChainRow | PairRow] = []
+        self._sources: dict[int, FileKeys] = {}
         self.faults: list[str] = []
         """What is wrong, a sentence each, by file and line."""
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -53,19 +56,28 @@ class Intake:
         """For ``done.json``: ``rows`` that were taken and ``skipped`` ones; nothing where no file was read."""
         return {"rows": self.read - len(self.faults), "skipped": len(self.faults)} if self.read else {}
 
-    def rows_of(self, paths: Iterable[str], kind: type[FileRow], images: Path | None = None) -> list[FileRow]:
-        """The rows of files as a recipe names them; ``images`` as `read_rows` has it.
+    def rows_of(self, sources: Iterable[FileKeys], kind: type[FileRow], images: Path | None = None) -> list[FileRow]:
+        """The rows of files as a recipe names them; ``images`` as `read_rows` has it, for files that name none.
 
         Errors: InputError for a file that cannot be read at all.
         """
         found: list[FileRow] = []
-        for path in paths:
+        for one in sources:
             bad, places = list[str](), list[str]()
-            file = self._context.resolve(path)
-            rows = list(read_rows(file, kind, skip_bad=True, skipped=bad, places=places, images=images))
+            file, own = (
+                self._context.resolve(one.path),
+                images if one.images is None else self._context.resolve(one.images),
+            )
+            how: Any = {"skip_bad": True, "skipped": bad, "places": places, "images": own, "reader": reader_of(one)}
+            rows = list(read_rows(file, kind, **how))
             self._note(rows, places, bad)
+            self._sources |= dict.fromkeys(map(id, rows), one)
             found += rows
         return found
+
+    def source_of(self, row: ChainRow | PairRow) -> FileKeys:
+        """Where a row of `rows_of` was read."""
+        return self._sources[id(row)]
 
     def problems_of(self, paths: Iterable[str], images: Path | None = None) -> list[ProblemRow]:
         """The problems of files of problems or chains, each once. Errors: as `cos.training.problems.read_problems`."""
@@ -134,32 +146,33 @@ class Intake:
 
 
 def chains_of(
-    paths: Sequence[str], intake: Intake, *, images: Path | None = None, pictures: bool = True
+    sources: Sequence[FileKeys], intake: Intake, *, images: Path | None = None, pictures: bool = True
 ) -> list[ChainRow]:
     """The chains of a stage's files, looked through. ``images`` as `read_rows` has it; ``pictures``: whether the stage
     reads them.
 
     Errors: InputError for files that cannot be read, hold no chain, or hold bad ones that are not to be skipped.
     """
-    found = _taken(paths, ChainRow, intake, "chains", images, pictures=pictures)
+    found = _taken(sources, ChainRow, intake, "chains", images, pictures=pictures)
     if not found:
-        raise InputError(f"{', '.join(paths)}: there is no chain in it", "chains")
+        raise InputError(f"{', '.join(paths_of(sources))}: there is no chain in it", "chains")
     return found
 
 
-def pairs_of(paths: Sequence[str], intake: Intake) -> list[PairRow]:
+def pairs_of(sources: Sequence[FileKeys], intake: Intake) -> list[PairRow]:
     """The pairs of a stage's files, looked through. Errors: as `chains_of`."""
-    found = _taken(paths, PairRow, intake, "pairs", None, pictures=True)
+    found = _taken(sources, PairRow, intake, "pairs", None, pictures=True)
     if not found:
         raise InputError(
-            f"{', '.join(paths)}: there is no pair to train on; lower the stage `pairs`' gap, or sample more chains",
+            f"{', '.join(paths_of(sources))}: there is no pair to train on; lower the stage `pairs`' gap, or sample "
+            "more chains",
             "pairs",
         )
     return found
 
 
 def _taken(
-    paths: Sequence[str],
+    sources: Sequence[FileKeys],
     kind: type[FileRow],
     intake: Intake,
     what: str,
@@ -168,12 +181,13 @@ def _taken(
     pictures: bool,
 ) -> list[FileRow]:
     before = intake.read
-    found = intake.rows_of(paths, kind, images)
+    found = intake.rows_of(sources, kind, images)
     rows = intake.seen(found) if pictures else found
     intake.settle(what)
     if not rows and intake.read > before:
         raise InputError(
-            f"{', '.join(paths)}: all {intake.read - before} {what} had to be skipped; the last: {intake.faults[-1]}",
+            f"{', '.join(paths_of(sources))}: all {intake.read - before} {what} had to be skipped; the last: "
+            f"{intake.faults[-1]}",
             "data",
         )
     return rows

@@ -27,6 +27,7 @@ from cos.training.ledger import Derivation, Problem, clumsy, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import LabelLoss
+from cos.training.mixing import mix
 from cos.training.mnist import fetched
 from cos.training.models import deepen
 from cos.training.preflight import Intake, chains_of, training_facts
@@ -58,6 +59,11 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             lengths = Lengths(processor, encoder, intake.sizes, tagged=True)
             most = room(model.config, config.max_tokens)
             chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
+        bare = unlabelled(chains, config)
+        if bare and len(chains) > bare["unlabelled"]:
+            chains = [chain for chain in chains if config.labels in chain.labels]
+        mixed = mix(chains, config.chains, intake, config, context.seed)
+        chains = [chains[place] for place in mixed.order]
         label = LabelLoss(encoder.labels, config.answer_weight, bad_weight(config, chains), config.lm_weight)
         loss: Any = label
         heads = None
@@ -75,7 +81,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
-        facts = {**taken(intake, held_out), **unlabelled(chains, config), **did, **trainer.validated, **leaks}
+        facts = {**taken(intake, held_out), **bare, **mixed.facts(), **did, **trainer.validated, **leaks}
         if whole is not None:
             whole = merge_lora(whole, config, context.folder)
             if heads is not None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
-from cos.training.keys import RowKeys
 from cos.training.ledger import derive, sample_problem
 from cos.training.mnist import Digits, Split
 from cos.training.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
+from cos.training.sources import RowKeys
 
 if TYPE_CHECKING:
     from cos.training.preflight import Intake

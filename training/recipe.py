@@ -18,16 +18,16 @@ from cos.training.keys import (
     FailureKeys,
     JudgeKeys,
     JudgingKeys,
-    Keys,
     LedgerSource,
     PreferenceKeys,
     ProblemSource,
-    RowKeys,
     StageKeys,
     TrainingKeys,
     check_steps,
 )
-from cos.training.names import ChainFile, Checkpoint, Folder, FolderName, PairFile
+from cos.training.names import Checkpoint, Folder, FolderName
+from cos.training.section import Keys
+from cos.training.sources import ChainSource, MixedChains, MixedPairs, MixKeys, RowKeys
 
 LabelSource = Literal["exact", "monte_carlo", "judge"]
 """Who can label here: the ledger's exact checker, continuations by a policy, and a model that rates every step."""
@@ -51,7 +51,7 @@ class SightConfig(StageKeys, TrainingKeys):
     """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
 
 
-class SftConfig(StageKeys, TrainingKeys, RowKeys):
+class SftConfig(StageKeys, TrainingKeys, RowKeys, MixKeys):
     """Fine-tunes a policy to write chains of steps."""
 
     stage: Literal["sft"] = "sft"
@@ -59,7 +59,7 @@ class SftConfig(StageKeys, TrainingKeys, RowKeys):
     """The checkpoint to start from."""
     text_from: Checkpoint | None = None
     """A checkpoint whose text layers are taken instead (same text model, other eyes)."""
-    data: tuple[ChainFile, ...] = ()
+    data: tuple[MixedChains, ...] = ()
     """JSONL files of chains, ours or ShareGPT-Step-300K's. Give data or ledger."""
     ledger: LedgerSource | None = None
     """Gold chains over ledgers without end."""
@@ -102,7 +102,7 @@ class LabelConfig(StageKeys, FailureKeys, RowKeys):
     """Labels every step and answer of chains."""
 
     stage: Literal["label"] = "label"
-    chains: tuple[ChainFile, ...] = Field(min_length=1)
+    chains: tuple[ChainSource, ...] = Field(min_length=1)
     """JSONL files of chains."""
     sources: tuple[LabelSource, ...] = Field(default=("exact",), min_length=1)
     """Who labels."""
@@ -132,13 +132,13 @@ class LabelConfig(StageKeys, FailureKeys, RowKeys):
         return self
 
 
-class PrmConfig(StageKeys, JudgingKeys, RowKeys):
+class PrmConfig(StageKeys, JudgingKeys, RowKeys, MixKeys):
     """Trains a process reward model on labelled chains."""
 
     stage: Literal["prm"] = "prm"
     model: Checkpoint
     """The checkpoint to start from."""
-    chains: tuple[ChainFile, ...] = ()
+    chains: tuple[MixedChains, ...] = ()
     """JSONL files of labelled chains. Give chains or ledger, or both."""
     ledger: LedgerSource | None = None
     """Chains of clumsy writers over ledgers without end, taken by turns with ``chains``, which then are ledgers,
@@ -174,7 +174,7 @@ class PairsConfig(StageKeys, FailureKeys):
     """Pairs better chains with worse ones."""
 
     stage: Literal["pairs"] = "pairs"
-    chains: tuple[ChainFile, ...] = ()
+    chains: tuple[ChainSource, ...] = ()
     """JSONL files of chains. Give chains or traces, or both."""
     traces: tuple[Folder, ...] = ()
     """Folders of served searches, stored by cos-serve --trace-dir."""
@@ -201,7 +201,7 @@ class PairsConfig(StageKeys, FailureKeys):
         return self
 
 
-class DpoConfig(StageKeys, TrainingKeys, PreferenceKeys):
+class DpoConfig(StageKeys, TrainingKeys, PreferenceKeys, MixKeys):
     """Teaches a policy to prefer the better chain of pairs."""
 
     stage: Literal["dpo"] = "dpo"
@@ -209,7 +209,7 @@ class DpoConfig(StageKeys, TrainingKeys, PreferenceKeys):
     """The checkpoint to train."""
     reference: Checkpoint | None = None
     """The checkpoint that stays; the policy itself unless given. Over several rounds: the SFT model."""
-    pairs: tuple[PairFile, ...] = Field(min_length=1)
+    pairs: tuple[MixedPairs, ...] = Field(min_length=1)
     """JSONL files of pairs."""
 
 
@@ -265,9 +265,9 @@ class EvaluateConfig(StageKeys, RowKeys):
     """The checkpoint that answers the problems."""
     prm: Checkpoint | None = None
     """The checkpoint that judges the chains and guides the search."""
-    chains: tuple[ChainFile, ...] = ()
+    chains: tuple[ChainSource, ...] = ()
     """JSONL files of labelled chains that the PRM is measured on."""
-    seen_chains: tuple[ChainFile, ...] = ()
+    seen_chains: tuple[ChainSource, ...] = ()
     """The same for questions that the PRM was trained on, reported apart."""
     labels: Literal["exact", "monte_carlo", "judge", "serving", "published"] = "exact"
     """Whose labels are taken for the truth."""

@@ -19,6 +19,7 @@ from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext
 from cos.training.names import Named, Thing, meant, named_in, nearest
 from cos.training.recipe import Recipe, StageConfig, folder_name
+from cos.training.sources import FileKeys
 
 WRITES = {
     "tokens": (MODEL,),
@@ -63,6 +64,8 @@ class Reference:
     """Why it is missing, and the fix."""
     images: Path | None = None
     """For a file of rows: the folder that their pictures are below, where that is not the file's own."""
+    source: FileKeys | None = None
+    """For a file of rows: what the recipe says of it."""
 
 
 def names_of(stage: StageConfig) -> Iterator[Named]:
@@ -79,12 +82,15 @@ def references(recipe: Recipe, stage: StageConfig) -> list[Reference]:
     """Everything that a stage names, looked for."""
     found = [_found(recipe, stage, named) for named in names_of(stage)]
     roots = {one.key: one.path for one in found if one.to == "images"}
-    return [replace(one, images=_root_of(one.key, roots)) if one.to in ROWS else one for one in found]
+    context = recipe.context(stage)
+    return [replace(one, images=_root_of(one, roots, context)) if one.to in ROWS else one for one in found]
 
 
-def _root_of(key: str, roots: Mapping[str, Path]) -> Path | None:
-    """The folder of pictures that is named beside a key, or beside a section that it stands in."""
-    *sections, _ = key.split(".")
+def _root_of(one: Reference, roots: Mapping[str, Path], context: StageContext) -> Path | None:
+    """The folder of pictures that is named for a file itself, beside its key, or beside a section that it stands in."""
+    if one.source is not None and one.source.images is not None:
+        return context.resolve(one.source.images)
+    *sections, _ = one.key.split(".")
     beside = [".".join([*sections[:depth], "images"]) for depth in range(len(sections), -1, -1)]
     return next((roots[one] for one in beside if one in roots), None)
 
@@ -124,7 +130,9 @@ def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
     maker = makers.get(first) if rest else None
 
     def reference(state: State, fault: str = "") -> Reference:
-        return Reference(named.key, named.name, named.to, path, state, first if maker is not None else None, fault)
+        by = first if maker is not None else None
+        source = named.by if isinstance(named.by, FileKeys) else None
+        return Reference(named.key, named.name, named.to, path, state, by, fault, source=source)
 
     if path.exists():
         fault = _unfit(path, named)

@@ -24,6 +24,7 @@ from cos.training.problems import images_of
 from cos.training.ranks import ALONE, give_back_memory
 from cos.training.recipe import DpoConfig, PairsConfig, RolloutConfig, RoundsConfig
 from cos.training.rows import ProblemRow, write_rows
+from cos.training.sources import MixedPairs, files_of
 from cos.training.splits import claim, ledger_digits
 
 PARTS = ("rollout", "pairs", "dpo")
@@ -98,14 +99,14 @@ def run_round(config: RoundsConfig, context: StageContext, number: int, policy: 
             drawn = config.rollout.model_copy(update={"policy": policy, "problems": asked})
             stages.rollout(drawn, replace(rollout, ranks=ALONE))
         if not pairs.is_done:
-            chains = (str(rollout.folder / "chains.jsonl"),)
+            chains = files_of([str(rollout.folder / "chains.jsonl")])
             paired = config.pairs.model_copy(update={"chains": chains, "prm": config.prm})
             stages.pairs(paired, replace(pairs, ranks=ALONE))
 
     context.ranks.first(draw_and_pair)
     if not context.ranks.first(lambda: dpo.is_done):
         trained = config.policy if config.weights == "restart" else policy
-        found = (str(pairs.folder / "pairs.jsonl"),)
+        found = (MixedPairs(path=str(pairs.folder / "pairs.jsonl")),)
         update = {"policy": trained, "reference": config.policy, "pairs": found}
         stages.dpo(config.dpo.model_copy(update=update), dpo)
         give_back_memory()

@@ -71,8 +71,11 @@ def judged(
 def taught_labels(row: ChainRow, source: Source, *, soft: bool, until_error: bool) -> list[float | None]:
     """P(good) of each tag; None for one that is not taught."""
     tags = row.labels[source]
-    last = next((place for place, tag in enumerate(tags) if not tag.hard), len(tags)) if until_error else len(tags)
-    return [(tag.soft if soft else float(tag.hard)) if place <= last else None for place, tag in enumerate(tags)]
+    bad = (place for place, tag in enumerate(tags) if tag is not None and not tag.hard)
+    last = next(bad, len(tags)) if until_error else len(tags)
+    return [
+        None if tag is None or place > last else tag.soft if soft else float(tag.hard) for place, tag in enumerate(tags)
+    ]
 
 
 def good_to_bad(rows: Sequence[ChainRow], source: Source, *, soft: bool, until_error: bool) -> float:

@@ -17,7 +17,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +70,10 @@ class TagLabel:
     hard: bool
 
 
+Labels = tuple[TagLabel | None, ...]
+"""One a tag; None for a tag of which its source says nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainRow:
     """One chain for one problem, and what is known about it. S steps have S + 1 tags, the answer's last."""
@@ -83,8 +87,8 @@ class ChainRow:
     answer: str
     right: bool | None = None
     """Whether the answer equals gold; None where nobody looked."""
-    labels: dict[Source, tuple[TagLabel, ...]] = field(default_factory=dict[Source, tuple[TagLabel, ...]])
-    """Labels of every tag, by who gave them."""
+    labels: dict[Source, Labels] = field(default_factory=dict[Source, Labels])
+    """Labels by who gave them, one a tag."""
     scores: tuple[float | None, ...] | None = None
     """A PRM's score of every tag; None for an unscored one, or for all."""
     logprob: float | None = None
@@ -99,6 +103,9 @@ class ChainRow:
                 raise ValueError(
                     f"{count} {what} for {len(self.steps) + 1} tags ({len(self.steps)} steps and the answer)"
                 )
+        for source, labels in self.labels.items():
+            if all(label is None for label in labels):
+                raise ValueError(f"labels by {source!r} are all null; leave {source!r} out where it says nothing")
 
     @property
     def segments(self) -> list[str]:
@@ -141,6 +148,10 @@ class PairRow:
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 
 
+Reader = Callable[[Mapping[str, Any], str], Sequence[ChainRow]]
+"""Makes chains of a line; its text is put into their ids. Errors: ValueError saying what is wrong with the line."""
+
+
 def ledger_problem(row: ProblemRow) -> Problem:
     """The ledger behind a problem. Errors: InputError when there is none."""
     try:
@@ -167,6 +178,7 @@ def read_rows(
     skipped: list[str] | None = None,
     images: Path | None = None,
     places: list[str] | None = None,
+    reader: Reader | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Iterator[Row]:
     """The rows of a JSONL file, one at a time. A file of chains may also hold conversations as ShareGPT-Step-300K and
@@ -177,6 +189,7 @@ def read_rows(
     duplicate (same id as an earlier one), and when the file is missing. With ``skip_bad`` such lines are left out, and
     their number is logged at the end, or, where a list ``skipped`` is given, what is wrong with each (``file:line:
     why``) is appended to it. ``places``: a list that gets ``file:line`` of every row before the row is yielded.
+    ``reader``: makes chains of a line that has another layout.
     """
     path = Path(path)
     folder = (path.parent if images is None else images).resolve()
@@ -184,19 +197,20 @@ def read_rows(
     bad: list[str] = []
     for number, line in _lines(path, most_bytes):
         try:
-            row = _parse(kind, folder, line, most_bytes)
-            if row.id in seen:
-                raise ValueError(f"id {row.id!r} is on line {seen[row.id]} already")
+            rows = _parse(kind, folder, line, most_bytes, reader, f"{path.stem}-{number}")
+            if again := next((row.id for row in rows if row.id in seen), None):
+                raise ValueError(f"id {again!r} is on line {seen[again]} already")
         except ValueError as error:
             message = f"{path}:{number}: {error}"
             if not skip_bad:
                 raise InputError(f"{message}; mend or remove the line, or give --skip-bad", "data") from error
             bad.append(message)
             continue
-        seen[row.id] = number
-        if places is not None:
-            places.append(f"{path}:{number}")
-        yield row
+        for row in rows:
+            seen[row.id] = number
+            if places is not None:
+                places.append(f"{path}:{number}")
+            yield row
     if skipped is not None:
         skipped += bad
     elif bad:
@@ -270,17 +284,19 @@ def _lines(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parse(kind: type[Row], folder: Path, line: bytes, most_bytes: int) -> Row:
+def _parse(kind: type[Row], folder: Path, line: bytes, most_bytes: int, reader: Reader | None, name: str) -> list[Row]:
     """Errors: ValueError saying what is wrong with the line."""
     if len(line) > most_bytes:
         raise ValueError(f"the line is longer than {most_bytes} bytes")
     found = _object_of(line)
+    if kind is ChainRow and reader is not None:
+        return [cast(Row, _placed(cast(Any, row), folder)) for row in reader(found, name)]
     if kind is ChainRow and "conversations" in found:
         from cos.training.sharegpt import chain_of
 
-        return cast(Row, _placed(cast(Any, chain_of(found)), folder))
+        return [cast(Row, _placed(cast(Any, chain_of(found)), folder))]
     try:
-        return cast(Row, _placed(_adapter(kind).validate_json(_unmarked(line), strict=True), folder))
+        return [cast(Row, _placed(_adapter(kind).validate_json(_unmarked(line), strict=True), folder))]
     except ValidationError as error:
         raise ValueError("; ".join(_complaints(error))) from error
 

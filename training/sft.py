@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
@@ -17,6 +18,7 @@ from cos.training.ledger import Problem, derive
 from cos.training.ledger_data import LedgerData
 from cos.training.lengths import Lengths, fitting, room
 from cos.training.losses import SftLoss
+from cos.training.mixing import mix
 from cos.training.mnist import Digits, fetched
 from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
@@ -40,6 +42,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         with naming(of_stage(context.folder.name)):
             chains = chains_of(config.data, intake, images=images_of(config, context)) if config.data else []
             held_out = held_out_chains(config, context, intake, chains)
+            check_answered([*chains, *held_out])
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
         model, processor = load_checkpoint(context.checkpoint(config.model))
@@ -49,7 +52,8 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         with naming(of_stage(context.folder.name)):
             lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
             chains, held_out = (fitting(rows, lengths, intake, *most) for rows in (chains, held_out))
-        data = sft_data(config, context, encoder, chains)
+        mixed = mix(chains, config.data, intake, config, context.seed)
+        data = sft_data(config, context, encoder, [chains[place] for place in mixed.order])
         collate = collator_of(processor, config, context)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         trainer = StageTrainer(
@@ -64,12 +68,23 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
-        facts = {**taken(intake, held_out), **did, **trainer.validated, **leaks}
+        facts = {**taken(intake, held_out), **mixed.facts(), **did, **trainer.validated, **leaks}
         if whole is not None:
             whole = merge_lora(whole, config, context.folder)
             with naming(of_stage(context.folder.name)):
                 facts |= exact_on_unseen(whole, collate, encoder, config, context)
         run.finish(whole, processor, facts)
+
+
+def check_answered(chains: Sequence[ChainRow]) -> None:
+    """Errors: InputError naming a chain that ends without an answer, which nobody is to imitate."""
+    bare = [chain.id for chain in chains if not chain.answer]
+    if bare:
+        raise InputError(
+            f"{len(bare)} of {len(chains)} chains have no answer, such as {bare[0]!r}: a policy would learn to give "
+            "none; take them out (published PRM data are for the stage `prm`)",
+            "data",
+        )
 
 
 def sft_data(

@@ -26,6 +26,7 @@ from cos.training.mnist import Split
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.rollout import tell
 from cos.training.rows import ProblemRow
+from cos.training.sources import paths_of
 
 Role = Literal["policy", "prm", "evaluation"]
 """What data is used for."""
@@ -257,19 +258,19 @@ def _plan(stage: StageConfig) -> tuple[Role | None, tuple[Split, ...], tuple[str
         case "sight":
             return stage.role, (stage.role,), ()
         case "sft":
-            return stage.trains, ledger_digits(stage.ledger), stage.data
+            return stage.trains, ledger_digits(stage.ledger), paths_of(stage.data)
         case "prm":
-            return "prm", ledger_digits(stage.ledger), stage.chains
+            return "prm", ledger_digits(stage.ledger), paths_of(stage.chains)
         case "dpo":
-            return "policy", (), stage.pairs
+            return "policy", (), paths_of(stage.pairs)
         case "rounds":
             return "policy", ledger_digits(stage.rollout.problems), stage.rollout.problems.data
         case "evaluate":
             asked = () if stage.problems is None else stage.problems.data
-            return "evaluation", ledger_digits(stage.problems), (*stage.chains, *asked)
+            return "evaluation", ledger_digits(stage.problems), (*paths_of(stage.chains), *asked)
         case "rollout":
             return None, ledger_digits(stage.problems), stage.problems.data
         case "label" | "pairs":
-            return None, (), stage.chains
+            return None, (), paths_of(stage.chains)
         case "tokens" | "export":
             return None, (), ()

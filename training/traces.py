@@ -12,11 +12,11 @@ from pydantic import Field
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext, StageRun
-from cos.training.keys import Keys
 from cos.training.pairs import pairs_of, summary
 from cos.training.recipe import PairsConfig
 from cos.training.rollout import tell
 from cos.training.rows import write_rows
+from cos.training.section import Keys
 from cos.training.served import harvest
 
 CHAINS, PAIRS = "chains.jsonl", "pairs.jsonl"

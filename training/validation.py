@@ -21,12 +21,13 @@ from transformers import Trainer
 
 from cos.search.errors import InputError
 from cos.training.folder import StageContext
-from cos.training.keys import RowKeys, TrainingKeys, ValidationKeys
+from cos.training.keys import TrainingKeys, ValidationKeys
 from cos.training.losses import Counts, StageLoss
 from cos.training.named_data import read
 from cos.training.preflight import Intake, chains_of
 from cos.training.problems import images_of
 from cos.training.rows import ChainRow, PairRow, ProblemRow
+from cos.training.sources import RowKeys
 from cos.training.splits import keys_of
 
 BEST = "best"

@@ -56,15 +56,15 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One chain's tags: a score (None: missing) and a label for each, the answer's last."""
+    """One chain's tags: a score (None: missing) and a label (None: nobody gave one) for each, the answer's last."""
 
     problem: str
     scores: Sequence[float | None]
-    good: Sequence[bool]
+    good: Sequence[bool | None]
 
 
 def verdicts_of(chains: Sequence[Labelled]) -> tuple[Verdicts, int]:
-    """All tags of some chains, and how many of them have no score and are left out.
+    """All labelled tags of some chains, and how many of them have no score and are left out.
 
     Errors: InputError when a chain has not as many scores as labels, or no tag has a score.
     """
@@ -80,6 +80,8 @@ def verdicts_of(chains: Sequence[Labelled]) -> tuple[Verdicts, int]:
             )
         problem = numbers.setdefault(chain.problem, len(numbers))
         for index, (score, good) in enumerate(zip(chain.scores, chain.good, strict=True)):
+            if good is None:
+                continue
             if score is None or not math.isfinite(score):
                 missing += 1
             else:

@@ -15,6 +15,7 @@ from cos.training.keys import JudgeKeys
 from cos.training.label import run_label
 from cos.training.recipe import LabelConfig
 from cos.training.rows import ChainRow, read_rows
+from cos.training.sources import files_of
 from tests.real.server_process import ServerProcess, start
 from tests.training.tiny_models import build
 from tests.training.training_support import context, write_chains
@@ -62,7 +63,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def label(folder: Path, judge: ServerProcess, model: str = "judge") -> tuple[list[ChainRow], dict[str, Any]]:
     where = context(folder, "label")
     config = LabelConfig(
-        chains=(str(write_chains(folder / "chains.jsonl", 6)),),
+        chains=files_of([str(write_chains(folder / "chains.jsonl", 6))]),
         sources=("judge",),
         judge=JudgeKeys(model=model, url=f"{judge.url}/v1", concurrency=4, timeout_s=60),
     )

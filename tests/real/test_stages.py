@@ -11,6 +11,7 @@ from cos.training.pairs import run_pairs
 from cos.training.recipe import LabelConfig, PairsConfig, RolloutConfig
 from cos.training.rollout import run_rollout
 from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
+from cos.training.sources import files_of
 from tests.real.heldout_ledgers import problem_row
 
 pytestmark = pytest.mark.real
@@ -34,7 +35,7 @@ def test_chains_are_drawn_labelled_and_paired(tmp_path: Path) -> None:
     assert {chain.right for chain in drawn} == {True, False}
 
     label = LabelConfig(
-        chains=("rollout/chains.jsonl",),
+        chains=files_of(["rollout/chains.jsonl"]),
         sources=("exact", "monte_carlo"),
         policy="cos-tiny",
         continuations=CONTINUATIONS,
@@ -55,7 +56,7 @@ def test_chains_are_drawn_labelled_and_paired(tmp_path: Path) -> None:
     good, bad = ([soft for hard, soft in tags if hard is kind] for kind in (True, False))
     assert sum(good) / len(good) > sum(bad) / len(bad) + 0.3, "what is true can be continued to the right end"
 
-    run_pairs(PairsConfig(chains=("label/chains.jsonl",), prm="cos-tiny", gap=0.1), context(tmp_path, "pairs"))
+    run_pairs(PairsConfig(chains=files_of(["label/chains.jsonl"]), prm="cos-tiny", gap=0.1), context(tmp_path, "pairs"))
     pairs = list(read_rows(tmp_path / "pairs" / "pairs.jsonl", PairRow))
     scored = list(read_rows(tmp_path / "pairs" / "scored.jsonl", ChainRow))
     assert pairs

@@ -22,7 +22,7 @@ from cos.training.preference import (
     turns_of,
 )
 from cos.training.recipe import DpoConfig
-from cos.training.row_data import read_picture
+from cos.training.row_data import picture_of
 from cos.training.rows import PairRow, Written, read_rows
 from tests.training.tiny_models import build
 from tests.training.training_support import context, write_pairs
@@ -47,8 +47,8 @@ def config(policy: Path, pairs: Path, **keys: Any) -> DpoConfig:
 
 def prepared(keys: DpoConfig) -> tuple[Any, PairData, PairCollator]:
     model, processor = load_checkpoint(keys.policy)
-    rows = list(read_rows(keys.pairs[0], PairRow))
-    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: read_picture(row.problem.image))
+    rows = list(read_rows(keys.pairs[0].path, PairRow))
+    data = PairData(rows, TurnEncoder(processor.tokenizer), lambda row: picture_of(row.problem))
     return model, data, PairCollator(Collator(processor))
 
 

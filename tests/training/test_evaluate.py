@@ -21,6 +21,7 @@ from cos.training.parity import compared
 from cos.training.recipe import EvaluateConfig
 from cos.training.rows import ChainRow, ProblemRow, TagLabel, write_rows
 from cos.training.scoring import read_chains, tree_of
+from cos.training.sources import files_of
 
 
 def problem(folder: Path, index: int) -> ProblemRow:
@@ -67,7 +68,7 @@ def measured(config: EvaluateConfig, context: StageContext, capsys: pytest.Captu
 def test_the_last_line_holds_balanced_accuracies_and_calibration(
     chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
 ):
-    facts = measured(EvaluateConfig(prm="scripted", chains=(str(chains),)), context, capsys)
+    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context, capsys)
     assert facts["step_accuracy"] == pytest.approx(0.75)
     assert facts["steps"]["bad_found"] == pytest.approx(0.75)
     assert facts["steps"]["false_alarms"] == pytest.approx(0.25)
@@ -81,7 +82,7 @@ def test_the_last_line_holds_balanced_accuracies_and_calibration(
 def test_report_plot_and_end_mark_are_in_the_folder(
     chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
 ):
-    facts = measured(EvaluateConfig(prm="scripted", chains=(str(chains),)), context, capsys)
+    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context, capsys)
     assert json.loads((context.folder / "evaluation.json").read_text()) == facts
     done = json.loads((context.folder / "done.json").read_text())
     assert done["outcome"]["step_accuracy"] == facts["step_accuracy"]
@@ -90,7 +91,7 @@ def test_report_plot_and_end_mark_are_in_the_folder(
 
 
 def test_seen_questions_are_reported_apart(chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]):
-    config = EvaluateConfig(prm="scripted", chains=(str(chains),), seen_chains=(str(chains),))
+    config = EvaluateConfig(prm="scripted", chains=files_of([str(chains)]), seen_chains=files_of([str(chains)]))
     facts = measured(config, context, capsys)
     assert facts["seen"]["step_accuracy"] == facts["step_accuracy"]
     assert facts["seen"]["chains"] == facts["chains"]
@@ -111,7 +112,7 @@ def test_stored_scores_need_no_engine(tmp_path: Path, context: StageContext, cap
     ]
     path = tmp_path / "scored.jsonl"
     write_rows(path, scored)
-    config = EvaluateConfig(prm="no/such/model", chains=(str(path),), stored_scores=True, labels="judge")
+    config = EvaluateConfig(prm="no/such/model", chains=files_of([str(path)]), stored_scores=True, labels="judge")
     facts = measured(config, context, capsys)
     assert facts["step_accuracy"] == 0.5
     write_rows(path, [unscored(row) for row in scored])
@@ -152,7 +153,7 @@ def test_without_a_prm_searches_go_by_likelihood(
 
 
 def test_chains_without_the_wanted_labels_are_an_error_that_names_one(chains: Path, context: StageContext):
-    config = EvaluateConfig(prm="scripted", chains=(str(chains),), labels="monte_carlo")
+    config = EvaluateConfig(prm="scripted", chains=files_of([str(chains)]), labels="monte_carlo")
     with pytest.raises(InputError, match=r"'sheet-0/0' has no labels by 'monte_carlo' \(it has exact\)"):
         run_evaluate(config, context)
 

@@ -29,6 +29,7 @@ from cos.training.prm import run_prm
 from cos.training.recipe import EvaluateConfig, LabelConfig, PairsConfig, PrmConfig, ProblemSource, RolloutConfig
 from cos.training.rollout import run_rollout
 from cos.training.rows import ChainRow, TagLabel, read_rows, write_rows
+from cos.training.sources import files_of
 from cos.training.traces import TracesConfig, run_traces
 from cos.training.trainer import StageTrainer
 from tests.server.support import data_uri, picture_bytes, served
@@ -252,7 +253,7 @@ def test_an_error_of_the_exact_checker_stops_the_stage_and_names_stage_and_row(
     monkeypatch.setattr("cos.training.label.exact_labels", labels)
     where = context(tmp_path, "label")
     with pytest.raises(StageError, match=r"^stage 'label': row 'p3/0': StopIteration$"):
-        run_label(LabelConfig(chains=(str(data / "chains.jsonl"),)), where)
+        run_label(LabelConfig(chains=files_of([str(data / "chains.jsonl")])), where)
     assert not where.is_done
 
 
@@ -263,7 +264,7 @@ def test_an_error_while_steps_are_continued_stops_the_stage_and_names_stage_and_
     where = context(tmp_path, "label")
     chains = (str(data / "chains.jsonl"),)
     with pytest.raises(StageError, match=r"^stage 'label': row 'p\d': RuntimeError: .*StopIteration"):
-        run_label(LabelConfig(chains=chains, sources=("monte_carlo",), policy="scripted"), where)
+        run_label(LabelConfig(chains=files_of(chains), sources=("monte_carlo",), policy="scripted"), where)
     assert not where.is_done
 
 
@@ -303,11 +304,11 @@ def unscored(folder: Path) -> Path:
 
 
 def pairs(chains: Path, where: StageContext) -> None:
-    run_pairs(PairsConfig(chains=(str(chains),), prm="scripted"), where)
+    run_pairs(PairsConfig(chains=files_of([str(chains)]), prm="scripted"), where)
 
 
 def evaluation(chains: Path, where: StageContext) -> None:
-    run_evaluate(EvaluateConfig(chains=(str(chains),), prm="scripted"), where)
+    run_evaluate(EvaluateConfig(chains=files_of([str(chains)]), prm="scripted"), where)
 
 
 @pytest.mark.parametrize(("stage", "module"), [(pairs, "scoring"), (evaluation, "evaluate")])
@@ -334,7 +335,7 @@ def test_an_error_while_pairs_are_sought_names_the_stage(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cos.training.pairs.pairs_of", ended)
-    config = PairsConfig(chains=(str(data / "chains.jsonl"),), reward="outcome")
+    config = PairsConfig(chains=files_of([str(data / "chains.jsonl")]), reward="outcome")
     with pytest.raises(StageError, match=r"^stage 'pairs': StopIteration$"):
         run_pairs(config, context(tmp_path, "pairs"))
 

@@ -13,6 +13,7 @@ from cos.training.folder import StageRun, check_disk, replacing
 from cos.training.label import run_label
 from cos.training.recipe import LabelConfig
 from cos.training.rows import write_rows
+from cos.training.sources import files_of
 from tests.training.test_label import chain
 from tests.training.training_support import context
 
@@ -34,7 +35,7 @@ def test_a_file_that_finds_no_room_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_a_stage_that_finds_no_room_says_so_and_runs_again(tmp_path: Path) -> None:
     write_rows(tmp_path / "chains.jsonl", [chain(tmp_path, 0)])
-    config, where = LabelConfig(chains=(str(tmp_path / "chains.jsonl"),)), context(tmp_path, "label")
+    config, where = LabelConfig(chains=files_of([str(tmp_path / "chains.jsonl")])), context(tmp_path, "label")
     where.folder.mkdir()
     (where.folder / ".chains.jsonl.partial").symlink_to(FULL)
     with pytest.raises(InputError, match=r"label: the disk is full; nothing half-written was kept\. Free some space"):

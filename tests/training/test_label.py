@@ -19,6 +19,7 @@ from cos.training.models import build_tokenizer
 from cos.training.recipe import LabelConfig
 from cos.training.row_data import judged
 from cos.training.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows
+from cos.training.sources import files_of
 from tests.training.training_support import context
 
 LEDGER = Problem(("47", "85"), "total")
@@ -54,7 +55,7 @@ def test_a_problem_that_is_no_ledger_has_no_exact_labels(tmp_path: Path) -> None
 def test_the_stage_writes_labels_beside_their_source(tmp_path: Path) -> None:
     write_rows(tmp_path / "chains.jsonl", [chain(tmp_path, 0), slipped(tmp_path)])
     where = context(tmp_path, "label")
-    run_label(LabelConfig(chains=(str(tmp_path / "chains.jsonl"),)), where)
+    run_label(LabelConfig(chains=files_of([str(tmp_path / "chains.jsonl")])), where)
     first, second = read_rows(where.folder / "chains.jsonl", ChainRow)
     assert set(first.labels) == set(second.labels) == {"exact"}
     assert second.labels["exact"] == exact_labels(slipped(tmp_path))

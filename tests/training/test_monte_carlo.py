@@ -18,6 +18,7 @@ from cos.training.label import continued
 from cos.training.monte_carlo import Continuing, Spent, monte_carlo_labels
 from cos.training.recipe import LabelConfig
 from cos.training.rows import ChainRow, TagLabel
+from cos.training.sources import files_of
 from cos.training.whole import Manner, Writer
 from tests.training.chains_support import STEPS, engine, lines, problems, writer
 
@@ -107,7 +108,7 @@ async def test_a_step_of_which_nothing_is_known_leaves_its_chain_unlabelled(tmp_
 
 async def test_too_many_unlabelled_chains_are_an_error_and_only_those_are_tried_again(tmp_path: Path) -> None:
     rows = [ChainRow(id=f"{asked.id}/0", problem=asked, steps=STEPS, answer="5") for asked in problems(tmp_path, 10)]
-    config = LabelConfig(chains=("-",), sources=("monte_carlo",), policy="-", continuations=2)
+    config = LabelConfig(chains=files_of(["-"]), sources=("monte_carlo",), policy="-", continuations=2)
 
     async def go_on(policy: ScriptedEngine) -> dict[str, tuple[TagLabel, ...]]:
         writes = Writer(policy, Manner(), concurrency=4)
@@ -124,7 +125,7 @@ async def test_too_many_unlabelled_chains_are_an_error_and_only_those_are_tried_
 
 
 async def test_one_id_for_two_chains_is_refused(tmp_path: Path) -> None:
-    config = LabelConfig(chains=("-",), sources=("monte_carlo",), policy="-")
+    config = LabelConfig(chains=files_of(["-"]), sources=("monte_carlo",), policy="-")
     rows = chains(tmp_path, (STEPS, "5")) * 2
     with pytest.raises(InputError, match="id 'p0/0' names 2 chains"):
         await continued(Writer(engine(), Manner(), 4), config, rows, tmp_path / "journal", {})

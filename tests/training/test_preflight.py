@@ -33,6 +33,7 @@ from cos.training.rollout import run_rollout
 from cos.training.row_data import imitated, judged
 from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
 from cos.training.sft import run_sft
+from cos.training.sources import files_of
 from tests.training.tiny_models import ARCHITECTURES, Architecture, build
 from tests.training.training_support import context, write_chains, write_pairs, write_problems
 from tests.training.training_support import problems as noise
@@ -155,11 +156,11 @@ def engine_stage(kind: str, data: Path, where: StageContext) -> None:
             problems = {"data": [str(data / "problems.jsonl")]}
             run_rollout(RolloutConfig.model_validate({"policy": "scripted", "problems": problems}), where)
         case "label":
-            run_label(LabelConfig(chains=chains, sources=("monte_carlo",), policy="scripted"), where)
+            run_label(LabelConfig(chains=files_of(chains), sources=("monte_carlo",), policy="scripted"), where)
         case "pairs":
-            run_pairs(PairsConfig(chains=chains, prm="scripted"), where)
+            run_pairs(PairsConfig(chains=files_of(chains), prm="scripted"), where)
         case _:
-            run_evaluate(EvaluateConfig(prm="scripted", chains=chains), where)
+            run_evaluate(EvaluateConfig(prm="scripted", chains=files_of(chains)), where)
 
 
 @pytest.mark.parametrize("kind", ["rollout", "label", "pairs", "evaluate"])
@@ -178,7 +179,7 @@ def test_a_stage_that_the_first_of_several_ranks_carries_out_alone_waits_for_no_
     monkeypatch.setenv("RANK", "0")
     write_chains(tmp_path / "chains.jsonl", 2)
     intake = Intake(replace(context(tmp_path, "label"), ranks=ALONE))
-    assert len(intake.seen(intake.rows_of([str(tmp_path / "chains.jsonl")], ChainRow))) == 2
+    assert len(intake.seen(intake.rows_of(files_of([str(tmp_path / "chains.jsonl")]), ChainRow))) == 2
 
 
 def test_a_file_whose_chains_are_all_skipped_is_told_beside_one_whose_are_not(tmp_path: Path) -> None:
@@ -187,16 +188,16 @@ def test_a_file_whose_chains_are_all_skipped_is_told_beside_one_whose_are_not(tm
         picture.unlink()
     (tmp_path / "sft").mkdir()
     intake = Intake(replace(context(tmp_path, "sft"), skip_bad=True))
-    assert len(chains_of([str(good)], intake)) == 2
+    assert len(chains_of(files_of([str(good)]), intake)) == 2
     with pytest.raises(InputError, match=r"bad\.jsonl: all 2 chains had to be skipped; the last: .*bad\.jsonl:2"):
-        chains_of([str(bad)], intake)
+        chains_of(files_of([str(bad)]), intake)
 
 
 def test_many_faults_are_counted_and_some_told(tmp_path: Path) -> None:
     count = MOST_TOLD + 5
     (tmp_path / "chains.jsonl").write_text("{}\n" * count)
     intake = Intake(context(tmp_path, "sft"))
-    intake.rows_of([str(tmp_path / "chains.jsonl")], ChainRow)
+    intake.rows_of(files_of([str(tmp_path / "chains.jsonl")]), ChainRow)
     with pytest.raises(InputError, match=f"{count} of {count} chains") as caught:
         intake.settle("chains")
     assert str(caught.value).count("chains.jsonl:") == MOST_TOLD
@@ -207,7 +208,7 @@ def test_many_faults_are_counted_and_some_told(tmp_path: Path) -> None:
 def test_lengths_are_those_that_are_trained(architecture: Architecture, tmp_path: Path) -> None:
     write_chains(tmp_path / "chains.jsonl", 3)
     intake = Intake(context(tmp_path, "sft"))
-    rows = intake.seen(intake.rows_of([str(tmp_path / "chains.jsonl")], ChainRow))
+    rows = intake.seen(intake.rows_of(files_of([str(tmp_path / "chains.jsonl")]), ChainRow))
     _, processor = load_checkpoint(build(tmp_path / "model", architecture))
     encoder, collate = TurnEncoder(processor.tokenizer), Collator(processor)
     data = {False: imitated(rows, encoder), True: judged(rows, encoder, "exact", soft=False)}

@@ -11,7 +11,7 @@ from PIL import Image
 from cos.search.errors import InputError
 from cos.search.types import Step
 from cos.training.folder import StageContext
-from cos.training.keys import ProblemSource, RowKeys
+from cos.training.keys import ProblemSource
 from cos.training.preflight import Intake
 from cos.training.problems import images_of, problems_of
 from cos.training.rows import (
@@ -25,6 +25,7 @@ from cos.training.rows import (
     read_rows,
     write_rows,
 )
+from cos.training.sources import RowKeys, files_of
 
 PROBLEM = {"id": "p", "image": "p.png", "question": "How many?", "answer": "5"}
 STEP = {"name": "Read", "thought": "I see 5.", "reflection": "-"}
@@ -169,7 +170,7 @@ def test_pictures_that_lie_elsewhere_are_found_by_their_folder(tmp_path: Path) -
     lines = (chain(), about(id="q").replace("p/0", "q/0"), about(image="/elsewhere/p.png").replace("p/0", "r/0"))
     file = write(tmp_path / "data" / "chains.jsonl", *lines)
     keys = RowKeys(images="pictures")
-    rows = Intake(where).rows_of([str(file)], ChainRow, images_of(keys, where))
+    rows = Intake(where).rows_of(files_of([str(file)]), ChainRow, images_of(keys, where))
     here = str(tmp_path / "pictures" / "p.png")
     assert [row.problem.image for row in rows] == [here, here, "/elsewhere/p.png"]
     assert images_of(RowKeys(), where) is None

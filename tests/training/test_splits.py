@@ -25,6 +25,7 @@ from cos.training.rows import ChainRow, PairRow, ProblemRow, TagLabel, Written, 
 from cos.training.run import run_all
 from cos.training.sft import run_sft
 from cos.training.sight import run_sight
+from cos.training.sources import MixedChains, MixedPairs, files_of
 from cos.training.splits import Role, check_unseen, claim, keys_of
 from tests.training.test_label import chain as ledger_chain
 from tests.training.test_rounds import Fakes
@@ -189,7 +190,7 @@ def test_what_another_run_was_evaluated_on_is_no_leak(tmp_path: Path) -> None:
 
 def sft(where: StageContext, rows: Sequence[ProblemRow], **keys: Any) -> None:
     data = (chains(where.runs / "sft.jsonl", rows),)
-    run_sft(SftConfig(model=NOWHERE, data=data, steps=1, **keys), where)
+    run_sft(SftConfig(model=NOWHERE, data=tuple(MixedChains(path=path) for path in data), steps=1, **keys), where)
 
 
 def reader(where: StageContext, rows: Sequence[ProblemRow]) -> None:
@@ -197,11 +198,15 @@ def reader(where: StageContext, rows: Sequence[ProblemRow]) -> None:
 
 
 def prm(where: StageContext, rows: Sequence[ProblemRow]) -> None:
-    run_prm(PrmConfig(model=NOWHERE, chains=(chains(where.runs / "prm.jsonl", rows),), steps=1), where)
+    run_prm(
+        PrmConfig(model=NOWHERE, chains=(MixedChains(path=chains(where.runs / "prm.jsonl", rows)),), steps=1), where
+    )
 
 
 def dpo(where: StageContext, rows: Sequence[ProblemRow]) -> None:
-    run_dpo(DpoConfig(policy=NOWHERE, pairs=(pairs(where.runs / "pairs.jsonl", rows),), steps=1), where)
+    run_dpo(
+        DpoConfig(policy=NOWHERE, pairs=(MixedPairs(path=pairs(where.runs / "pairs.jsonl", rows)),), steps=1), where
+    )
 
 
 def rounds(where: StageContext, rows: Sequence[ProblemRow]) -> None:
@@ -212,7 +217,7 @@ def rounds(where: StageContext, rows: Sequence[ProblemRow]) -> None:
 
 def judged(where: StageContext, rows: Sequence[ProblemRow]) -> None:
     files = (chains(where.runs / "judged.jsonl", rows),)
-    run_evaluate(EvaluateConfig(prm=NOWHERE, chains=files, stored_scores=True, calibration_share=0), where)
+    run_evaluate(EvaluateConfig(prm=NOWHERE, chains=files_of(files), stored_scores=True, calibration_share=0), where)
 
 
 def asked(where: StageContext, rows: Sequence[ProblemRow]) -> None:
@@ -222,7 +227,7 @@ def asked(where: StageContext, rows: Sequence[ProblemRow]) -> None:
 
 
 def label(where: StageContext, rows: Sequence[ProblemRow]) -> None:
-    run_label(LabelConfig(chains=(chains(where.runs / "drawn.jsonl", rows),)), where)
+    run_label(LabelConfig(chains=files_of([chains(where.runs / "drawn.jsonl", rows)])), where)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,9 @@ def test_questions_seen_in_training_may_be_measured_apart(tmp_path: Path) -> Non
     claim(context(tmp_path, "prm"), "prm", seen)
     where = context(tmp_path, "evaluate")
     new, old = chains(tmp_path / "new.jsonl", unseen), chains(tmp_path / "old.jsonl", seen)
-    keys = EvaluateConfig(prm=NOWHERE, stored_scores=True, calibration_share=0, chains=(new,), seen_chains=(old,))
+    keys = EvaluateConfig(
+        prm=NOWHERE, stored_scores=True, calibration_share=0, chains=files_of([new]), seen_chains=files_of([old])
+    )
     run_evaluate(keys, where)
     assert where.is_done
     assert record(tmp_path, "evaluate")["questions"] == sorted(keys_of(unseen))
@@ -286,7 +293,7 @@ def test_done_json_counts_what_is_reported(tmp_path: Path) -> None:
     label(replace(context(tmp_path, "label"), leaks="report"), [ledger_chain(tmp_path, 0).problem])
     model = build(tmp_path / "tiny", "internvl")
     data = (chains(tmp_path / "sft.jsonl", rows),)
-    keys = SftConfig(model=str(model), data=data, steps=1, precision="fp32")
+    keys = SftConfig(model=str(model), data=tuple(MixedChains(path=path) for path in data), steps=1, precision="fp32")
     run_sft(keys, replace(context(tmp_path, "sft"), leaks="report"))
     told = {name: json.loads((tmp_path / name / DONE).read_text())["outcome"] for name in ("evaluate", "sft", "label")}
     assert told["evaluate"]["leaks"] == shared

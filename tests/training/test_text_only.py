@@ -21,6 +21,7 @@ from cos.training.pairs import run_pairs
 from cos.training.recipe import EvaluateConfig, LabelConfig, PairsConfig, RolloutConfig
 from cos.training.rollout import run_rollout
 from cos.training.rows import ChainRow, PairRow, ProblemRow, read_rows, write_rows
+from cos.training.sources import files_of
 from tests.training.test_evaluate import problem
 from tests.training.test_smoke import metrics, run
 from tests.training.tiny_models import ARCHITECTURES, STEPS, Architecture, build
@@ -103,11 +104,11 @@ def test_stages_that_ask_models_take_problems_without_a_picture(
     chains = (str(tmp_path / "r" / "rollout" / "chains.jsonl"),)
     drawn = list(read_rows(chains[0], ChainRow))
     assert {row.problem.image is None for row in drawn} == {True, False}
-    labelling = LabelConfig(chains=chains, sources=("monte_carlo",), policy="scripted", continuations=2)
+    labelling = LabelConfig(chains=files_of(chains), sources=("monte_carlo",), policy="scripted", continuations=2)
     run_label(labelling, context(tmp_path / "r", "label"))
     labelled = read_rows(tmp_path / "r" / "label" / "chains.jsonl", ChainRow)
     assert all("monte_carlo" in row.labels for row in labelled)
-    run_pairs(PairsConfig(chains=chains, prm="scripted", gap=0.01), context(tmp_path / "r", "pairs"))
+    run_pairs(PairsConfig(chains=files_of(chains), prm="scripted", gap=0.01), context(tmp_path / "r", "pairs"))
     pairs = list(read_rows(tmp_path / "r" / "pairs" / "pairs.jsonl", PairRow))
     assert {pair.problem.image is None for pair in pairs} == {True, False}
     config = EvaluateConfig(policy="scripted", prm="scripted", problems=asked, n=2)

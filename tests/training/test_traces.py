@@ -15,6 +15,7 @@ from cos.training.prm import run_prm
 from cos.training.recipe import DpoConfig, PairsConfig, PrmConfig
 from cos.training.rows import ChainRow, PairRow, read_rows
 from cos.training.served import VERSION, harvest
+from cos.training.sources import MixedChains, MixedPairs
 from cos.training.traces import TracesConfig, run_traces
 from tests.server.support import data_uri, picture_bytes, served
 from tests.training.tiny_models import build
@@ -107,10 +108,17 @@ async def test_a_prm_and_a_policy_train_on_them(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"steps": 1, "batch": 2, "log_every": 1, "precision": "fp32"}
     chains = (str(tmp_path / "out" / "chains.jsonl"),)
     run_prm(
-        PrmConfig(model=model, chains=chains, labels="serving", target="soft", **keys), context(tmp_path / "a", "prm")
+        PrmConfig(
+            model=model,
+            chains=tuple(MixedChains(path=path) for path in chains),
+            labels="serving",
+            target="soft",
+            **keys,
+        ),
+        context(tmp_path / "a", "prm"),
     )
     pairs = (str(tmp_path / "out" / "pairs.jsonl"),)
-    policy = DpoConfig(policy=model, pairs=pairs, **keys)
+    policy = DpoConfig(policy=model, pairs=tuple(MixedPairs(path=path) for path in pairs), **keys)
     run_dpo(policy, context(tmp_path / "b", "dpo"))
     assert all((tmp_path / stage / "done.json").is_file() for stage in ("a/prm", "b/dpo"))
     with pytest.raises(InputError, match="share 4 questions"):
