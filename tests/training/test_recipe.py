@@ -8,6 +8,7 @@ import yaml
 from cos.search.errors import InputError
 from cos.training.recipe import folder_name
 from cos.training.recipe_file import load_recipe, shipped
+from cos.training.sources import paths_of
 from tests.training.training_support import context
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_stages_of_cos_tiny_build_on_each_other() -> None:
     known: set[str] = set()
     for stage in recipe.stages:
         used = [getattr(stage, key, None) for key in ("model", "text_from", "towards", "policy")]
-        used += getattr(stage, "chains", ())
+        used += paths_of(getattr(stage, "chains", ()))
         for path in filter(None, used):
             assert str(path).split("/")[0] in known, f"{folder_name(stage)} uses {path} before it is made"
         known.add(folder_name(stage))
