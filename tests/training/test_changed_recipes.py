@@ -18,6 +18,7 @@ from cos.training.recipe import Recipe
 from cos.training.recipe_file import parse_recipe
 from cos.training.rows import write_rows
 from cos.training.run import app, run_all
+from cos.training.sources import MixedChains
 from tests.training.test_label import chain, slipped
 
 LABELS = """
@@ -149,7 +150,7 @@ def test_what_is_done_tells_its_keys_and_inputs(recipe: Path) -> None:
     [
         ({"learning_rate": 1e-4}, "learning_rate: 1e-05 -> 0.0001"),
         ({"batch": 2}, "batch: 8 -> 2"),
-        ({"data": ("other.jsonl",)}, r'data: \["/.*chains.jsonl"\] -> \["other.jsonl"\]'),
+        ({"data": (MixedChains(path="other.jsonl"),)}, r'data: \["/.*chains.jsonl"\] -> \["other.jsonl"\]'),
     ],
 )
 def test_a_stage_that_was_interrupted_takes_no_other_keys(sft: Recipe, keys: dict[str, Any], told: str) -> None:

@@ -12,6 +12,7 @@ from cos.training.encode import load_checkpoint
 from cos.training.recipe import SftConfig
 from cos.training.recipe_file import load_recipe, parse_recipe
 from cos.training.run import app, run_all
+from cos.training.sources import paths_of
 from tests.training.tiny_models import build
 from tests.training.training_support import write_chains, write_pairs
 
@@ -168,7 +169,7 @@ def test_keys_can_be_given_on_the_command_line(folder: Path) -> None:
     recipe = load_recipe(folder / "recipe.yaml", given)
     _, sft, dpo = recipe.stages
     assert isinstance(sft, SftConfig)
-    assert (sft.learning_rate, sft.data, recipe.seed) == (1e-5, ("a.jsonl", "b.jsonl"), 7)
+    assert (sft.learning_rate, paths_of(sft.data), recipe.seed) == (1e-5, ("a.jsonl", "b.jsonl"), 7)
     assert sft.lora is not None
     assert sft.lora.rank == 2
     assert getattr(dpo, "lora").rank == 8  # noqa: B009 - a union

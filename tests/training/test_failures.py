@@ -114,8 +114,7 @@ def test_an_error_in_a_dataset_stops_the_stage_and_names_stage_and_row(
         if path.endswith("/3.png"):
             raise StopIteration
 
-    for user in ("row_data", "dpo"):
-        monkeypatch.setattr(f"cos.training.{user}.read_picture", read)
+    monkeypatch.setattr("cos.training.row_data.read_picture", read)
     monkeypatch.setattr(Collator, "__call__", nothing)
     # The look at all rows before the first step finds nothing.
     monkeypatch.setattr("cos.training.preflight.look_at", small)

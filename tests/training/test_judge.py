@@ -296,7 +296,7 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_shown() -> None:
 
 
 def test_the_documented_recipe_is_one() -> None:
-    _, written = fenced_blocks(ROOT / "docs" / "training.md", "yaml")
+    *_, written = fenced_blocks(ROOT / "docs" / "training.md", "yaml")
     stage = parse_recipe(f"name: x\nstages:\n{written}").find("label")
     assert isinstance(stage, LabelConfig)
     assert stage.judge is not None

@@ -151,7 +151,7 @@ def test_own_rows_with_every_fault_are_told_left_out_trained_on_and_measured(tmp
 
 
 def test_the_recipe_of_the_page_needs_nothing_but_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written, _ = fenced_blocks(ROOT / "docs" / "training.md", "yaml")
+    written, *_ = fenced_blocks(ROOT / "docs" / "training.md", "yaml")
     build(tmp_path / "base", "internvl", cos_tokens=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(written.replace("OpenGVLab/InternVL3-1B-hf", "base"))
