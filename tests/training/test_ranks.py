@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 from cos.search.errors import InputError
 from cos.search.types import Step
@@ -328,17 +328,16 @@ def test_outside_the_main_thread_no_signals_are_taken() -> None:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What an accelerator says of how it shards."""
+    """What an accelerator says of how it shards, before a model is wrapped."""
 
     distributed_type: DistributedType
-    deepspeed_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    deepspeed_plugin: DeepSpeedPlugin | None = None
 
 
-def zero3(**more: bool) -> Sharding:
-    return Sharding(DistributedType.DEEPSPEED, {"zero_optimization": {"stage": 3, **more}})
+def zero3(*, gathers: bool) -> Sharding:
+    return Sharding(DistributedType.DEEPSPEED, DeepSpeedPlugin(zero_stage=3, zero3_save_16bit_model=gathers))
 
 
-GATHERS = {"stage3_gather_16bit_weights_on_model_save": True}
 FSDP = Sharding(DistributedType.FSDP)
 LORA = {"lora": {"train_tokens": False}}
 
@@ -347,9 +346,9 @@ LORA = {"lora": {"train_tokens": False}}
     ("accelerator", "keys", "what"),
     [
         (FSDP, {"optimizer": "muon"}, "optimizer muon needs whole matrices, and FSDP shards them: set adamw"),
-        (zero3(**GATHERS), {"optimizer": "muon"}, "and DeepSpeed shards them"),
-        (zero3(**GATHERS), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
-        (zero3(), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
+        (zero3(gathers=True), {"optimizer": "muon"}, "and DeepSpeed shards them"),
+        (zero3(gathers=True), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
+        (zero3(gathers=False), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
         (FSDP, {"lora": {}}, "set lora.train_tokens to false"),
         (FSDP, {"validation": {"data": ["held-out.jsonl"], "every": 1}}, "validation keeps the best weights"),
     ],
@@ -366,7 +365,7 @@ def test_heads_beside_a_sharded_model_are_refused_and_whole_models_are_not() -> 
     with pytest.raises(InputError, match="heads beside a model cannot be trained with FSDP: start it with torchrun"):
         check_sharding(FSDP, keys, has_heads=True)
     check_sharding(FSDP, keys, has_heads=False)
-    check_sharding(zero3(**GATHERS), keys, has_heads=False)
+    check_sharding(zero3(gathers=True), keys, has_heads=False)
     check_sharding(Sharding(DistributedType.MULTI_CPU), keys, has_heads=True)
 
 
