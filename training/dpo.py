@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cos.training.adapters import merge_lora, with_lora
+from cos.training.batches import lengths_of
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
@@ -63,7 +64,8 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         fuse_head(model)
         torch.manual_seed(context.seed)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
-        trainer = PreferenceTrainer(trained, data, collate, config, context, measured)
+        counted = lengths_of(data, lengths, config)
+        trainer = PreferenceTrainer(trained, data, collate, config, context, measured, counted)
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}

@@ -188,6 +188,9 @@ class TrainingKeys(Keys):
     """Train adapters instead of the weights."""
     max_tokens: int | None = Field(default=8192, ge=1)
     """Longest sample, prompt and image included; a longer one is an error."""
+    group_by_length: bool = False
+    """Put rows of like length into one batch, so that less is padded (transformers' LengthGroupedSampler). For rows of
+    files."""
     length_buckets: tuple[int, ...] | None = None
     """Lengths to pad to, ascending; to the longest of the batch unless given. Few lengths compile few times."""
     compile: bool = False

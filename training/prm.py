@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
+from cos.training.batches import lengths_of
 from cos.training.chains import judged_turn
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
@@ -71,7 +72,16 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         in_order = isinstance(data, Alternating)
         measured = rows_judged(config, encoder, held_out) if held_out else None
         trainer = StageTrainer(
-            trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
+            trained,
+            loss,
+            data,
+            collate,
+            config,
+            context,
+            extra=heads,
+            in_order=in_order,
+            held_out=measured,
+            lengths=lengths_of(data, lengths, config),
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from cos.training.adapters import merge_lora, with_lora
+from cos.training.batches import lengths_of
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
@@ -61,6 +62,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             context,
             in_order=config.ledger is not None,
             held_out=imitated(held_out, encoder) if held_out else None,
+            lengths=lengths_of(data, lengths, config),
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
