@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
-
 import torch
 from transformers import TrainingArguments
 
-from cos.search.errors import InputError
 from cos.training.folder import StageContext
 from cos.training.keys import TrainingKeys
+from cos.training.packages import check_packages
 from cos.training.precision import is_bf16
 
 
-def check_reporters(names: Sequence[str]) -> None:
-    """Errors: InputError for one whose package is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise InputError(f"{name} is not installed; install the package {name}, or leave it out", "report_to")
-
-
 def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> TrainingArguments:
-    """The library's arguments for a stage. Errors: InputError for a reporter that is not installed."""
-    check_reporters(keys.report_to)
+    """The library's arguments for a stage. Errors: InputError as `check_packages` has it."""
+    check_packages([keys])
     return TrainingArguments(
         output_dir=str(context.folder),
         max_steps=keys.steps or -1,
@@ -46,7 +36,7 @@ def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> T
         eval_strategy="no" if keys.validation is None else "steps",
         eval_steps=None if keys.validation is None else keys.validation.every,
         per_device_eval_batch_size=keys.batch,
-        report_to=list(keys.report_to),
+        report_to=[name for name in keys.report_to if name != "tensorboard"],
         remove_unused_columns=False,
         dataloader_num_workers=keys.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -12,7 +12,7 @@ import torch
 
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.batches import lengths_of
-from cos.training.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.encode import Collator, TurnEncoder
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.lengths import Lengths, fitting, room
@@ -30,6 +30,7 @@ from cos.training.preference import (
     weights_digest,
 )
 from cos.training.preflight import Intake, pairs_of, training_facts
+from cos.training.quantized import load_base
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import read_picture
 from cos.training.rows import PairRow
@@ -48,7 +49,7 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         check_apart((row.problem for row in rows), (row.problem for row in held_out))
         asked = (row.problem for row in [*rows, *held_out])
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
-        model, processor = load_checkpoint(context.checkpoint(config.policy))
+        model, processor = load_base(context.checkpoint(config.policy), config)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
             lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
@@ -70,7 +71,9 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
         facts = {**outcome, **taken(intake, held_out), **did, **leaks}
-        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
+        if whole is not None:
+            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.policy))
+        run.finish(whole, processor, facts)
 
 
 def picture_of(row: PairRow) -> Any:
@@ -82,7 +85,7 @@ def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData 
     """Tells data what the frozen reference says of every pair: computed once, then read from the stage's folder, from
     the file that they are given under."""
     check_loaded_everywhere()
-    reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
+    reference, _ = load_base(context.checkpoint(config.reference or config.policy), config)
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
     weights = weights_digest(reference)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.batches import lengths_of
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
@@ -23,6 +24,7 @@ from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
 from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
+from cos.training.quantized import load_base, quantized_by
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import imitated
@@ -43,8 +45,10 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             held_out = held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
-        model, processor = load_checkpoint(context.checkpoint(config.model))
+        model, processor = load_base(context.checkpoint(config.model), config)
         if config.text_from is not None:
+            if quantized_by(config) is not None:
+                raise InputError("text_from gives text layers in full, and lora.quantize rounds them: drop one", "lora")
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
@@ -68,7 +72,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         facts = {**taken(intake, held_out), **did, **trainer.validated, **leaks}
         if whole is not None:
-            whole = merge_lora(whole, config, context.folder)
+            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.model))
             with naming(of_stage(context.folder.name)):
                 facts |= exact_on_unseen(whole, collate, encoder, config, context)
         run.finish(whole, processor, facts)

@@ -38,6 +38,11 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
         raise InputError(
             f"optimizer muon needs whole matrices, and {name} shards them: set adamw, or {STARTED_PLAINLY}", "optimizer"
         )
+    if keys.lora is not None and keys.lora.quantize is not None:
+        raise InputError(
+            f"weights in few bits cannot be trained with {name}: leave out lora.quantize, or {STARTED_PLAINLY}",
+            "lora.quantize",
+        )
     if kind == DistributedType.FSDP and keys.lora is not None and keys.lora.train_tokens:
         raise InputError(
             "rows of new tokens cannot be trained beside adapters with FSDP: set lora.train_tokens to false, or "

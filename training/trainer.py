@@ -37,6 +37,7 @@ from cos.training.metrics import add_metrics, cut_metrics
 from cos.training.named_data import NamedData, collate_named, read
 from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
+from cos.training.reporters import tensorboard
 from cos.training.schedule import schedule
 from cos.training.sharded import Blueprint, check_sharding, name_layers, whole_model
 from cos.training.stopping import StopOnSignal, Undisturbed
@@ -111,6 +112,8 @@ class StageTrainer(HeldOutTrainer):
         """
         begun = self._ranks.first(self._begin)
         self.remember_best(begun)
+        if "tensorboard" in self._keys.report_to and self._ranks.is_first:
+            self.add_callback(tensorboard(self._folder, begun))
         with self._stop.listening():
             self.train(resume_from_checkpoint=str(self._folder / f"checkpoint-{begun}") if begun else None)
         done, planned = self.state.global_step, self.state.max_steps

@@ -349,6 +349,11 @@ LORA = {"lora": {"train_tokens": False}}
         (zero3(gathers=True), {"optimizer": "muon"}, "and DeepSpeed shards them"),
         (zero3(gathers=True), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
         (zero3(gathers=False), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
+        (
+            FSDP,
+            {"lora": {"quantize": "nf4"}},
+            "weights in few bits cannot be trained with FSDP: leave out lora.quantize",
+        ),
         (FSDP, {"lora": {}}, "set lora.train_tokens to false"),
         (FSDP, {"validation": {"data": ["held-out.jsonl"], "every": 1}}, "validation keeps the best weights"),
     ],
