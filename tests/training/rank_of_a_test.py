@@ -79,7 +79,7 @@ def train_heads(model: str, chains: str, runs: str, **keys: Any) -> nn.Module:
 
 def meet() -> list[Any]:
     """What each rank learns of the others: an error of the first one, and what they know together."""
-    ranks = Ranks.of_environment()
+    ranks, told = Ranks.of_environment(), list[Any]()
 
     def fail() -> None:
         raise InputError("there is no chain in it", "chains")
@@ -87,7 +87,7 @@ def meet() -> list[Any]:
     try:
         ranks.first(fail)
     except InputError as error:
-        told = [str(error), error.param]
+        told += [str(error), error.param]
     ranks.wait()
     return [*told, ranks.first(lambda: ranks.number), ranks.any(ranks.number == 1), ranks.gathered(ranks.number)]
 

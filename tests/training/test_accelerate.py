@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from accelerate.commands.launch import (
@@ -19,7 +20,8 @@ SHIPPED = Path(__file__).parents[2] / "training" / "accelerate"
 def launched(configuration: str) -> Mapping[str, str]:
     """The variables that accelerate's launcher sets for a shipped configuration, on the first of its machines."""
     given = ["--config_file", str(SHIPPED / f"{configuration}.yaml"), "--main_process_ip", "127.0.0.1"]
-    args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args([*given, "-m", "cos.clients.cli"]))
+    parsed = launch_command_parser().parse_args([*given, "-m", "cos.clients.cli"])
+    args, defaults, _ = cast("tuple[Any, Any, bool]", _validate_launch_command(parsed))
     if args.use_fsdp:
         made = prepare_multi_gpu_env(args)
     else:
