@@ -16,6 +16,7 @@ from cos.search.grammar import COS_TOKENS
 from cos.training.folder import replacing_folder
 from cos.training.keys import LoraKeys, TrainingKeys
 from cos.training.parts import modules_of, part_of, trained_parts
+from cos.training.quantized import merged_at_full_precision, quantized_by
 
 ADAPTERS = "adapters"
 """The folder of kept adapters, in the stage's."""
@@ -110,11 +111,14 @@ def _names(module: str, given: Sequence[str]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in given)
 
 
-def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path) -> PreTrainedModel:
-    """The model with its adapters added into its weights. Where the keys say so they are kept in ``folder``, too."""
+def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path, checkpoint: str | Path) -> PreTrainedModel:
+    """The model with its adapters added into its weights: those of ``checkpoint`` where they were rounded for training.
+    Where the keys say so the adapters are kept in ``folder``, too."""
     if not isinstance(model, PeftModel):
         return model
     if keys.lora is not None and keys.lora.keep_adapters:
         with replacing_folder(folder / ADAPTERS) as beside:
             cast(Any, model).save_pretrained(beside)
+    if quantized_by(keys) is not None:
+        return merged_at_full_precision(model, checkpoint, folder)
     return cast(PreTrainedModel, cast(Any, model).merge_and_unload())

@@ -21,6 +21,7 @@ from cos.training.digest import STAGE, changes, has_progress, read_record, recor
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
 from cos.training.mixing import Share, mix
+from cos.training.packages import missing
 from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.references import ROWS, Reference, faults_of, references
@@ -145,7 +146,7 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
     changed = _changed(recipe, stage, folder)
     if (folder / DONE).is_file():
         return replace(report, notes=("done before",), faults=tuple(changed))
-    faults, notes = [*changed, *faults_of(named, in_order=True)], list[str]()
+    faults, notes = [*changed, *faults_of(named, in_order=True), *(said for said, _ in missing(stage))], list[str]()
     intake = Intake(replace(recipe.context(stage), skip_bad=True))
     facts: dict[str, Any] = {}
     try:
@@ -314,15 +315,17 @@ def _memory(folder: Path, keys: TrainingKeys) -> Memory:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
     from cos.training.adapters import with_lora
+    from cos.training.quantized import bytes_saved, quantized_by
     from cos.training.trainer import prepare_trainable
 
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+        saved = 0.0 if (kind := quantized_by(keys)) is None else bytes_saved(model, kind, WEIGHT_BYTES)
         trained = with_lora(model, keys, AutoTokenizer.from_pretrained(folder), 0)
     prepare_trainable(trained, keys.model_copy(update={"compile": False, "gradient_checkpointing": False}))
     parameters = sum(weights.numel() for weights in trained.parameters())
     count = sum(weights.numel() for weights in trained.parameters() if weights.requires_grad)
-    held = (parameters * WEIGHT_BYTES, count * WEIGHT_BYTES, count * MOMENT_BYTES)
+    held = (parameters * WEIGHT_BYTES - saved, count * WEIGHT_BYTES, count * MOMENT_BYTES)
     weights, gradients, optimizer = (size / 2**30 for size in held)
     return Memory(
         parameters=parameters,

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Subset
 
 from cos.training.adapters import merge_lora, with_lora
-from cos.training.encode import TurnEncoder, load_checkpoint
+from cos.training.batches import lengths_of
+from cos.training.encode import TurnEncoder
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.lengths import Lengths, fitting, room
@@ -31,6 +32,7 @@ from cos.training.preference import (
     weights_digest,
 )
 from cos.training.preflight import Intake, pairs_of, training_facts
+from cos.training.quantized import load_base
 from cos.training.recipe import DpoConfig
 from cos.training.row_data import collator_of, picture_of
 from cos.training.rows import PairRow
@@ -49,7 +51,7 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         check_apart((row.problem for row in rows), (row.problem for row in held_out))
         asked = (row.problem for row in [*rows, *held_out])
         leaks = claim(context, "policy", asked, checkpoints=(config.policy, config.reference))
-        model, processor = load_checkpoint(context.checkpoint(config.policy))
+        model, processor = load_base(context.checkpoint(config.policy), config)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
             lengths, most = Lengths(processor, encoder, intake.sizes), room(model.config, config.max_tokens)
@@ -66,19 +68,24 @@ def run_dpo(config: DpoConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
         mixed = mix(rows, config.pairs, intake, config, context.seed)
-        trainer = PreferenceTrainer(trained, Subset(data, mixed.order), collate, config, context, measured)
+        drawn = Subset(data, mixed.order)
+        counted = lengths_of(data, lengths, config)
+        counted = None if counted is None else [counted[place] for place in mixed.order]
+        trainer = PreferenceTrainer(trained, drawn, collate, config, context, measured, counted)
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         outcome = {"pairs": len(data), **last_numbers(trainer.state.log_history), **trainer.validated}
         facts = {**outcome, **taken(intake, held_out), **mixed.facts(), **did, **leaks}
-        run.finish(None if whole is None else merge_lora(whole, config, context.folder), processor, facts)
+        if whole is not None:
+            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.policy))
+        run.finish(whole, processor, facts)
 
 
 def refer(config: DpoConfig, context: StageContext, data: Mapping[str, PairData | None], collate: PairCollator) -> None:
     """Tells data what the frozen reference says of every pair: computed once, then read from the stage's folder, from
     the file that they are given under."""
     check_loaded_everywhere()
-    reference, _ = load_checkpoint(context.checkpoint(config.reference or config.policy))
+    reference, _ = load_base(context.checkpoint(config.reference or config.policy), config)
     fuse_head(reference)
     bf16 = is_bf16(config.precision)
     weights = weights_digest(reference)

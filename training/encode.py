@@ -263,8 +263,11 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in TARGETS}
 
 
-def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
-    """Model and processor of a checkpoint folder (or hub name).
+def load_checkpoint(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, quantization: Any = None
+) -> tuple[PreTrainedModel, Any]:
+    """Model and processor of a checkpoint folder (or hub name). ``quantization``: transformers' settings of how its
+    layers are held in few bits (`cos.training.quantized`).
 
     Errors: InputError for a folder that is none, has no config.json or lacks files, and a hub name that leads nowhere.
     """
@@ -276,7 +279,8 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -
         )
     source = str(local if looks_local else folder)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        held = {} if quantization is None else {"quantization_config": quantization}
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **held)
         return cast(PreTrainedModel, model), AutoProcessor.from_pretrained(source)
     except OSError as error:
         where = "cannot be loaded" if looks_local else "is no folder here and could not be had from the hub"

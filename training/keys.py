@@ -85,6 +85,9 @@ class FailureKeys(Keys):
     succeeded, and the same command tries again what failed."""
 
 
+Quantized = Literal["nf4", "int8"]
+
+
 class LoraKeys(Keys):
     """Low-rank adapters on the text layers, merged into the weights at the end. Beside them ``train_vision`` and
     ``train_projector`` train those parts in full."""
@@ -103,6 +106,9 @@ class LoraKeys(Keys):
     """Whether the rows of the step, answer and PRM tokens in embeddings and head are trained, too."""
     modules_to_save: tuple[str, ...] = ()
     """Names of modules that are trained in full beside the adapters, such as ``lm_head``."""
+    quantize: Quantized | None = None
+    """Hold the text layers' weights in 4 bits (``nf4``) or 8 (``int8``) while adapters are trained, by bitsandbytes
+    (QLoRA, arXiv 2305.14314). The adapters are merged into the weights as they were before."""
     keep_adapters: bool = False
     """Whether the adapters by themselves are kept as well, in the folder ``adapters`` beside ``model``."""
 
@@ -177,6 +183,9 @@ class TrainingKeys(Keys):
     """Train adapters instead of the weights."""
     max_tokens: int | None = Field(default=8192, ge=1)
     """Longest sample, prompt and image included; a longer one is an error."""
+    group_by_length: bool = False
+    """Put rows of like length into one batch, so that less is padded (transformers' LengthGroupedSampler). For rows of
+    files."""
     length_buckets: tuple[int, ...] | None = None
     """Lengths to pad to, ascending; to the longest of the batch unless given. Few lengths compile few times."""
     compile: bool = False

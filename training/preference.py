@@ -71,31 +71,31 @@ class PairData(Dataset[Preference]):
             raise InputError(
                 "there is no pair to train on; lower the stage `pairs`' gap, or sample more chains", "data"
             )
-        self._rows = rows
+        self.rows = rows
         self._turns = [turns_of(row, encoder, first_step=first_step) for row in rows]
         self._picture = picture
         self._reference: Sequence[tuple[float, float]] = [(0.0, 0.0)] * len(rows)
 
     def refer(self, reference: Sequence[tuple[float, float]]) -> None:
         """Takes up what the reference says of every pair, in this order."""
-        if len(reference) != len(self._rows):
-            raise ValueError(f"{len(reference)} reference log-probabilities for {len(self._rows)} pairs")
+        if len(reference) != len(self.rows):
+            raise ValueError(f"{len(reference)} reference log-probabilities for {len(self.rows)} pairs")
         self._reference = reference
 
     @property
     def fingerprint(self) -> str:
         """Digest of every question, picture and token, and of what is taught."""
         digest = hashlib.sha256()
-        for row, pair in zip(self._rows, self._turns, strict=True):
+        for row, pair in zip(self.rows, self._turns, strict=True):
             tokens = [(turn.ids, turn.should) for turn in pair]
             digest.update(json.dumps([row.problem.question, row.problem.image, tokens]).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Preference:
-        row = self._rows[index]
+        row = self.rows[index]
         with naming(of_row(row.id)):
             picture = self._picture(row)
         chosen, rejected = (Sample(picture, row.problem.question, turn, row.id) for turn in self._turns[index])
@@ -198,8 +198,10 @@ class PreferenceTrainer(StageTrainer):
         config: DpoConfig,
         context: StageContext,
         held_out: Dataset[Preference] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(model, PreferenceLoss(self), data, collate, config, context, held_out=held_out)
+        loss = PreferenceLoss(self)
+        super().__init__(model, loss, data, collate, config, context, held_out=held_out, lengths=lengths)
         # What TRL's loss reads from its trainer.
         self.beta = config.beta
         self._parts = parts_of(config)

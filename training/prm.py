@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
+from cos.training.batches import lengths_of
 from cos.training.chains import judged_turn
-from cos.training.encode import Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.encode import Sample, Turn, TurnEncoder
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.judge_layers import LAYERS, JudgeHeads, JudgeLoss
@@ -32,6 +33,7 @@ from cos.training.mnist import fetched
 from cos.training.models import deepen
 from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
+from cos.training.quantized import load_base
 from cos.training.recipe import PrmConfig
 from cos.training.render import Renderer
 from cos.training.row_data import RowData, collator_of, good_to_bad, judged
@@ -53,7 +55,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             held_out = [] if config.ledger is not None else held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
-        model, processor = load_checkpoint(context.checkpoint(config.model))
+        model, processor = load_base(context.checkpoint(config.model), config)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
             lengths = Lengths(processor, encoder, intake.sizes, tagged=True)
@@ -77,13 +79,22 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         in_order = isinstance(data, Alternating)
         measured = rows_judged(config, encoder, held_out) if held_out else None
         trainer = StageTrainer(
-            trained, loss, data, collate, config, context, extra=heads, in_order=in_order, held_out=measured
+            trained,
+            loss,
+            data,
+            collate,
+            config,
+            context,
+            extra=heads,
+            in_order=in_order,
+            held_out=measured,
+            lengths=lengths_of(data, lengths, config),
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         facts = {**taken(intake, held_out), **bare, **mixed.facts(), **did, **trainer.validated, **leaks}
         if whole is not None:
-            whole = merge_lora(whole, config, context.folder)
+            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.model))
             if heads is not None:
                 save_file(heads.state_dict(), context.folder / HEADS)
         run.finish(whole, processor, facts)

@@ -23,13 +23,13 @@ class RowData(Dataset[Sample]):
     """Chains as ``write`` encodes them."""
 
     def __init__(self, rows: Sequence[ChainRow], write: Write) -> None:
-        self._rows, self._write = rows, write
+        self.rows, self._write = rows, write
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        row = self._rows[index]
+        row = self.rows[index]
         with naming(of_row(row.id)):
             return Sample(picture_of(row.problem), row.problem.question, self._write(row), row.id)
 

@@ -14,6 +14,7 @@ import typer
 from cos.search.errors import InputError
 from cos.training import digest
 from cos.training.folder import DONE, StageContext
+from cos.training.packages import check_packages
 from cos.training.ranks import ALONE, give_back_memory, leave
 from cos.training.recipe import Recipe, StageConfig, folder_name
 from cos.training.recipe_file import load_recipe
@@ -89,6 +90,7 @@ def run_all(
     """Run all stages of a recipe in order; those that are done are left out."""
     recipe = load_recipe(config, overrides)
     check_references(recipe, recipe.stages, in_order=True)
+    check_packages(recipe.stages)
     how = RunOptions(
         fresh="changed" if fresh else "never", overrides=tuple(overrides), skip_bad=skip_bad, json_only=json_only
     )

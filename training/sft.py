@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
+from cos.training.batches import lengths_of
 from cos.training.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
 from cos.training.failures import naming, of_stage
 from cos.training.folder import StageContext, StageRun
@@ -24,6 +25,7 @@ from cos.training.mnist import load as load_digits
 from cos.training.models import take_text
 from cos.training.preflight import Intake, chains_of, training_facts
 from cos.training.problems import images_of
+from cos.training.quantized import load_base, quantized_by
 from cos.training.recipe import SftConfig
 from cos.training.render import Renderer
 from cos.training.row_data import collator_of, imitated
@@ -45,8 +47,10 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             check_answered([*chains, *held_out])
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
-        model, processor = load_checkpoint(context.checkpoint(config.model))
+        model, processor = load_base(context.checkpoint(config.model), config)
         if config.text_from is not None:
+            if quantized_by(config) is not None:
+                raise InputError("text_from gives text layers in full, and lora.quantize rounds them: drop one", "lora")
             take_text(load_checkpoint(context.checkpoint(config.text_from))[0], model)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
@@ -65,12 +69,13 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             context,
             in_order=config.ledger is not None,
             held_out=imitated(held_out, encoder) if held_out else None,
+            lengths=lengths_of(data, lengths, config),
         )
         whole = trainer.run()
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         facts = {**taken(intake, held_out), **mixed.facts(), **did, **trainer.validated, **leaks}
         if whole is not None:
-            whole = merge_lora(whole, config, context.folder)
+            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.model))
             with naming(of_stage(context.folder.name)):
                 facts |= exact_on_unseen(whole, collate, encoder, config, context)
         run.finish(whole, processor, facts)

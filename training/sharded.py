@@ -7,6 +7,7 @@ they are gathered on the first rank by the library that sharded them, and put in
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,11 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
         raise InputError(
             f"optimizer muon needs whole matrices, and {name} shards them: set adamw, or {STARTED_PLAINLY}", "optimizer"
         )
+    if keys.lora is not None and keys.lora.quantize is not None:
+        raise InputError(
+            f"weights in few bits cannot be trained with {name}: leave out lora.quantize, or {STARTED_PLAINLY}",
+            "lora.quantize",
+        )
     if kind == DistributedType.FSDP and keys.lora is not None and keys.lora.train_tokens:
         raise InputError(
             "rows of new tokens cannot be trained beside adapters with FSDP: set lora.train_tokens to false, or "
@@ -56,7 +62,7 @@ def check_sharding(accelerator: Any, keys: TrainingKeys, *, has_heads: bool) -> 
             "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2, or FSDP, or leave out lora",
             "lora",
         )
-    if not accelerator.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+    if not zero_of(accelerator).get("stage3_gather_16bit_weights_on_model_save"):
         raise InputError(
             "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true in accelerate's configuration "
             "(stage3_gather_16bit_weights_on_model_save in DeepSpeed's)",
@@ -73,10 +79,17 @@ def name_layers(accelerator: Any, model: PreTrainedModel) -> None:
         plugin.transformer_cls_names_to_wrap = sorted(there & set(cast(Any, model)._no_split_modules or ()))
 
 
+def zero_of(accelerator: Any) -> Mapping[str, Any]:
+    """DeepSpeed's settings of how it shards; none where it does not train."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return {}
+    # The accelerator's own `deepspeed_config` is there only once a model is wrapped.
+    return accelerator.deepspeed_plugin.deepspeed_config["zero_optimization"]
+
+
 def is_zero3(accelerator: Any) -> bool:
     """Whether DeepSpeed shards the weights."""
-    is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-    return is_deepspeed and accelerator.deepspeed_config["zero_optimization"]["stage"] == 3
+    return zero_of(accelerator).get("stage") == 3
 
 
 def check_loaded_everywhere() -> None:

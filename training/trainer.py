@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from cos.search.errors import InputError
+from cos.training.arguments import arguments
+from cos.training.batches import ByLength
 from cos.training.failures import StageError, of_stage
 from cos.training.folder import StageContext, check_disk
 from cos.training.joint import Joint
@@ -36,7 +37,7 @@ from cos.training.metrics import add_metrics, cut_metrics
 from cos.training.named_data import NamedData, collate_named, read
 from cos.training.optimizer import MuonAdamW
 from cos.training.parts import part_of, trained_parts
-from cos.training.precision import is_bf16
+from cos.training.reporters import tensorboard
 from cos.training.schedule import schedule
 from cos.training.sharded import Blueprint, check_sharding, name_layers, whole_model
 from cos.training.stopping import StopOnSignal, Undisturbed
@@ -61,12 +62,19 @@ class StageTrainer(HeldOutTrainer):
         extra: nn.Module | None = None,
         in_order: bool = False,
         held_out: Dataset[Any] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         """``in_order``: the data's own order is random already (drawn from a seed), so batches follow it.
-        ``held_out``: what is measured on where the keys have a ``validation``.
+        ``held_out``: what is measured on where the keys have a ``validation``. ``lengths``: tokens of each sample,
+        where batches are to be of like length (`cos.training.batches.lengths_of`).
 
-        Errors: InputError without it then, and for what cannot be trained in shards.
+        Errors: InputError without one that the keys ask for, and for what cannot be trained in shards.
         """
+        if keys.group_by_length and lengths is None:
+            raise InputError(
+                "this stage has no rows whose lengths differ; leave out group_by_length", "group_by_length"
+            )
+        self._lengths = lengths
         self.extra = extra
         self._keys = keys
         self._numbers: dict[str, list[float]] = {}
@@ -104,6 +112,8 @@ class StageTrainer(HeldOutTrainer):
         """
         begun = self._ranks.first(self._begin)
         self.remember_best(begun)
+        if "tensorboard" in self._keys.report_to and self._ranks.is_first:
+            self.add_callback(tensorboard(self._folder, begun))
         with self._stop.listening():
             self.train(resume_from_checkpoint=str(self._folder / f"checkpoint-{begun}") if begun else None)
         done, planned = self.state.global_step, self.state.max_steps
@@ -136,6 +146,12 @@ class StageTrainer(HeldOutTrainer):
             inner = cast(Any, loader).base_dataloader  # accelerate's loader wraps the one that starts them
             inner.worker_init_fn = Undisturbed(inner.worker_init_fn)
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        if self._lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        at_once = self._keys.batch * self._keys.accumulate * self._ranks.count
+        return ByLength(self._lengths, at_once, self.args.seed)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         if self.extra is None or not training or model is not self.model:
@@ -320,46 +336,6 @@ def text_layers(model: nn.Module) -> list[nn.Module]:
         if name.endswith("language_model.layers"):
             return [*cast("nn.ModuleList", module)]
     raise ValueError(f"{type(model).__name__} has no language_model.layers")
-
-
-def check_reporters(names: Sequence[str]) -> None:
-    """Errors: InputError for one whose package is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise InputError(f"{name} is not installed; install the package {name}, or leave it out", "report_to")
-
-
-def arguments(keys: TrainingKeys, context: StageContext, *, in_order: bool) -> TrainingArguments:
-    """The library's arguments for a stage. Errors: InputError for a reporter that is not installed."""
-    check_reporters(keys.report_to)
-    return TrainingArguments(
-        output_dir=str(context.folder),
-        max_steps=keys.steps or -1,
-        num_train_epochs=keys.epochs or 1,
-        per_device_train_batch_size=keys.batch,
-        gradient_accumulation_steps=keys.accumulate,
-        learning_rate=keys.learning_rate,
-        weight_decay=keys.weight_decay,
-        max_grad_norm=keys.max_grad_norm,
-        bf16=is_bf16(keys.precision),
-        use_cpu=not torch.cuda.is_available(),
-        seed=context.seed,
-        # A tower's last layers may have no part in a loss; by the library's default they may end training of ranks.
-        ddp_find_unused_parameters=True,
-        train_sampling_strategy="sequential" if in_order else "random",
-        logging_steps=keys.log_every,
-        logging_nan_inf_filter=False,
-        save_strategy="no" if context.trial else "steps",
-        save_steps=keys.save_every,
-        eval_strategy="no" if keys.validation is None else "steps",
-        eval_steps=None if keys.validation is None else keys.validation.every,
-        per_device_eval_batch_size=keys.batch,
-        report_to=list(keys.report_to),
-        remove_unused_columns=False,
-        dataloader_num_workers=keys.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        include_num_input_tokens_seen="no",
-    )
 
 
 class Bar(TrainerCallback):

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from cos.clients.cli import main
+from cos.search.errors import InputError
 from cos.training.encode import Collator, TurnEncoder, load_checkpoint
 from cos.training.folder import StageContext
 from cos.training.losses import Batch, Counts, Numbers
+from cos.training.ranks import Ranks
 from cos.training.recipe import SftConfig
 from cos.training.row_data import imitated
 from cos.training.rows import ChainRow, read_rows
@@ -74,8 +77,24 @@ def train_heads(model: str, chains: str, runs: str, **keys: Any) -> nn.Module:
     return heads
 
 
-def as_if_on_accelerators() -> None:
-    """Has accelerate take CPUs and gloo for what it shards models on: by itself it does so on accelerators alone."""
+def meet() -> list[Any]:
+    """What each rank learns of the others: an error of the first one, and what they know together."""
+    ranks, told = Ranks.of_environment(), list[Any]()
+
+    def fail() -> None:
+        raise InputError("there is no chain in it", "chains")
+
+    try:
+        ranks.first(fail)
+    except InputError as error:
+        told += [str(error), error.param]
+    ranks.wait()
+    return [*told, ranks.first(lambda: ranks.number), ranks.any(ranks.number == 1), ranks.gathered(ranks.number)]
+
+
+def as_if_on_accelerators(by: str) -> None:
+    """Has accelerate take CPUs and gloo for what it shards models on, ``by`` FSDP or DeepSpeed: by itself it does so on
+    accelerators alone."""
 
     def backend(*given: Any) -> tuple[str, DistributedType]:
         del given
@@ -83,18 +102,26 @@ def as_if_on_accelerators() -> None:
 
     pytest.MonkeyPatch().setattr(PartialState, "_prepare_backend", backend)
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-    torch.distributed.init_process_group("gloo")
+    if by == "fsdp":
+        torch.distributed.init_process_group("gloo")
+        return
+    deepspeed = import_module("deepspeed")
+    # Shared memory between processes is for speed, and takes a minute to compile.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 if __name__ == "__main__":
     recipe, plan = sys.argv[1:]
     planned = json.loads(Path(plan).read_text())
     if planned["shards"]:
-        as_if_on_accelerators()
+        as_if_on_accelerators(planned["shards"])
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if attempt == 0 and planned["heads"]:
+        folder, rank = Path(planned["heads"]["runs"]), os.environ["RANK"]
+        (folder / f"meeting-{rank}.json").write_text(json.dumps(meet()))
         heads = train_heads(**planned["heads"])
-        torch.save(heads.state_dict(), Path(planned["heads"]["runs"]) / f"heads-{os.environ['RANK']}.pt")
+        torch.save(heads.state_dict(), folder / f"heads-{rank}.pt")
     if attempt < len(planned["breaks"]):
         break_off(**planned["breaks"][attempt])
     main(["train", "run", "--config", recipe])

@@ -6,19 +6,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 from cos.search.errors import InputError
 from cos.search.types import Step
@@ -30,12 +30,14 @@ from cos.training.sharded import check_loaded_everywhere, check_sharding
 from cos.training.stopping import StopOnSignal
 from cos.training.trainer import check_count, checkpoints
 from tests.training.rank_of_a_test import train_heads
+from tests.training.test_accelerate import launched
 from tests.training.test_smoke import metrics
 from tests.training.tiny_models import build
 from tests.training.training_support import problems, saved_logits, weights
 
 ARCHITECTURES = os.environ.get("COS_RANKS_ARCHITECTURES", "internvl").split(",")
-"""One in CI, as every start of two processes takes seconds; all are tiny_models'."""
+"""One in CI, as every start of two processes takes seconds. All three:
+``COS_RANKS_ARCHITECTURES=internvl,llava_next,qwen2_5_vl pytest tests/training/test_ranks.py``."""
 ROOT = Path(__file__).parents[2]
 STAGES = ("sft", "prm", "dpo")
 STEPS = 4
@@ -146,7 +148,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     data = write_data(folder)
     ready = build(folder / "ready", request.param)
     heads = {"model": str(ready), "chains": str(data[0]), "runs": str(folder), "steps": STEPS, "batch": 1}
-    plan = {"breaks": BREAKS, "heads": heads, "shards": False}
+    plan = {"breaks": BREAKS, "heads": heads, "shards": None}
     done = torchrun(write_recipe(folder, "two", checkpoint, data, 1), plan, len(BREAKS) + 1)
     assert done.returncode == 0, done.stdout
     run_all(str(write_recipe(folder, "alone", checkpoint, data, 2)))
@@ -184,47 +186,9 @@ def test_a_killed_process_ends_the_other_with_a_sentence(two: Two) -> None:
     assert "Traceback" not in two.output
 
 
-TOGETHER = """
-import sys
-from cos.search.errors import InputError
-from cos.training.ranks import Ranks, is_lost
-
-ranks = Ranks.of_environment()
-def fail():
-    raise InputError("there is no chain in it", "chains")
-try:
-    ranks.first(fail)
-except InputError as error:
-    print(f"{error} ({error.param})")
-print(ranks.first(lambda: ranks.number), ranks.any(ranks.number == 1), ranks.gathered(ranks.number))
-ranks.wait()
-if ranks.is_first:
-    sys.exit("stopped")
-try:
-    ranks.first(lambda: None)
-except RuntimeError as error:
-    print(f"lost: {is_lost(error)}")
-"""
-
-
-def test_an_error_of_the_first_rank_is_everybodys_and_its_end_ends_the_others_waiting() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    begun = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**shared, "CUDA_VISIBLE_DEVICES": "", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
-    told = [process.communicate(timeout=120)[0].splitlines() for process in begun]
-    assert told[0] == ["there is no chain in it (chains)", "0 True [0, 1]"]
-    assert told[1] == [*told[0], "lost: True"]
-    assert begun[0].returncode == 1
+def test_an_error_of_the_first_rank_is_everybodys_and_all_learn_what_each_knows(two: Two) -> None:
+    told = [json.loads((two.runs.parent / f"meeting-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1] == ["there is no chain in it", "chains", 0, True, [0, 1]]
 
 
 def test_a_signal_to_one_rank_saves_a_checkpoint_and_ends_all(two: Two) -> None:
@@ -256,23 +220,41 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(two: Two) -> Non
         check_count(newest, 1)
 
 
-def test_a_run_sharded_by_the_shipped_configuration_ends_with_whole_models_and_the_same_losses(two: Two) -> None:
+def sharded(two: Two, configuration: str, *without: str) -> Path:
+    """A recipe in two processes that shard by a shipped configuration; gives the run's folder."""
     folder = two.runs.parent
     data = folder / "chains.jsonl", folder / "pairs.jsonl"
-    recipe = write_recipe(folder, "sharded", folder / "checkpoint", data, 1, "prm")
-    shipped = yaml.safe_load((ROOT / "training" / "accelerate" / "fsdp.yaml").read_text())
-    variables = {name.upper(): str(value) for name, value in shipped["fsdp_config"].items()}
-    variables["ACCELERATE_USE_FSDP"] = "true"
-    plan = {"breaks": [], "heads": None, "shards": True}
-    done = torchrun(recipe, plan, 1, variables)
+    recipe = write_recipe(folder, configuration, folder / "checkpoint", data, 1, *without)
+    shards = "fsdp" if configuration == "fsdp" else "deepspeed"
+    variables = {**launched(configuration), "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu"}
+    done = torchrun(recipe, {"breaks": [], "heads": None, "shards": shards}, 1, variables)
     assert done.returncode == 0, done.stdout
+    return folder / configuration
+
+
+def same(ours: Path, theirs: Path) -> None:
+    """A stage's losses and weights are those of another run."""
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
+    one, other = weights(ours / "model"), weights(theirs / "model")
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(value.float(), other[name], atol=1e-3) for name, value in one.items())
+
+
+def test_a_run_sharded_by_the_shipped_configuration_ends_with_whole_models_and_the_same_losses(two: Two) -> None:
+    runs = sharded(two, "fsdp", "prm")
     for stage in ("sft", "dpo"):
-        ours, theirs = folder / "sharded" / stage, two.alone / stage
-        assert [*ours.glob("checkpoint-4/pytorch_model_fsdp*")], "was sharded"
-        assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
-        one, other = weights(ours / "model"), weights(theirs / "model")
-        assert one.keys() == other.keys()
-        assert all(torch.allclose(value, other[name], atol=1e-3) for name, value in one.items())
+        assert [*(runs / stage).glob("checkpoint-4/pytorch_model_fsdp*")], "was sharded"
+        same(runs / stage, two.alone / stage)
+
+
+@pytest.mark.parametrize("configuration", ["deepspeed-zero1", "deepspeed-zero3"])
+def test_a_run_by_deepspeed_ends_with_a_whole_model_and_the_same_losses(configuration: str, two: Two) -> None:
+    """Where DeepSpeed is installed, which is no dependency."""
+    if find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    runs = sharded(two, configuration, "prm", "dpo")
+    assert [*(runs / "sft").glob("checkpoint-4/global_step4/*")], "was DeepSpeed's"
+    same(runs / "sft", two.alone / "sft")
 
 
 @dataclass
@@ -331,17 +313,16 @@ def test_outside_the_main_thread_no_signals_are_taken() -> None:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What an accelerator says of how it shards."""
+    """What an accelerator says of how it shards, before a model is wrapped."""
 
     distributed_type: DistributedType
-    deepspeed_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    deepspeed_plugin: DeepSpeedPlugin | None = None
 
 
-def zero3(**more: bool) -> Sharding:
-    return Sharding(DistributedType.DEEPSPEED, {"zero_optimization": {"stage": 3, **more}})
+def zero3(*, gathers: bool) -> Sharding:
+    return Sharding(DistributedType.DEEPSPEED, DeepSpeedPlugin(zero_stage=3, zero3_save_16bit_model=gathers))
 
 
-GATHERS = {"stage3_gather_16bit_weights_on_model_save": True}
 FSDP = Sharding(DistributedType.FSDP)
 LORA = {"lora": {"train_tokens": False}}
 
@@ -350,9 +331,14 @@ LORA = {"lora": {"train_tokens": False}}
     ("accelerator", "keys", "what"),
     [
         (FSDP, {"optimizer": "muon"}, "optimizer muon needs whole matrices, and FSDP shards them: set adamw"),
-        (zero3(**GATHERS), {"optimizer": "muon"}, "and DeepSpeed shards them"),
-        (zero3(**GATHERS), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
-        (zero3(), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
+        (zero3(gathers=True), {"optimizer": "muon"}, "and DeepSpeed shards them"),
+        (zero3(gathers=True), LORA, "adapters cannot be merged with DeepSpeed's ZeRO stage 3: use stage 1 or 2"),
+        (zero3(gathers=False), {}, "ZeRO stage 3 would write no weights: set zero3_save_16bit_model: true"),
+        (
+            FSDP,
+            {"lora": {"quantize": "nf4"}},
+            "weights in few bits cannot be trained with FSDP: leave out lora.quantize",
+        ),
         (FSDP, {"lora": {}}, "set lora.train_tokens to false"),
         (FSDP, {"validation": {"data": ["held-out.jsonl"], "every": 1}}, "validation keeps the best weights"),
     ],
@@ -369,7 +355,7 @@ def test_heads_beside_a_sharded_model_are_refused_and_whole_models_are_not() -> 
     with pytest.raises(InputError, match="heads beside a model cannot be trained with FSDP: start it with torchrun"):
         check_sharding(FSDP, keys, has_heads=True)
     check_sharding(FSDP, keys, has_heads=False)
-    check_sharding(zero3(**GATHERS), keys, has_heads=False)
+    check_sharding(zero3(gathers=True), keys, has_heads=False)
     check_sharding(Sharding(DistributedType.MULTI_CPU), keys, has_heads=True)
 
 

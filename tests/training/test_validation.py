@@ -141,7 +141,7 @@ def test_a_reporter_that_is_not_installed_is_named(
     def find_none(_: str) -> None:
         return None
 
-    monkeypatch.setattr("cos.training.trainer.find_spec", find_none)
+    monkeypatch.setattr("cos.training.packages.find_spec", find_none)
     with pytest.raises(InputError, match="tensorboard is not installed"):
         run("sft", checkpoint, data, context(tmp_path, "sft"), steps=1, report_to=["tensorboard"])
 
