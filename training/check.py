@@ -24,6 +24,7 @@ from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
+from cos.training.label_sources import label_faults
 from cos.training.preflight import Intake, problem_of, reads_pictures
 from cos.training.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.references import ROWS, Reference, faults_of, references
@@ -166,6 +167,8 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         facts = _sizes(recipe, stage, intake, rows, notes)
         facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
         faults += [] if rows or not intake.read else ["no row is left that can be used"]
+        learnt = [row for key, some in by_key.items() if key != HELD_OUT for row in some]
+        faults += label_faults(recipe, stage, named, learnt)
         _check_held_out(by_key)
     except CosError as error:
         faults.append(str(error))
@@ -235,7 +238,8 @@ def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow
         rows[:] = kept
     if isinstance(stage, PrmConfig) and stage.ledger is None:
         bare = sum(isinstance(row, ChainRow) and stage.labels not in row.labels for row in rows)
-        notes += [f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"] if bare else []
+        left_out = f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"
+        notes += [left_out] if 0 < bare < len(rows) else []
     return facts
 
 
@@ -346,7 +350,8 @@ def table(report: Report) -> str:
     for stage in report.stages:
         lines += ["", stage.name if stage.name == stage.kind else f"{stage.name} ({stage.kind})"]
         lines += [f"  {what:<13} {told}" for what, told in _told(stage)]
-    lines += ["", f"{len(report.faults)} faults:" if report.faults else "no faults"]
+    count = len(report.faults)
+    lines += ["", f"{count} fault{'s' * (count > 1)}:" if count else "no faults"]
     lines += [f"  {fault}" for fault in report.faults]
     return "\n".join(lines)
 

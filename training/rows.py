@@ -148,7 +148,8 @@ def ledger_problem(row: ProblemRow) -> Problem:
         return Problem(tuple(str(r) for r in meta["rows"]), meta["kind"], (first, second), int(meta.get("limit", 0)))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"problem {row.id!r} is no ledger (its meta lacks rows and kind): only ledgers have exact labels",
+            f"problem {row.id!r} is no ledger (its meta lacks rows and kind): only ledgers have exact labels; "
+            "have other chains labelled by monte_carlo or a judge",
             "problems",
         ) from error
 

@@ -208,3 +208,23 @@ def test_held_out_rows_are_looked_through_and_kept_apart_from_trained_ones(folde
     (folder / "held.jsonl").write_bytes((folder / "pairs.jsonl").read_bytes())
     (fault,) = check_recipe(parse_recipe(text)).faults
     assert fault.startswith("stage 'dpo': 6 of 6 held-out questions are trained on, too")
+
+
+def test_labels_that_nobody_will_have_given_are_told_beforehand(folder: Path) -> None:
+    """Labelled by one source and taught by another; chains that are no ledgers, for the exact checker."""
+    asked = f"problems: {{data: [{folder}/chains.jsonl]}}"
+    rollout = f"  - {{stage: rollout, policy: sft/model, {asked}}}\n"
+    label = "  - {stage: label, chains: [rollout/chains.jsonl], sources: [SOURCES], policy: sft/model}\n"
+    prm = "  - {stage: prm, model: tokens/model, chains: [label/chains.jsonl], epochs: 1}\n"
+    own = prm.replace("prm,", "prm, name: own, labels: judge,").replace("label/chains", f"{folder}/chains")
+    text = (folder / "recipe.yaml").read_text() + rollout + label + prm + own + "leaks: report\n"
+    (drawn, taught) = check_recipe(parse_recipe(text.replace("SOURCES", "monte_carlo"))).faults
+    assert drawn == (
+        "stage 'prm': labels: the stage 'label' labels by monte_carlo and not by 'exact'; set labels: monte_carlo"
+    )
+    assert taught == (
+        "stage 'own': labels: none of 6 chains has labels by 'judge' (they have exact); set labels: exact"
+    )
+    (exact, _) = check_recipe(parse_recipe(text.replace("SOURCES", "exact"))).faults
+    assert exact.startswith("stage 'rollout': sources: problem 'p0' is no ledger")
+    assert exact.endswith("have other chains labelled by monte_carlo or a judge")
