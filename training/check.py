@@ -18,7 +18,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
-from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import CosError
 from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
@@ -249,8 +248,6 @@ def _beginning(recipe: Recipe, stage: StageConfig) -> Path | None:
     found = next((one for one in references(recipe, stage) if one.key == key), None)
     if found is None:
         return None
-    if found.name == EMBEDDED:
-        return embedded("prm" if stage.stage == "prm" else "policy")
     if found.state == "here":
         return found.path
     return _beginning(recipe, recipe.find(found.maker)) if found.state == "planned" and found.maker else None

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import InputError
 from cos.training.folder import (
     DONE,
@@ -227,10 +226,7 @@ def _bound(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def _files(name: str, one: Reference) -> Iterator[tuple[str, list[Path], int | None]]:
     """The files behind a reference: what they are called, their paths, and how much of each is hashed."""
-    if one.to == "checkpoint" and one.name == EMBEDDED:
-        folder = embedded("prm" if one.key.endswith("prm") else "policy")
-        yield name, _plain(folder.iterdir()), None
-    elif one.state == "here" and one.path.is_dir():
+    if one.state == "here" and one.path.is_dir():
         yield name, _plain(one.path.iterdir() if one.to == "checkpoint" else one.path.rglob("*")), None
     elif one.state == "here":
         yield name, [one.path], None

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary, templater_of
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
@@ -212,12 +213,16 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in TARGETS}
 
 
-def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
-    """Model and processor of a checkpoint folder (or hub name).
+def load_checkpoint(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, role: Literal["policy", "prm"] = "policy"
+) -> tuple[PreTrainedModel, Any]:
+    """Model and processor of a checkpoint folder, a hub name, or the embedded checkpoint of ``role``.
 
     Errors: InputError for a folder that is none, has no config.json or lacks files, and a hub name that leads nowhere.
     """
     local = Path(folder).expanduser()
+    if str(folder) == EMBEDDED and not local.exists():
+        local = embedded(role)
     looks_local = str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1 or local.exists()
     if looks_local and not (local / "config.json").is_file():
         raise InputError(

@@ -52,7 +52,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             held_out = [] if config.ledger is not None else held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
-        model, processor = load_checkpoint(context.checkpoint(config.model))
+        model, processor = load_checkpoint(context.checkpoint(config.model), role="prm")
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
             lengths = Lengths(processor, encoder, intake.sizes, tagged=True)

@@ -101,8 +101,8 @@ async def roll_out(
         if outcome["unanswered"] == outcome["chains"]:
             failed = f" ({outcome['lost']} requests failed)" if outcome["lost"] else ""
             raise StageError(
-                f"none of {outcome['chains'] + outcome['lost']} chains has an answer{failed}: the policy does not write "
-                "chains of steps. Train it longer on such chains (stage `sft`), or, if they are cut off, raise "
+                f"none of {outcome['chains'] + outcome['lost']} chains has an answer{failed}: the policy does not "
+                "write chains of steps. Train it longer on such chains (stage `sft`), or, if they are cut off, raise "
                 "max_tokens; then begin this stage again with --fresh"
             )
         write_rows(folder / CHAINS, _chains(problems, journal.done))

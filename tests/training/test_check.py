@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
 
+from cos.checkpoints import embedded
 from cos.search.errors import InputError
 from cos.training.check import check_recipe
 from cos.training.encode import load_checkpoint
@@ -15,6 +17,7 @@ from cos.training.run import app, run_all
 from tests.training.tiny_models import build
 from tests.training.training_support import write_chains, write_pairs
 
+ROLES: tuple[Literal["policy", "prm"], ...] = ("policy", "prm")
 RECIPE = """
 name: own
 runs: {folder}/runs
@@ -228,3 +231,16 @@ def test_labels_that_nobody_will_have_given_are_told_beforehand(folder: Path) ->
     (exact, _) = check_recipe(parse_recipe(text.replace("SOURCES", "exact"))).faults
     assert exact.startswith("stage 'rollout': sources: problem 'p0' is no ledger")
     assert exact.endswith("have other chains labelled by monte_carlo or a judge")
+
+
+def test_the_embedded_pair_is_trained_on_by_its_name(folder: Path) -> None:
+    stages = f"  - {{stage: sft, model: cos-tiny, data: [{folder}/chains.jsonl], steps: 1}}\n"
+    stages += f"  - {{stage: prm, model: cos-tiny, chains: [{folder}/chains.jsonl], steps: 1}}\n"
+    report = check_recipe(parse_recipe(f"name: own\nruns: {folder}/runs\nleaks: report\nstages:\n{stages}"))
+    assert report.faults == ()
+    for stage, role in zip(report.stages, ROLES, strict=True):
+        (model,) = (one for one in stage.references if one.key == "model")
+        assert (model.state, model.path) == ("here", embedded(role))
+        assert stage.memory is not None
+        loaded, _ = load_checkpoint("cos-tiny", role=role)
+        assert sum(weights.numel() for weights in loaded.parameters()) == stage.memory.parameters
