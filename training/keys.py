@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from cos.training.mnist import Split
 from cos.training.names import ChainFile, FolderName, ImageFolder, OtherFile, ProblemFile
 from cos.training.precision import Precision
+
+MOST_RATE = 1e3
+"""Largest learning rate that is taken: above it lie slips alone, and float32 ends at some 3e38."""
+MOST_SEED = 2**31 - 1
+"""Largest seed: libraries take no more than 32 bits, and rounds add to it."""
+
+
+def _types_in(annotation: Any) -> tuple[Any, ...]:
+    return (annotation, *get_args(annotation))
 
 
 class Keys(BaseModel):
     """Keys of a recipe; unknown ones are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_flag_for_a_number(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """`steps: true` is no number of steps, though Python takes it for 1."""
+        for key, value in cast("dict[str, Any]", given).items() if isinstance(given, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and bool not in _types_in(field.annotation):
+                raise ValueError(f"{key}: true and false mean nothing here")
+        return handler(given)
 
 
 class LedgerSource(Keys):
@@ -24,7 +43,7 @@ class LedgerSource(Keys):
     """Which set of digits draws them; no two hold a digit in common."""
     problems: int | None = Field(default=None, ge=1)
     """How many; a training stage draws as many as its steps take, unless given."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0, le=MOST_SEED)
     """Where the drawing starts; the recipe's seed unless given."""
 
 
@@ -121,11 +140,11 @@ class LoraKeys(Keys):
 class RateKeys(Keys):
     """Peak learning rates of a model's parts; ``learning_rate`` where none is given."""
 
-    vision: float | None = Field(default=None, gt=0)
+    vision: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the vision tower."""
-    projector: float | None = Field(default=None, gt=0)
+    projector: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the projector between tower and text model."""
-    text: float | None = Field(default=None, gt=0)
+    text: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the text model, its adapters, and heads that are thrown away."""
 
 
@@ -155,7 +174,7 @@ class TrainingKeys(Keys):
     """What a loss is averaged over: all targets of an optimiser step, over all its batches and processes; or those of
     each batch and process, and then over these, as the paper's code does, where a target weighs the less the more there
     are beside it."""
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, le=MOST_RATE)
     """Peak learning rate, after the warm-up."""
     learning_rates: RateKeys | None = None
     """Other peak rates for parts of the model."""
@@ -188,7 +207,7 @@ class TrainingKeys(Keys):
     """Train adapters instead of the weights."""
     max_tokens: int | None = Field(default=8192, ge=1)
     """Longest sample, prompt and image included; a longer one is an error."""
-    length_buckets: tuple[int, ...] | None = None
+    length_buckets: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
     """Lengths to pad to, ascending; to the longest of the batch unless given. Few lengths compile few times."""
     compile: bool = False
     """Compile the text layers (pays on long runs with few lengths)."""
