@@ -59,6 +59,12 @@ class ProblemRow:
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else is known; for a ledger what `ledger_problem` needs."""
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError for a problem that nothing names or that asks nothing."""
+        for what, text in (("id", self.id), ("question", self.question)):
+            if not text.strip():
+                raise ValueError(f"{what}: empty; give the problem one")
+
 
 @dataclass(frozen=True, slots=True)
 class TagLabel:
