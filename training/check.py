@@ -14,12 +14,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
-from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import CosError
 from cos.search.grammar import COS_TOKENS
 from cos.training.digest import STAGE, changes, has_progress, read_record, record_of
 from cos.training.folder import DONE
 from cos.training.keys import TrainingKeys
+from cos.training.label_sources import label_faults
 from cos.training.mixing import Share, mix
 from cos.training.packages import missing
 from cos.training.preflight import Intake, problem_of, reads_pictures
@@ -158,6 +158,8 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
         facts |= {"sources": _shares(recipe, stage, named, intake, rows)}
         facts |= {"rows": len(rows), "skipped": len(intake.faults)} if intake.read else {}
         faults += [] if rows or not intake.read else ["no row is left that can be used"]
+        learnt = [row for key, some in by_key.items() if key != HELD_OUT for row in some]
+        faults += label_faults(recipe, stage, named, learnt)
         _check_held_out(by_key)
     except CosError as error:
         faults.append(str(error))
@@ -231,7 +233,8 @@ def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow
         rows[:] = kept
     if isinstance(stage, PrmConfig) and stage.ledger is None:
         bare = sum(isinstance(row, ChainRow) and stage.labels not in row.labels for row in rows)
-        notes += [f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"] if bare else []
+        left_out = f"{bare} of {len(rows)} chains have no labels by {stage.labels!r} and are left out"
+        notes += [left_out] if 0 < bare < len(rows) else []
     return facts
 
 
@@ -267,8 +270,6 @@ def _beginning(recipe: Recipe, stage: StageConfig) -> Path | None:
     found = next((one for one in references(recipe, stage) if one.key == key), None)
     if found is None:
         return None
-    if found.name == EMBEDDED:
-        return embedded("prm" if stage.stage == "prm" else "policy")
     if found.state == "here":
         return found.path
     return _beginning(recipe, recipe.find(found.maker)) if found.state == "planned" and found.maker else None
@@ -343,7 +344,8 @@ def table(report: Report) -> str:
     for stage in report.stages:
         lines += ["", stage.name if stage.name == stage.kind else f"{stage.name} ({stage.kind})"]
         lines += [f"  {what:<13} {told}" for what, told in _told(stage)]
-    lines += ["", f"{len(report.faults)} faults:" if report.faults else "no faults"]
+    count = len(report.faults)
+    lines += ["", f"{count} fault{'s' * (count > 1)}:" if count else "no faults"]
     lines += [f"  {fault}" for fault in report.faults]
     return "\n".join(lines)
 

@@ -15,13 +15,14 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cos.checkpoints import EMBEDDED, embedded
 from cos.search.errors import InputError
 from cos.training.folder import (
     DONE,
+    LOCK,
     MODEL,
     StageContext,
     disk_errors,
@@ -110,7 +111,8 @@ def begin(
     with its old and new value.
     """
     path = context.folder / STAGE
-    before = read_record(path)
+    check_own(context.folder)
+    before = None if fresh == "always" else read_record(path)
     now = record_of(recipe, stage, before, overrides)
     changed = [] if before is None else changes(before, now)
     kept = has_progress(context.folder)
@@ -123,7 +125,12 @@ def begin(
     if before is not None and context.is_done:
         now = _with_those_gone(before, now)
     if now != before and (before is not None or not context.is_done):
-        _write(path, now)
+        try:
+            _write(path, now)
+        except InputError:
+            # Of a stage that is done, times of last change alone are noted anew: it may stand where nobody can write.
+            if not context.is_done:
+                raise
     return replace(context, digest=now.digest)
 
 
@@ -145,8 +152,8 @@ def _told(context: StageContext, stage: StageConfig, changed: Sequence[str]) -> 
     return (
         f"stage {folder_name(stage)!r} {how}, and its keys or inputs have changed since it began:\n  "
         + "\n  ".join(changed)
-        + f"\nChange them back, give the stage another name, or begin it again with --fresh, which removes what is in "
-        f"{context.folder}"
+        + f"\nChange them back, give the stage another name, or begin it again with --fresh, which removes what it "
+        f"has written into {context.folder}"
     )
 
 
@@ -156,21 +163,70 @@ def has_progress(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in kept)
 
 
+WRITTEN = (
+    *(DONE, STAGE, MODEL, "best", "adapters", "checkpoint-*", "round-*", "*.journal", ".*"),
+    *("metrics.jsonl", "metrics.png", "skipped.txt", "tensorboard", "images", "evaluation.json"),
+    *("chains.jsonl", "problems.jsonl", "pairs.jsonl", "scored.jsonl", "heads.safetensors", "reliability.png"),
+)
+"""What stages write into their folders, by name."""
+
+
+def is_written(name: str) -> bool:
+    """Whether something of that name in a stage's folder is what stages write."""
+    return name == LOCK or any(fnmatchcase(name, pattern) for pattern in WRITTEN)
+
+
+def check_own(folder: Path) -> None:
+    """Errors: InputError for a folder in which no stage has begun and which holds what no stage writes: it is
+    somebody's own, and what a stage writes might take the place of what is there."""
+    if any((folder / name).exists() for name in (STAGE, DONE, LOCK)):
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if not is_written(entry.name)) if folder.is_dir() else []
+    if foreign:
+        raise InputError(
+            f"{folder} is to be a stage's folder and holds what no stage writes, such as {foreign[0]!r}; give the "
+            "stage another name, or the recipe another runs folder",
+            "name",
+        )
+
+
 def empty(folder: Path) -> None:
-    """Removes everything a stage has made. Errors: InputError while another run holds the folder."""
+    """Removes what a stage has made; what no stage writes stays. Errors: InputError while another run holds the folder,
+    and for one that cannot be written to."""
     if not folder.is_dir():
         return
-    take_lock(folder)
-    try:
-        # The end goes first: what is half removed is never taken for done.
-        (folder / DONE).unlink(missing_ok=True)
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
-    finally:
-        free_lock(folder)
+    with disk_errors(folder):
+        take_lock(folder)
+        try:
+            # The end goes first: what is half removed is never taken for done.
+            (folder / DONE).unlink(missing_ok=True)
+            for entry in folder.iterdir():
+                if entry.name == LOCK or not is_written(entry.name):
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        finally:
+            free_lock(folder)
+
+
+def check_unchanged(recipe: Recipe, stage: StageConfig, context: StageContext) -> None:
+    """Compares a stage that has just ended with what it was begun with.
+
+    Errors: InputError where inputs have changed while it ran: it is not marked as done, as nobody can say of what it
+    was made.
+    """
+    before = read_record(context.folder / STAGE)
+    changed = [] if before is None else changes(before, record_of(recipe, stage, before, before.overrides))
+    if changed:
+        (context.folder / DONE).unlink(missing_ok=True)
+        raise InputError(
+            f"stage {folder_name(stage)!r}: while it ran, its inputs have changed:\n  "
+            + "\n  ".join(changed)
+            + "\nWhat it made is of the old ones or of a mixture; begin it again with --fresh",
+            "recipe",
+        )
 
 
 def read_record(path: Path) -> StageRecord | None:
@@ -227,10 +283,7 @@ def _bound(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def _files(name: str, one: Reference) -> Iterator[tuple[str, list[Path], int | None]]:
     """The files behind a reference: what they are called, their paths, and how much of each is hashed."""
-    if one.to == "checkpoint" and one.name == EMBEDDED:
-        folder = embedded("prm" if one.key.endswith("prm") else "policy")
-        yield name, _plain(folder.iterdir()), None
-    elif one.state == "here" and one.path.is_dir():
+    if one.state == "here" and one.path.is_dir():
         yield name, _plain(one.path.iterdir() if one.to == "checkpoint" else one.path.rglob("*")), None
     elif one.state == "here":
         yield name, [one.path], None

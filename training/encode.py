@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary, templater_of
 from cos.search.errors import InputError
 from cos.search.grammar import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
@@ -266,12 +267,14 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 def load_checkpoint(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, quantization: Any = None
 ) -> tuple[PreTrainedModel, Any]:
-    """Model and processor of a checkpoint folder (or hub name). ``quantization``: transformers' settings of how its
-    layers are held in few bits (`cos.training.quantized`).
+    """Model and processor of a checkpoint folder, a hub name, or the embedded policy. ``quantization``: transformers'
+    settings of how its layers are held in few bits (`cos.training.quantized`).
 
     Errors: InputError for a folder that is none, has no config.json or lacks files, and a hub name that leads nowhere.
     """
     local = Path(folder).expanduser()
+    if str(folder) == EMBEDDED and not local.exists():
+        local = embedded("policy")
     looks_local = str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1 or local.exists()
     if looks_local and not (local / "config.json").is_file():
         raise InputError(

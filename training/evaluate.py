@@ -2,7 +2,7 @@
 
 Step and answer accuracy of the PRM on labelled chains have the shape of the paper's Table 3; calibration goes with
 them. The policy is measured alone and under search. All of it is written to ``evaluation.json``, the reliability plot
-to ``reliability.png``, and printed as one JSON line.
+to ``reliability.png``.
 """
 
 import asyncio
@@ -10,8 +10,6 @@ import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-
-import typer
 
 from cos.checkpoints import resolve
 from cos.engines.pictures import read_file
@@ -47,7 +45,7 @@ REPORT, PLOT = "evaluation.json", "reliability.png"
 
 
 def run_evaluate(config: EvaluateConfig, context: StageContext) -> None:
-    """Measures, writes both files, prints the JSON line.
+    """Measures and writes both files.
 
     Errors: InputError for chains without the wanted labels, too few of a kind, or models that do not start; EngineDead;
     StageError for all else.
@@ -57,7 +55,6 @@ def run_evaluate(config: EvaluateConfig, context: StageContext) -> None:
         with replacing(context.folder / REPORT) as file:
             file.write(json.dumps(facts, indent=2, allow_nan=False) + "\n")
         run.finish(outcome={name: facts[name] for name in HEADLINE if name in facts})
-    typer.echo(json.dumps(facts, allow_nan=False))
 
 
 HEADLINE = ("step_accuracy", "answer_accuracy", "ece", "policy", "rows", "skipped", "leaks")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LOCK = "lock"
 DONE = "done.json"
 MODEL = "model"
+SKIPPED = "skipped.txt"
+"""Rows that were left out and why, a line each, in the stage's folder."""
 Leaks = Literal["error", "report"]
 """What becomes of data that serves two roles (`cos.training.splits`)."""
 SPARE_BYTES = 64 << 20
@@ -110,6 +112,8 @@ class StageRun:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             take_lock(folder)
+            # All rows are looked at again.
+            (folder / SKIPPED).unlink(missing_ok=True)
         return any(folder.glob("checkpoint-*"))
 
     def __exit__(
@@ -270,8 +274,9 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + SPARE_BYTES:
         raise InputError(
-            f"{folder}: {needed_bytes / 2**20:.0f} MiB are to be written and {free / 2**20:.0f} MiB are free on the "
-            "disk; free some and run the same command again, it goes on from the last checkpoint",
+            f"{folder}: {needed_bytes / 2**20:.0f} MiB are to be written, {SPARE_BYTES >> 20} MiB have to stay free, "
+            f"and {free / 2**20:.0f} MiB are free on the disk; free some and run the same command again, it goes on "
+            "from the last checkpoint",
             "runs",
         )
 

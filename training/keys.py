@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,11 @@ from cos.training.precision import Precision
 from cos.training.section import Keys
 from cos.training.sources import ChainSource, RowKeys
 
+MOST_RATE = 1e3
+"""Largest learning rate that is taken: above it lie slips alone, and float32 ends at some 3e38."""
+MOST_SEED = 2**31 - 1
+"""Largest seed: libraries take no more than 32 bits, and rounds add to it."""
+
 
 class LedgerSource(Keys):
     """Ledgers drawn as they are needed."""
@@ -20,7 +25,7 @@ class LedgerSource(Keys):
     """Which set of digits draws them; no two hold a digit in common."""
     problems: int | None = Field(default=None, ge=1)
     """How many; a training stage draws as many as its steps take, unless given."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0, le=MOST_SEED)
     """Where the drawing starts; the recipe's seed unless given."""
 
 
@@ -116,11 +121,11 @@ class LoraKeys(Keys):
 class RateKeys(Keys):
     """Peak learning rates of a model's parts; ``learning_rate`` where none is given."""
 
-    vision: float | None = Field(default=None, gt=0)
+    vision: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the vision tower."""
-    projector: float | None = Field(default=None, gt=0)
+    projector: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the projector between tower and text model."""
-    text: float | None = Field(default=None, gt=0)
+    text: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Of the text model, its adapters, and heads that are thrown away."""
 
 
@@ -150,7 +155,7 @@ class TrainingKeys(Keys):
     """What a loss is averaged over: all targets of an optimiser step, over all its batches and processes; or those of
     each batch and process, and then over these, as the paper's code does, where a target weighs the less the more there
     are beside it."""
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, le=MOST_RATE)
     """Peak learning rate, after the warm-up."""
     learning_rates: RateKeys | None = None
     """Other peak rates for parts of the model."""
@@ -186,7 +191,7 @@ class TrainingKeys(Keys):
     group_by_length: bool = False
     """Put rows of like length into one batch, so that less is padded (transformers' LengthGroupedSampler). For rows of
     files."""
-    length_buckets: tuple[int, ...] | None = None
+    length_buckets: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
     """Lengths to pad to, ascending; to the longest of the batch unless given. Few lengths compile few times."""
     compile: bool = False
     """Compile the text layers (pays on long runs with few lengths)."""

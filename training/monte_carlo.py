@@ -39,7 +39,7 @@ class Spent:
     """Distinct beginnings that were continued."""
     shared: int = 0
     """Beginnings that another chain had continued already."""
-    skipped: int = 0
+    not_continued: int = 0
     """Steps labelled 0 because an earlier one was."""
     continuations: int = 0
     tokens: int = 0
@@ -77,7 +77,7 @@ async def _of_chain(writer: Writer, problem: Problem, chain: ChainRow, how: Cont
     labels: list[TagLabel] = []
     for count in range(1, len(chain.steps) + 1):
         if how.stop_at_zero and not right and labels and labels[-1].soft == 0:
-            problem.spent.skipped += len(chain.steps) + 1 - count
+            problem.spent.not_continued += len(chain.steps) + 1 - count
             labels += [BAD] * (len(chain.steps) + 1 - count)
             break
         share = await _share(writer, problem, chain, count, how.continuations)

@@ -38,7 +38,8 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             told = f" ({unmeasured} of them lack what reward {config.reward!r} goes by)" if unmeasured else ""
             raise InputError(
                 f"no pair among {len(chains)} chains differs by more than gap {config.gap} with a better one worth "
-                f"{config.least}{told}; lower them",
+                f"{config.least}{told}; {widest(chains, config)}. Lower gap or least, draw more chains a question, or "
+                "train a PRM that tells them apart",
                 "gap",
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
@@ -134,6 +135,16 @@ def pairs_of(chains: Sequence[ChainRow], config: PairsConfig) -> list[PairRow]:
             if high - low > config.gap and high >= config.least:
                 pairs.append(_pair(better, worse, high, low))
     return pairs
+
+
+def widest(chains: Sequence[ChainRow], config: PairsConfig) -> str:
+    """How far apart the chains of one question lie at most, as a message tells it."""
+    anything = config.model_copy(update={"gap": 0.0, "least": 0.0, "per_question": 1})
+    found = pairs_of(chains, anything)
+    if not found:
+        return "no question has two chains of different worth"
+    far = max(found, key=lambda pair: pair.chosen_score - pair.rejected_score)
+    return f"the farthest apart are {far.chosen_score:.3g} and {far.rejected_score:.3g}"
 
 
 def _pair(better: ChainRow, worse: ChainRow, high: float, low: float) -> PairRow:

@@ -40,7 +40,9 @@ def plot_metrics(folder: Path, out: Path) -> Path:
 
     found = curves(read_metrics(folder))
     if not found:
-        raise InputError(f"{folder}: there is no {METRICS} with a number in it; give the folder of a stage", "run")
+        below = sorted(path.parent for path in folder.rglob(METRICS)) if folder.is_dir() else []
+        fix = f"give one of {', '.join(map(str, below))}" if below else "give the folder of a stage that trains"
+        raise InputError(f"{folder}: there is no {METRICS} with a number in it; {fix}", "run")
     panels = [LOSSES, *((name,) for name in found if name not in LOSSES)]
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cos.search.errors import CosError, InputError
 from cos.training.failures import named, of_row
-from cos.training.folder import StageContext, replacing
+from cos.training.folder import SKIPPED, StageContext, replacing
 from cos.training.forms import reader_of
 from cos.training.problems import read_problems
 from cos.training.progress import LOG_INTERVAL_S
@@ -29,8 +29,6 @@ from cos.training.sources import FileKeys, paths_of
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 FileRow = TypeVar("FileRow", ChainRow, PairRow)
 
-SKIPPED = "skipped.txt"
-"""What was left out and why, a line each, in the stage's folder."""
 MOST_TOLD = 20
 """How many faults an error and the log tell; the rest are counted."""
 

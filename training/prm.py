@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from cos.checkpoints import resolve
 from cos.search.errors import InputError
 from cos.training.adapters import merge_lora, with_lora
 from cos.training.batches import lengths_of
@@ -55,7 +56,8 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             held_out = [] if config.ledger is not None else held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
         leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
-        model, processor = load_base(context.checkpoint(config.model), config)
+        checkpoint = resolve("prm", context.checkpoint(config.model))
+        model, processor = load_base(checkpoint, config)
         encoder = TurnEncoder(processor.tokenizer)
         with naming(of_stage(context.folder.name)):
             lengths = Lengths(processor, encoder, intake.sizes, tagged=True)
@@ -94,7 +96,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         did = training_facts(trainer.state.log_history, trainer.state.global_step)
         facts = {**taken(intake, held_out), **bare, **mixed.facts(), **did, **trainer.validated, **leaks}
         if whole is not None:
-            whole = merge_lora(whole, config, context.folder, context.checkpoint(config.model))
+            whole = merge_lora(whole, config, context.folder, checkpoint)
             if heads is not None:
                 save_file(heads.state_dict(), context.folder / HEADS)
         run.finish(whole, processor, facts)

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from cos.search.errors import InputError
 from cos.training.folder import Leaks, StageContext
 from cos.training.keys import (
+    MOST_SEED,
     FailureKeys,
     JudgeKeys,
     JudgingKeys,
@@ -340,13 +341,13 @@ class Recipe(Keys):
 
     name: FolderName
     """Names the run."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     """Everything random follows from it."""
     runs: str | None = None
     """The folder of the run; ``runs/<name>`` unless given."""
     mnist: str = "runs/mnist"
     """Folder of the handwritten digits, for ledgers."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     """Compute threads on CPU."""
     leaks: Leaks = "error"
     """What becomes of digits and questions that two of policy training, PRM training and evaluation use."""

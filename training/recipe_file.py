@@ -94,6 +94,8 @@ def _complaints(error: ValidationError, found: dict[str, Any]) -> list[str]:
         if problem["type"] == "extra_forbidden":
             key, section = str(problem["loc"][-1]), [str(part) for part in problem["loc"][2:-1]]
             message = f"there is no such key{meant(key, keys_at(section))}"
+        if problem["type"] == "tuple_type":
+            message = "a list is needed, in brackets"
         given = problem["input"]
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
         lines.append(f"{': '.join([place[0], '.'.join(place[1:])]) if place[1:] else ''.join(place)}: {message}{shown}")

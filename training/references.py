@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
-from cos.checkpoints import EMBEDDED
+from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.launch import SCRIPTED
 from cos.search.errors import InputError
 from cos.training.folder import DONE, MODEL, StageContext
@@ -35,8 +35,6 @@ WRITES = {
     "export": (MODEL,),
 }
 """What a stage of a kind leaves in its folder for others."""
-BUILT_IN = (EMBEDDED, SCRIPTED)
-"""Models that are no folder and on no hub."""
 _ROUND = re.compile(r"round-\d+/(rollout/chains\.jsonl|pairs/(pairs|scored)\.jsonl|dpo/model)")
 _HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 ROWS = ("chains", "pairs", "problems")
@@ -134,13 +132,15 @@ def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
         source = named.by if isinstance(named.by, FileKeys) else None
         return Reference(named.key, named.name, named.to, path, state, by, fault, source=source)
 
+    if named.to == "checkpoint" and named.name == EMBEDDED and not path.exists():
+        path = embedded("prm" if stage.stage == "prm" or named.key.endswith("prm") else "policy")
     if path.exists():
         fault = _unfit(path, named)
         return reference("missing" if fault else "here", fault)
     if maker is not None:
         fault = _unwritten(recipe, stage, maker, named.name, rest)
         return reference("missing" if fault else "planned", fault)
-    if named.to == "checkpoint" and named.name in BUILT_IN:
+    if named.to == "checkpoint" and named.name == SCRIPTED:
         return reference("hub")
     near = _near(recipe, stage, context, named)
     is_path = named.name.startswith((".", "/", "~")) or Path(named.name).name == MODEL

@@ -19,7 +19,7 @@ from cos.search.answers import equal
 from cos.search.errors import InputError
 from cos.search.types import Picture, Question, Step
 from cos.training.engines import NO_PRM, running
-from cos.training.failures import check_share, named, naming, of_row, of_stage
+from cos.training.failures import StageError, check_share, named, naming, of_row, of_stage
 from cos.training.folder import StageContext, StageRun
 from cos.training.journal import Journal, work_off
 from cos.training.preflight import Intake
@@ -76,8 +76,8 @@ async def roll_out(
     """Draws ``each`` chains for every problem, writes them and returns the summary.
 
     ``of`` says whose chains they are: a run never goes on with another policy's. Errors: InputError, EngineDead,
-    StageError, which also says that more than the share ``failed_at_most`` of the chains were lost; those of a problem
-    name it. A run that goes on draws again what was lost.
+    StageError, which also says that more than the share ``failed_at_most`` of the chains were lost, or that none has an
+    answer; those of a problem name it. A run that goes on draws again what was lost.
     """
     with Journal(folder / JOURNAL, {**of, "each": each, **asdict(writer.manner)}) as journal:
         known = {name: value["endings"] for name, value in journal.done.items()}
@@ -97,8 +97,15 @@ async def roll_out(
 
             await work_off(waiting, roll, writer.workers(each))
         check_share("chains could not be drawn", writer.lost, each * len(problems), failed_at_most)
-        write_rows(folder / CHAINS, _chains(problems, journal.done))
         outcome = _summary(problems, journal.done)
+        if outcome["unanswered"] == outcome["chains"]:
+            failed = f" ({outcome['lost']} requests failed)" if outcome["lost"] else ""
+            raise StageError(
+                f"none of {outcome['chains'] + outcome['lost']} chains has an answer{failed}: the policy does not "
+                "write chains of steps. Train it longer on such chains (stage `sft`), or, if they are cut off, raise "
+                "max_tokens; then begin this stage again with --fresh"
+            )
+        write_rows(folder / CHAINS, _chains(problems, journal.done))
     (folder / JOURNAL).unlink()
     tell("rollout", outcome)
     return outcome

@@ -60,7 +60,10 @@ def judged(
     """
     labelled = [row for row in rows if source in row.labels]
     if not labelled:
-        raise InputError(f"none of {len(rows)} chains has labels by {source!r}; run the stage `label`", "labels")
+        others = sorted({other for row in rows for other in row.labels})
+        have = ", ".join(others) or "none at all"
+        fix = f"set labels: {others[0]}" if others else "run the stage `label`"
+        raise InputError(f"none of {len(rows)} chains has labels by {source!r} (they have {have}); {fix}", "labels")
 
     def write(row: ChainRow) -> Turn:
         return encoder.judged(row.steps, row.answer, taught_labels(row, source, soft=soft, until_error=until_error))

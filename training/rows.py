@@ -60,6 +60,12 @@ class ProblemRow:
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else is known; for a ledger what `ledger_problem` needs."""
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError for a problem that nothing names or that asks nothing."""
+        for what, text in (("id", self.id), ("question", self.question)):
+            if not text.strip():
+                raise ValueError(f"{what}: empty; give the problem one")
+
 
 @dataclass(frozen=True, slots=True)
 class TagLabel:
@@ -160,7 +166,8 @@ def ledger_problem(row: ProblemRow) -> Problem:
         return Problem(tuple(str(r) for r in meta["rows"]), meta["kind"], (first, second), int(meta.get("limit", 0)))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"problem {row.id!r} is no ledger (its meta lacks rows and kind): only ledgers have exact labels",
+            f"problem {row.id!r} is no ledger (its meta lacks rows and kind): only ledgers have exact labels; "
+            "have other chains labelled by monte_carlo or a judge",
             "problems",
         ) from error
 

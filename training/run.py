@@ -208,11 +208,26 @@ def run_stage(recipe: Recipe, stage: StageConfig, how: RunOptions | None = None)
             give_back_memory()
         else:
             ranks.first(lambda: run(stage, replace(context, ranks=ALONE)))
+        ranks.first(lambda: digest.check_unchanged(recipe, stage, context))
     if ranks.is_first:
-        done = cast("dict[str, Any]", json.loads((context.folder / DONE).read_text(encoding="utf-8")))
+        done = read_done(context.folder)
         typer.echo(
             json.dumps({"stage": name, "folder": str(context.folder), **done["outcome"], "seconds": done["seconds"]})
         )
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """A stage's ``done.json``. Errors: InputError for one that cannot be read."""
+    path = folder / DONE
+    try:
+        done = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+        return {**done, "outcome": {**done["outcome"]}, "seconds": done["seconds"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error!r}), so that nothing tells how the stage ended; begin it again with "
+            "--fresh",
+            "runs",
+        ) from error
 
 
 BY_ALL_RANKS = ("sight", "sft", "prm", "dpo", "rounds")

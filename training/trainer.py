@@ -306,6 +306,8 @@ def check_count(checkpoint: Path, ranks: int) -> None:
     """Errors: InputError for a checkpoint by another number of ranks: other batches would follow, and other rates."""
     # Every rank writes a file of its random numbers' state.
     written = len([*checkpoint.glob("rng_state*.pth")])
+    if not written:
+        raise InputError(f"{checkpoint} is not whole: there is no rng_state.pth in it; remove it", "runs")
     if written != ranks:
         raise InputError(
             f"{checkpoint} was written by a run in {written} processes, and this one has {ranks}: start {written}, "

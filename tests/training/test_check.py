@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
 
+from cos.checkpoints import embedded
 from cos.search.errors import InputError
 from cos.training.check import check_recipe
 from cos.training.encode import load_checkpoint
@@ -16,6 +18,7 @@ from cos.training.sources import paths_of
 from tests.training.tiny_models import build
 from tests.training.training_support import write_chains, write_pairs
 
+ROLES: tuple[Literal["policy", "prm"], ...] = ("policy", "prm")
 RECIPE = """
 name: own
 runs: {folder}/runs
@@ -209,3 +212,36 @@ def test_held_out_rows_are_looked_through_and_kept_apart_from_trained_ones(folde
     (folder / "held.jsonl").write_bytes((folder / "pairs.jsonl").read_bytes())
     (fault,) = check_recipe(parse_recipe(text)).faults
     assert fault.startswith("stage 'dpo': 6 of 6 held-out questions are trained on, too")
+
+
+def test_labels_that_nobody_will_have_given_are_told_beforehand(folder: Path) -> None:
+    """Labelled by one source and taught by another; chains that are no ledgers, for the exact checker."""
+    asked = f"problems: {{data: [{folder}/chains.jsonl]}}"
+    rollout = f"  - {{stage: rollout, policy: sft/model, {asked}}}\n"
+    label = "  - {stage: label, chains: [rollout/chains.jsonl], sources: [SOURCES], policy: sft/model}\n"
+    prm = "  - {stage: prm, model: tokens/model, chains: [label/chains.jsonl], epochs: 1}\n"
+    own = prm.replace("prm,", "prm, name: own, labels: judge,").replace("label/chains", f"{folder}/chains")
+    text = (folder / "recipe.yaml").read_text() + rollout + label + prm + own + "leaks: report\n"
+    (drawn, taught) = check_recipe(parse_recipe(text.replace("SOURCES", "monte_carlo"))).faults
+    assert drawn == (
+        "stage 'prm': labels: the stage 'label' labels by monte_carlo and not by 'exact'; set labels: monte_carlo"
+    )
+    assert taught == (
+        "stage 'own': labels: none of 6 chains has labels by 'judge' (they have exact); set labels: exact"
+    )
+    (exact, _) = check_recipe(parse_recipe(text.replace("SOURCES", "exact"))).faults
+    assert exact.startswith("stage 'rollout': sources: problem 'p0' is no ledger")
+    assert exact.endswith("have other chains labelled by monte_carlo or a judge")
+
+
+def test_the_embedded_pair_is_trained_on_by_its_name(folder: Path) -> None:
+    stages = f"  - {{stage: sft, model: cos-tiny, data: [{folder}/chains.jsonl], steps: 1}}\n"
+    stages += f"  - {{stage: prm, model: cos-tiny, chains: [{folder}/chains.jsonl], steps: 1}}\n"
+    report = check_recipe(parse_recipe(f"name: own\nruns: {folder}/runs\nleaks: report\nstages:\n{stages}"))
+    assert report.faults == ()
+    for stage, role in zip(report.stages, ROLES, strict=True):
+        (model,) = (one for one in stage.references if one.key == "model")
+        assert (model.state, model.path) == ("here", embedded(role))
+        assert stage.memory is not None
+        loaded, _ = load_checkpoint("cos-tiny", role=role)
+        assert sum(weights.numel() for weights in loaded.parameters()) == stage.memory.parameters

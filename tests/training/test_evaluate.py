@@ -60,15 +60,13 @@ def chains(tmp_path: Path) -> Path:
     return path
 
 
-def measured(config: EvaluateConfig, context: StageContext, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def measured(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
     run_evaluate(config, context)
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    return json.loads((context.folder / "evaluation.json").read_text())
 
 
-def test_the_last_line_holds_balanced_accuracies_and_calibration(
-    chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
-):
-    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context, capsys)
+def test_the_report_holds_balanced_accuracies_and_calibration(chains: Path, context: StageContext):
+    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context)
     assert facts["step_accuracy"] == pytest.approx(0.75)
     assert facts["steps"]["bad_found"] == pytest.approx(0.75)
     assert facts["steps"]["false_alarms"] == pytest.approx(0.25)
@@ -79,25 +77,22 @@ def test_the_last_line_holds_balanced_accuracies_and_calibration(
     assert {"commit", "hardware", "checkpoints", "seed", "labels"} <= set(facts)
 
 
-def test_report_plot_and_end_mark_are_in_the_folder(
-    chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
-):
-    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context, capsys)
-    assert json.loads((context.folder / "evaluation.json").read_text()) == facts
+def test_report_plot_and_end_mark_are_in_the_folder(chains: Path, context: StageContext):
+    facts = measured(EvaluateConfig(prm="scripted", chains=files_of([str(chains)])), context)
     done = json.loads((context.folder / "done.json").read_text())
     assert done["outcome"]["step_accuracy"] == facts["step_accuracy"]
     with Image.open(context.folder / "reliability.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_seen_questions_are_reported_apart(chains: Path, context: StageContext, capsys: pytest.CaptureFixture[str]):
+def test_seen_questions_are_reported_apart(chains: Path, context: StageContext):
     config = EvaluateConfig(prm="scripted", chains=files_of([str(chains)]), seen_chains=files_of([str(chains)]))
-    facts = measured(config, context, capsys)
+    facts = measured(config, context)
     assert facts["seen"]["step_accuracy"] == facts["step_accuracy"]
     assert facts["seen"]["chains"] == facts["chains"]
 
 
-def test_stored_scores_need_no_engine(tmp_path: Path, context: StageContext, capsys: pytest.CaptureFixture[str]):
+def test_stored_scores_need_no_engine(tmp_path: Path, context: StageContext):
     rows = [problem(tmp_path, index) for index in range(8)]
     scored = [
         ChainRow(
@@ -113,7 +108,7 @@ def test_stored_scores_need_no_engine(tmp_path: Path, context: StageContext, cap
     path = tmp_path / "scored.jsonl"
     write_rows(path, scored)
     config = EvaluateConfig(prm="no/such/model", chains=files_of([str(path)]), stored_scores=True, labels="judge")
-    facts = measured(config, context, capsys)
+    facts = measured(config, context)
     assert facts["step_accuracy"] == 0.5
     write_rows(path, [unscored(row) for row in scored])
     with pytest.raises(InputError, match="'sheet-0/0' has no stored scores"):
@@ -124,13 +119,11 @@ def unscored(row: ChainRow) -> ChainRow:
     return ChainRow(id=row.id, problem=row.problem, steps=row.steps, answer=row.answer, labels=row.labels)
 
 
-def test_a_policy_is_measured_alone_and_under_search(
-    tmp_path: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
-):
+def test_a_policy_is_measured_alone_and_under_search(tmp_path: Path, context: StageContext):
     path = tmp_path / "problems.jsonl"
     write_rows(path, [problem(tmp_path, index) for index in range(20)])
     config = EvaluateConfig(policy="scripted", prm="scripted", problems=ProblemSource(data=(str(path),)), n=4)
-    facts = measured(config, context, capsys)
+    facts = measured(config, context)
     assert "step_accuracy" not in facts, "no chains, no verdicts"
     policy = facts["policy"]
     assert list(policy) == [search.name for search in searches(4, with_prm=True)]
@@ -141,13 +134,11 @@ def test_a_policy_is_measured_alone_and_under_search(
     assert policy["best_of_n"]["ci_low"] <= policy["best_of_n"]["accuracy"] <= policy["best_of_n"]["ci_high"]
 
 
-def test_without_a_prm_searches_go_by_likelihood(
-    tmp_path: Path, context: StageContext, capsys: pytest.CaptureFixture[str]
-):
+def test_without_a_prm_searches_go_by_likelihood(tmp_path: Path, context: StageContext):
     path = tmp_path / "problems.jsonl"
     write_rows(path, [problem(tmp_path, index) for index in range(4)])
     config = EvaluateConfig(policy="scripted", problems=ProblemSource(data=(str(path),)), n=2)
-    policy = measured(config, context, capsys)["policy"]
+    policy = measured(config, context)["policy"]
     assert "best_of_n" not in policy
     assert policy["likelihood"]["prm_reads"] == 0
 

@@ -71,5 +71,5 @@ def test_a_checkpoint_is_not_begun_without_room_for_it(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
     check_disk(tmp_path, 10 << 20)
-    with pytest.raises(InputError, match="30 MiB are to be written and 80 MiB are free"):
+    with pytest.raises(InputError, match="30 MiB are to be written, 64 MiB have to stay free, and 80 MiB are free"):
         check_disk(tmp_path, 30 << 20)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from cos.search.errors import InputError
 from cos.training.metrics import METRICS, add_metrics, cut_metrics, read_metrics
+from cos.training.plot import plot_metrics
 from cos.training.recipe import SftConfig
 from cos.training.sft import run_sft
 from tests.training.test_smoke import Stopped, stopping_at
@@ -51,3 +53,10 @@ def test_a_run_that_goes_on_logs_every_step_once(stopped_at: int, save_every: in
     run_sft(config, where)
     lines = [json.loads(line) for line in (where.folder / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_a_folder_without_metrics_names_those_below_that_have_some(tmp_path: Path) -> None:
+    (tmp_path / "rounds" / "round-1" / "dpo").mkdir(parents=True)
+    add_metrics(tmp_path / "rounds" / "round-1" / "dpo", 1, {"loss": 1.0})
+    with pytest.raises(InputError, match=r"rounds: there is no metrics.jsonl .* give one of .*/rounds/round-1/dpo$"):
+        plot_metrics(tmp_path / "rounds", tmp_path / "metrics.png")

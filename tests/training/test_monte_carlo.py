@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -55,17 +55,17 @@ async def test_what_went_wrong_is_bad_from_there_on_and_nothing_more_is_drawn_fo
     found, spent = await label(engine(writer(0.0)), rows)
     assert [tag.hard for tag in found["p0/0"]] == [True, False, False]
     assert list(found["p0/1"]) == [TagLabel(0.0, False), BAD, BAD]
-    assert spent.skipped == 1, "the second chain's second step"
+    assert spent.not_continued == 1, "the second chain's second step"
     assert spent.prefixes == 3
 
 
 async def test_every_step_is_continued_when_told_so_and_always_for_a_right_answer(tmp_path: Path) -> None:
     rows = chains(tmp_path, ((SLIP, STEPS[1]), "6"), ((SLIP, STEPS[1]), "5"))
     _, spent = await label(engine(writer(0.0)), rows, Continuing(continuations=2, stop_at_zero=False))
-    assert (spent.prefixes, spent.shared, spent.skipped) == (2, 2, 0)
+    assert (spent.prefixes, spent.shared, spent.not_continued) == (2, 2, 0)
     found, spent = await label(engine(writer(0.0)), rows[1:])
     assert [tag.hard for tag in found["p0/1"]] == [False, False, True], "a right answer after false steps"
-    assert spent.skipped == 0
+    assert spent.not_continued == 0
 
 
 async def test_chains_share_the_continuations_of_what_they_share(tmp_path: Path) -> None:
@@ -150,3 +150,8 @@ async def test_a_stopped_labelling_leaves_no_task_behind(tmp_path: Path) -> None
         await task
     assert asyncio.all_tasks() == before
     assert policy.in_flight == 0
+
+
+def test_what_labels_took_does_not_take_the_place_of_what_rows_were_left_out() -> None:
+    counted = {"chains", "rows", "skipped", "labelled", "failed", "kept"}
+    assert counted.isdisjoint(asdict(Spent())), "both stand in one outcome"

@@ -7,7 +7,7 @@ import yaml
 
 from cos.search.errors import InputError
 from cos.training.recipe import folder_name
-from cos.training.recipe_file import load_recipe, shipped
+from cos.training.recipe_file import load_recipe, parse_recipe, shipped
 from cos.training.sources import paths_of
 from tests.training.training_support import context
 
@@ -89,3 +89,24 @@ def test_a_checkpoint_is_a_folder_or_a_hub_name(tmp_path: Path) -> None:
     assert where.checkpoint("cos-tiny") == "cos-tiny"
     assert where.checkpoint("tokens/model") == str(tmp_path / "tokens" / "model"), "another stage's, not there yet"
     assert where.checkpoint(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("seed", "4294967296", "less than or equal to"),
+        ("seed", "true", "true and false mean nothing here"),
+        ("threads", "100000", "less than or equal to"),
+        ("sft.steps", "true", "true and false mean nothing here"),
+        ("sft.learning_rate", "true", "true and false mean nothing here"),
+        ("sft.learning_rate", "1.0e+300", "less than or equal to"),
+        ("sft.learning_rates.vision", "1.0e+300", "less than or equal to"),
+        ("sft.length_buckets", "[-5, 8]", "greater than or equal to 1"),
+        ("sft.length_buckets", "[]", "at least 1 item"),
+        ("sft.data", "rows.jsonl", "a list is needed"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused_by_its_key(key: str, value: str, told: str) -> None:
+    text = "name: odd\nstages:\n  - {stage: sft, model: m, data: [d], steps: 1}\n"
+    with pytest.raises(InputError, match=rf"{key.rpartition('.')[2]}.*: .*{told}"):
+        parse_recipe(text, overrides=(f"{key}={value}",))

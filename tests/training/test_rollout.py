@@ -100,11 +100,18 @@ def test_a_line_that_is_none_of_a_journal_is_named(tmp_path: Path) -> None:
 
 
 async def test_chains_without_an_answer_are_counted_and_set_aside(tmp_path: Path) -> None:
+    grammar = writer()
+    policy = engine(lambda question, written, rng: grammar(question, written, rng) if rng.random() < 0.5 else "none")
+    outcome = await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 4), tmp_path, 3, {}, failed_at_most=0)
+    assert 0 < outcome["unanswered"] < outcome["chains"] == 12
+    assert len(lines(tmp_path / CHAINS)) == 12 - outcome["unanswered"]
+
+
+async def test_a_policy_none_of_whose_chains_has_an_answer_is_an_error_and_no_end(tmp_path: Path) -> None:
     policy = engine(lambda question, written, rng: "no grammar at all")
-    outcome = await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 2), tmp_path, 3, {}, failed_at_most=0)
-    assert outcome["unanswered"] == outcome["chains"] == 6
-    assert outcome["right_share"] == 0
-    assert lines(tmp_path / CHAINS) == []
+    with pytest.raises(StageError, match=r"none of 6 chains has an answer: .* \(stage `sft`\)"):
+        await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 2), tmp_path, 3, {}, failed_at_most=0)
+    assert not (tmp_path / CHAINS).exists()
 
 
 async def test_a_chain_whose_request_fails_twice_is_lost_and_counted(tmp_path: Path) -> None:

@@ -174,3 +174,12 @@ def test_pictures_that_lie_elsewhere_are_found_by_their_folder(tmp_path: Path) -
     here = str(tmp_path / "pictures" / "p.png")
     assert [row.problem.image for row in rows] == [here, here, "/elsewhere/p.png"]
     assert images_of(RowKeys(), where) is None
+
+
+@pytest.mark.parametrize("key", ["id", "question"])
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_problem_without_a_name_or_a_question_is_refused(key: str, text: str, tmp_path: Path) -> None:
+    row = {"id": "p", "image": "a.png", "question": "How much?", "answer": "1", key: text}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=rf"rows\.jsonl:1: {key}: empty"):
+        list(read_rows(tmp_path / "rows.jsonl", ProblemRow))
