@@ -243,5 +243,5 @@ def test_the_embedded_pair_is_trained_on_by_its_name(folder: Path) -> None:
         (model,) = (one for one in stage.references if one.key == "model")
         assert (model.state, model.path) == ("here", embedded(role))
         assert stage.memory is not None
-        loaded, _ = load_checkpoint("cos-tiny", role=role)
+        loaded, _ = load_checkpoint(embedded(role))
         assert sum(weights.numel() for weights in loaded.parameters()) == stage.memory.parameters

@@ -237,7 +237,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def published(row: ChainRow, source: Source) -> str:
     """An own row as it would be published, in the release's PRM form, its picture by name alone."""
-    labels = [LABEL_GOOD if label.hard else LABEL_BAD for label in row.labels[source]]
+    labels = [LABEL_GOOD if label and label.hard else LABEL_BAD for label in row.labels[source]]
     tagged = "".join(segment + STEP_TAG for segment in row.segments)
     right = "".join(segment + label for segment, label in zip(row.segments, labels, strict=True))
     asked = turn("human", f"<image>\n{row.problem.question}")
