@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import typer
 
-from cos.benchmarks import barrier, cost, limit, orchestrator, pool, serving, speculation
+from cos.benchmarks import barrier, cost, dashboards, limit, orchestrator, pool, serving, speculation
 from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
+from cos.benchmarks.latency_picture import draw
 from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
@@ -19,6 +20,7 @@ from cos.benchmarks.tables import (
     show_barrier,
     show_comparison,
     show_cost,
+    show_dashboards,
     show_limit,
     show_orchestrator,
     show_peers,
@@ -29,6 +31,7 @@ from cos.benchmarks.tables import (
 from cos.checkpoints import LedgerProblem, heldout
 from cos.engines.collector import spare_the_collector
 from cos.prm.pair import Pair
+from cos.search.errors import CosError
 from cos.training.accuracy import choose
 from cos.training.engines import running
 from cos.training.provenance import Facts, machine, provenance
@@ -184,6 +187,20 @@ async def run_speculation(target: Target, problems: int, setting: Setting, seed:
     if not json_only:
         show_speculation(facts)
     _print({**facts, **_where(target)})
+
+
+async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_only: bool) -> None:
+    """Panels, alerts and rules that have data. Errors: CosError where one has none and is not on the list of those that
+    may."""
+    async with dashboards.staged(plan) as stage:
+        facts, story = await dashboards.measure(stage, plan, heldout())
+        if picture is not None:
+            draw(picture, await dashboards.drawn(stage, plan, story))
+    if not json_only:
+        show_dashboards(facts)
+    _print({**facts, "seed": plan.seed, **provenance(plan.policy, plan.prm)})
+    if facts["empty"]:
+        raise CosError(f"no data, and no reason to have none: {'; '.join(facts['empty'])}")
 
 
 def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, threads: int, compiled: bool) -> None:

@@ -143,6 +143,18 @@ def show_orchestrator(facts: Facts) -> None:
     console.print(f"A live search takes {other:.1f} KiB beside its text, which takes {text:.1f}")
 
 
+def show_dashboards(facts: Facts) -> None:
+    """How many have data, and what has none."""
+    table = _table("Dashboards, alerts and recording rules", ("kind", "all", "with data"))
+    for kind, answered in (("panels", "with_data"), ("alerts", "alerts_with_data"), ("rules", "rules_with_data")):
+        table.add_row(kind, str(facts[kind]), str(facts[answered]))
+    console = Console(stderr=True)
+    console.print(table)
+    for name, reason in facts["allowed"].items():
+        console.print(f"{name}: empty, because {reason}")
+    console.print(f"Alerts that were pending or fired: {', '.join(facts['alerts_active']) or 'none'}")
+
+
 def show_training(facts: Facts) -> None:
     """Throughput of the pipeline and of the hand loop."""
     table = _table("SFT", ("loop", "tokens/s"))

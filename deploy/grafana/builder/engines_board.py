@@ -1,7 +1,7 @@
 """Engines: policy and PRM side by side, by their own counters and by ours."""
 
 from panels import Json, Look, Panel, Query, Row, board, each_engine, lines, state
-from promql import of_vllm, per_second, quantiles, series, share
+from promql import ENGINE_OF_VLLM, of_vllm, per_second, quantiles, series, share
 from variables import of_engines
 
 STACKED = Look(stacked=True)
@@ -19,7 +19,7 @@ def engines() -> Json:
         [
             Row("Are they well?", [each_engine(panel) for panel in _health()]),
             Row("Load", [each_engine(panel) for panel in _load()]),
-            Row("Speed", [each_engine(panel) for panel in _speed()]),
+            Row("Speed", [*(each_engine(panel) for panel in _speed()), _between_tokens()]),
             Row("Memory and caches", [each_engine(panel) for panel in _memory()]),
         ],
         of_engines(),
@@ -102,14 +102,18 @@ def _speed() -> list[Panel]:
             "s",
             quantiles(of_vllm("vllm:request_queue_time_seconds_bucket")),
         ),
-        lines(
-            "$engine: time between tokens",
-            "How long the next token took, once the first was there. It grows with the number of requests that run "
-            "side by side. A PRM writes one token a request and has none between: its panel stays empty.",
-            "s",
-            quantiles(of_vllm("vllm:inter_token_latency_seconds_bucket")),
-        ),
     ]
+
+
+def _between_tokens() -> Panel:
+    return lines(
+        "policy: time between tokens",
+        "How long the next token took, once the first was there. It grows with the number of requests that run side by "
+        "side. The PRM writes one token a request, so it has none.",
+        "s",
+        quantiles(series("vllm:inter_token_latency_seconds_bucket", f'{ENGINE_OF_VLLM}="policy"')),
+        24,
+    )
 
 
 def _memory() -> list[Panel]:

@@ -172,9 +172,7 @@ def board(uid: str, title: str, about: str, rows: Sequence[Row], variables: Sequ
     panels: list[Json] = [_introduction(about)]
     y = INTRODUCTION_HEIGHT
     for row in rows:
-        panels.append(
-            {"type": "row", "title": row.title, "collapsed": False, "panels": [], "gridPos": _at(0, y, 24, 1)}
-        )
+        panels.append(_heading(row.title, y))
         y += 1
         x = tallest = 0
         for panel in row.panels:
