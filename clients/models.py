@@ -108,13 +108,25 @@ class Usage(Model):
     requests_failed: int
 
 
-class Timings(Model):
-    """Wall time, seconds."""
+class Stages(Model):
+    """Where the wall time of a search went, seconds. At each instant it is in exactly one stage."""
 
     queue_s: float
+    decode_s: float
     open_s: float
+    generate_s: float
+    score_s: float
+    vote_s: float
+    select_s: float
+
+
+class Timings(Model):
+    """Wall time, seconds, from when the search was asked for: its wait for a place counts."""
+
     first_candidate_s: float | None
     total_s: float
+    stages: Stages
+    """They add up to the total."""
 
 
 class Solution(Model):

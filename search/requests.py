@@ -25,6 +25,7 @@ from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer
 from cos.search.rations import Rations
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
+from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import Gate, forget_frames
 from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
@@ -68,6 +69,7 @@ class Requests:
         session: PolicySession,
         scorer: ScorerSession | None,
         emit: Callable[[Event], None],
+        watch: Stopwatch,
     ) -> None:
         self.tree: dict[Path, Candidate] = {}
         self.spent: Counter[str] = Counter()
@@ -87,6 +89,7 @@ class Requests:
         self._sessions = [session]
         self._scorer = scorer
         self._emit = emit
+        self._watch = watch
         self.for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
         """Tokens set aside for what is begun ahead in vain; None without a limit."""
         self.rations = Rations(spec.sampling, policy.context_tokens - session.prompt_tokens)
@@ -190,7 +193,7 @@ class Requests:
         room = self._policy.context_tokens - session.prompt_tokens
         grant = budget.reserve_tokens(min(max_tokens, room))
         draw = Draw(max_tokens=grant, stop_ids=(), seed=seed, temperature=self._spec.sampling.temperature)
-        drawn = await self._request(session, (), draw)
+        drawn = await self._request(session, (), draw, None)
         budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
         if drawn is None:
             return ""
@@ -242,13 +245,16 @@ class Requests:
             logprobs=self._spec.ruler.kind == "likelihood",
             priority=AHEAD_PRIORITY if ahead else -len(place.path),
         )
-        return self._request(self._session, place.chain.token_ids, draw)
+        return self._request(self._session, place.chain.token_ids, draw, place.path)
 
-    async def _request(self, session: PolicySession, continuation: tuple[int, ...], draw: Draw) -> Drawn | None:
+    async def _request(
+        self, session: PolicySession, continuation: tuple[int, ...], draw: Draw, path: Path | None
+    ) -> Drawn | None:
         for _ in range(ATTEMPTS):
             await self._live.enter()
             try:
-                drawn = await session.draw(continuation, draw)
+                with self._watch.during("draw", path):
+                    drawn = await session.draw(continuation, draw)
             except EngineDead:
                 raise
             except EngineError as error:
@@ -310,7 +316,8 @@ class Requests:
                 except BudgetExhausted:
                     return None
             try:
-                reading = await scorer.score(chain)
+                with self._watch.during("read", chain.path):
+                    reading = await scorer.score(chain)
             except EngineDead:
                 raise
             except EngineError as error:

@@ -192,13 +192,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall time, seconds."""
+class Stages:
+    """Where the wall time of a search went, seconds. At each instant a search is in exactly one stage."""
 
+    queue_s: float = 0.0
+    """It waited for a place."""
+    decode_s: float = 0.0
+    """Its picture was decoded."""
     open_s: float = 0.0
-    """Until both engines had rendered the question."""
+    """Engines rendered its question."""
+    generate_s: float = 0.0
+    """At least one candidate was being drawn."""
+    score_s: float = 0.0
+    """Nothing was drawn any more, and PRM scores were waited for."""
+    vote_s: float = 0.0
+    """Neither of these, and answers were compared."""
+    select_s: float = 0.0
+    """No engine had anything to do for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time, seconds, from when the search was asked for."""
+
     first_candidate_s: float | None = None
     total_s: float = 0.0
+    stages: Stages = Stages()
+    """They add up to the total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Who may search now: at most so many at once, so many more in a queue, in the order in which they came."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -31,24 +30,23 @@ class Admission:
             )
 
     @asynccontextmanager
-    async def place(self, patience_s: float) -> AsyncGenerator[float]:
-        """Holds a place; gives the seconds waited for it.
+    async def place(self, patience_s: float) -> AsyncGenerator[None]:
+        """Holds a place, once there is one.
 
         Errors: Overloaded at once when the queue is full, or after ``patience_s`` in it; Draining.
         """
-        waited_s = await self._enter(patience_s)
+        await self._enter(patience_s)
         try:
-            yield waited_s
+            yield
         finally:
             self.running -= 1
             self._places.release()
             if self.running == 0:
                 self._idle.set()
 
-    async def _enter(self, patience_s: float) -> float:
+    async def _enter(self, patience_s: float) -> None:
         self._refuse_if_draining()
         self.refuse_if_full()
-        started = time.perf_counter()
         self.queued += 1
         try:
             async with asyncio.timeout(patience_s):
@@ -62,7 +60,6 @@ class Admission:
         self._refuse_if_draining()
         self.running += 1
         self._idle.clear()
-        return time.perf_counter() - started
 
     def _refuse_if_draining(self) -> None:
         if self.is_draining:

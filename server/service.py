@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from cos.checkpoints import resolve
@@ -16,6 +16,7 @@ from cos.search.events import Answered, Event, Opened
 from cos.search.math_answers import MathComparer
 from cos.search.run import run
 from cos.search.stop import Stop
+from cos.search.stopwatch import Stopwatch
 from cos.search.types import Question, Result
 from cos.server.admission import Admission
 from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout
@@ -154,12 +155,12 @@ class Run:
         self, service: Service, job: Job, upload: Upload | None, account: Account, traces: TraceStore | None
     ) -> None:
         self.job = job
-        self.queue_s = 0.0
         self.prompt_tokens = 0
         self._service = service
         self._upload = upload
         self._account = account
         self._traces = traces
+        self._watch = Stopwatch()
         account.strategy = job.spec.strategy.name
 
     async def finish(self, tell: Tell | None = None) -> SolveReply:
@@ -183,7 +184,7 @@ class Run:
 
     def reply(self, result: Result) -> SolveReply:
         """The whole answer."""
-        return solve_reply(self.job, result, self.queue_s)
+        return solve_reply(self.job, result)
 
     async def _admitted(self, tell: Tell | None) -> Result:
         service, spec = self._service, self.job.spec
@@ -193,20 +194,24 @@ class Run:
         if stuck := service.watch.frozen & needed:
             raise EngineStuck(f"the {' and the '.join(sorted(stuck))} engine makes no progress; try again later")
         with service.metrics.search(spec.strategy.name, with_prm=spec.ruler.kind == "prm") as meter:
-            async with service.admission.place(service.settings.timeout_s) as self.queue_s:
+            async with AsyncExitStack() as place:
+                with self._watch.during("queue"):
+                    await place.enter_async_context(service.admission.place(service.settings.timeout_s))
                 return await self._search(meter, tell)
 
     async def _decode(self) -> None:
         """Gives the question its picture."""
         if self._upload is not None:
-            picture = await self._service.images.decode(self._upload)
+            with self._watch.during("decode"):
+                picture = await self._service.images.decode(self._upload)
             self._upload, self.job = None, replace(self.job, question=replace(self.job.question, picture=picture))
 
     async def _search(self, meter: SearchMeter, tell: Tell | None) -> Result:
         await self._decode()
         job, pair, started = self.job, self._service.pair, time.perf_counter()
         service = self._service
-        searching = run(job.question, job.spec, pair.policy, pair.scorer, pair.grammar, service.comparer, service.stop)
+        engines = pair.policy, pair.scorer, pair.grammar
+        searching = run(job.question, job.spec, *engines, service.comparer, service.stop, self._watch)
         try:
             async with aclosing(searching) as events:
                 async for event in events:
