@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
 from cos.server.chat_schemas import ChatRequest
@@ -19,6 +18,7 @@ from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
+from cos.server.unmetered import Unmetered
 
 
 class _Api(FastAPI):
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
 
     Its lifespan starts and stops the engines. Errors there: InputError for models that cannot be used.
     """
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics() if settings.metrics else Unmetered()
     metrics.describe(version=version("cos-serve"), policy=settings.policy, prm=settings.prm_name or "none")
 
     @asynccontextmanager

@@ -5,7 +5,6 @@ Plain ASGI throughout: a middleware that wraps the response in a stream of its o
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from secrets import compare_digest
@@ -18,6 +17,7 @@ from cos.search.tasks import forget_traceback, leaving_nothing
 from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unauthorized, error_response, log_error
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
+from cos.server.unmetered import Unmetered
 
 OPEN_PATHS = frozenset(
     {
@@ -77,7 +77,7 @@ class RequestId:
 class Accounting:
     """Counts every request for a search exactly once, however it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | Unmetered) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -85,9 +85,9 @@ class Accounting:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
             await self._app(scope, receive, send)
             return
-        account = Account(scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"])
-        scope.setdefault("state", {})["account"] = account
-        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        path = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
+        state["account"] = account = Account(path, state.get("request_id", ""))
         # What is left where no response ever began: nobody was there to read one.
         status: int = CLIENT_GONE
 
@@ -100,12 +100,7 @@ class Accounting:
         try:
             await self._app(scope, receive, note_status)
         finally:
-            outcome = account.outcome or _outcome(status)
-            self._metrics.requests.labels(account.endpoint, account.strategy, outcome).inc()
-            if status == 429:
-                self._metrics.rejections.inc()
-            elapsed = time.perf_counter() - started
-            self._metrics.request_seconds.labels(account.endpoint, account.strategy).observe(elapsed)
+            self._metrics.ended(account, account.outcome or _outcome(status))
 
 
 def _outcome(status: int) -> Outcome:

@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
     """Least important messages to log."""
+    metrics: bool = _flag(True, "server")
+    """Count what happens and tell it at /metrics."""
     trace_dir: Path | None = _flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from cos.search.errors import InputError
 from cos.search.types import FinishReason, Picture, Result
 from cos.server.jobs import Job
-from cos.server.replies import tree_reply, usage_reply
-from cos.server.schemas import NodeReply, ReplyModel, UsageReply
+from cos.server.replies import timings_reply, tree_reply, usage_reply
+from cos.server.schemas import NodeReply, ReplyModel, TimingsReply, UsageReply
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Trace(ReplyModel):
     chain_score: float | None
     finish_reason: FinishReason
     usage: UsageReply
+    timings: TimingsReply
 
 
 def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: datetime) -> Trace:
@@ -86,6 +87,7 @@ def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: date
         chain_score=result.value,
         finish_reason=result.finish_reason,
         usage=usage_reply(result.usage),
+        timings=timings_reply(result.timings),
     )
 
 

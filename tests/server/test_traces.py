@@ -42,7 +42,17 @@ async def test_a_trace_holds_the_whole_search_with_scores_and_likelihoods(tmp_pa
         reply = (await server.solve(strategy="beam", n=4, return_tree=True)).json()
     (trace,) = traces(tmp_path)
     assert trace["version"] == VERSION
-    for name in ("id", "question", "strategy", "parameters", "answer", "chain_score", "finish_reason", "usage"):
+    for name in (
+        "id",
+        "question",
+        "strategy",
+        "parameters",
+        "answer",
+        "chain_score",
+        "finish_reason",
+        "usage",
+        "timings",
+    ):
         assert trace[name] == reply[name], name
     assert [{k: v for k, v in node.items() if k != "logprob"} for node in trace["tree"]] == reply["tree"]
     kept = [node["path"] for node in trace["tree"] if node["kept"]]
