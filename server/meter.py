@@ -108,6 +108,9 @@ class SearchMeter(NoMeter):
             metrics.prompt_tokens.labels(engine, "cached").inc(cached)
             metrics.prompt_tokens.labels(engine, "computed").inc(prompt - cached)
         metrics.reads.labels(strategy).inc(usage.prm_reads)
+        metrics.unscored.labels(strategy)
+        for limit in LIMITS:
+            metrics.limits.labels(strategy, limit)
 
     def _spent(self) -> Usage:
         """What is known of a search that was broken off: it kept nothing."""

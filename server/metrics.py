@@ -182,7 +182,9 @@ class Metrics:
     def ended(self, account: Account, outcome: Outcome) -> None:
         """Counts a request that is over."""
         elapsed = time.perf_counter() - account.arrived
-        self._requests.labels(account.endpoint, account.strategy, outcome).inc()
+        for possible in get_args(Outcome):
+            # Shares of all outcomes have data from the first request on.
+            self._requests.labels(account.endpoint, account.strategy, possible).inc(possible == outcome)
         self._request_seconds.labels(account.endpoint, account.strategy).observe(elapsed, account.exemplar)
 
     def refused(self, reason: Refusal) -> None:

@@ -1,6 +1,5 @@
 """What the server's own metrics are called, and their labels."""
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from cos.server.metrics import Metrics
@@ -12,8 +11,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 
 def declared() -> dict[str, set[str]]:
     """Labels of every series, by its name; of the process and of the interpreter, too."""
-    registry = CollectorRegistry()
-    Metrics(registry)
+    registry = Metrics().registry
     found: dict[str, set[str]] = {}
     for collector in registry._collector_to_names:  # pyright: ignore[reportPrivateUsage]
         labels = set(collector._labelnames) if isinstance(collector, MetricWrapperBase) else set[str]()  # pyright: ignore[reportPrivateUsage]

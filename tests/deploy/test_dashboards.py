@@ -108,7 +108,7 @@ def _summed_up_to(expr: str) -> set[str]:
     return {label for group in re.findall(r"by \((.*?)\)", expr) for label in group.split(", ")}
 
 
-@pytest.mark.parametrize("title", ["Time to answer by strategy, p95", "Time to first step"])
+@pytest.mark.parametrize("title", ["Time to answer by strategy, p95", "Duration of a request, p95 by endpoint"])
 def test_latency_shows_single_searches_as_exemplars(title: str) -> None:
     (panel,) = [panel for _, panel in panels() if panel["title"] == title]
     assert all(target["exemplar"] for target in panel["targets"])

@@ -108,8 +108,8 @@ def _speed() -> list[Panel]:
 def _between_tokens() -> Panel:
     return lines(
         "policy: time between tokens",
-        "How long the next token took, once the first was there. It grows with the number of requests that run side by "
-        "side. The PRM writes one token a request, so it has none.",
+        "How long the next token took, once the first was there. It grows with the number of requests that run side "
+        "by side. The PRM writes one token a request, so it has none.",
         "s",
         quantiles(series("vllm:inter_token_latency_seconds_bucket", f'{ENGINE_OF_VLLM}="policy"')),
         24,

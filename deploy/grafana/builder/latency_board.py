@@ -122,7 +122,6 @@ def _first_step() -> Panel:
         "dashboard Engines.",
         "s",
         quantiles(of_strategy(f"{FIRST_STEP}_bucket")),
-        look=WITH_EXEMPLARS,
     )
 
 

@@ -129,8 +129,9 @@ def _queued() -> Panel:
 def _rejections() -> Panel:
     return lines(
         "Requests refused for want of a place, by reason",
-        "queue_full: more came than the server takes: add servers. draining: the server was shutting down; a load "
-        "balancer that asks /ready sends nothing more by then.",
+        "queue_full: more came than the server takes: add servers. queue_timeout: a search waited as long as it may "
+        "(--timeout-s). draining: the server was shutting down; a load balancer that asks /ready sends nothing more "
+        "by then.",
         "reqps",
         [Query(per_second(series("cos_admission_rejections_total"), "reason"), "{{reason}}")],
         look=STACKED,
