@@ -194,10 +194,10 @@ async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_on
     may."""
     async with dashboards.staged(plan) as stage:
         facts, story = await dashboards.measure(stage, plan, heldout())
+        if not json_only:
+            show_dashboards(facts)
         if picture is not None:
             draw(picture, await dashboards.drawn(stage, plan, story))
-    if not json_only:
-        show_dashboards(facts)
     _print({**facts, "seed": plan.seed, **provenance(plan.policy, plan.prm)})
     if facts["empty"]:
         raise CosError(f"no data, and no reason to have none: {'; '.join(facts['empty'])}")

@@ -58,7 +58,7 @@ def _now() -> list[Panel]:
         ),
         number(
             "Up since",
-            "How long the youngest of the chosen servers has run.",
+            "How long the youngest of the chosen servers has run. Minutes, and you did not start it: see Restarts.",
             "s",
             Query(f"min((time() - {STARTED}){OF_OURS})", "up"),
             6,
