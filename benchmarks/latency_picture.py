@@ -1,7 +1,9 @@
 """The board Search latency as a picture: p50, p95 and p99 by strategy over time, from what Prometheus has kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,10 @@ def draw(path: Path, drawn: Drawn) -> None:
     colours = dict(zip(strategies, COLOURS, strict=False))
     for axis, quantile in zip(axes, QUANTILES, strict=True):
         _panel(axis, quantile, drawn, colours)
+    # The axes have one scale, which is known once all lines are there.
+    for axis, quantile in zip(axes, QUANTILES, strict=True):
+        _label(axis, drawn.curves[quantile], colours)
+    figure.supylabel("seconds from request to answer", fontsize=11)
     axes[-1].set_xlabel(f"minutes of mixed load (each point: the last {drawn.window_s} s)")
     figure.suptitle(_message(drawn), x=0.01, ha="left", fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -79,12 +85,13 @@ def _message(drawn: Drawn) -> str:
 
 
 def _panel(axis: Any, quantile: str, drawn: Drawn, colours: Mapping[str, str]) -> None:
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlim(0, drawn.minutes)
-    axis.set_ylabel("seconds to the answer")
     axis.set_title(f"{quantile}: {_share(quantile)} answers came within", loc="left", fontsize=11)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -97,7 +104,6 @@ def _panel(axis: Any, quantile: str, drawn: Drawn, colours: Mapping[str, str]) -
     for strategy, curve in drawn.curves[quantile].items():
         for piece in _pieces(curve, drawn):
             axis.plot(*zip(*piece, strict=True), color=colours[strategy], linewidth=2, solid_capstyle="round")
-    _label(axis, drawn.curves[quantile], colours)
 
 
 def _share(quantile: str) -> str:
@@ -117,9 +123,18 @@ def _pieces(curve: Curve, drawn: Drawn) -> list[Curve]:
 
 def _label(axis: Any, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
     """Names at the ends of the lines, moved apart where they would lie on each other."""
-    to_share = axis.transData + axis.transAxes.inverted()
-    ends = {name: float(to_share.transform((1, curve[-1][1]))[1]) for name, curve in curves.items()}
-    place = -1.0
-    for name, end in sorted(ends.items(), key=lambda each: each[1]):
-        place = max(end, place + LEAST_GAP)
+    low, high = map(math.log, axis.get_ylim())
+    ends = {name: (math.log(curve[-1][1]) - low) / (high - low) for name, curve in curves.items()}
+    for name, place in _apart(ends).items():
         axis.text(1.01, place, name, transform=axis.transAxes, color=colours[name], va="center", fontweight="bold")
+
+
+def _apart(ends: Mapping[str, float]) -> dict[str, float]:
+    """Places near ``ends``, in their order, each at least a gap from the next."""
+    places = dict(sorted(ends.items(), key=lambda each: each[1]))
+    for _ in range(50):
+        for lower, upper in pairwise(list(places)):
+            missing = max(0.0, LEAST_GAP - (places[upper] - places[lower]))
+            places[lower] -= missing / 2
+            places[upper] += missing / 2
+    return places
