@@ -5,16 +5,19 @@ costs its own series and no others. Nothing is asked of an engine's process: wha
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
 
+_PLAIN_NAME = re.compile("[a-zA-Z_:][a-zA-Z0-9_:]*")
 END = b"# EOF\n"
 """The last line of OpenMetrics."""
 
@@ -47,7 +50,7 @@ class Exposition:
         for name, family in self._families():
             try:
                 # One by one: a family that cannot be written down spoils no other.
-                parts.append(encode(_Alone(family)).removesuffix(END))
+                parts.append(_written(family, encode).removesuffix(END))
             except Exception as error:
                 self._failed(name, family.name, error)
         if "openmetrics" in media_type:
@@ -70,7 +73,12 @@ class Exposition:
         return families.values()
 
     def _collected(self, source: Source) -> Iterator[Metric]:
-        for collector in _collectors(source.registry):
+        try:
+            collectors = _collectors(source.registry)
+        except Exception as error:
+            self._failed(source.name, "all series", error)
+            return
+        for collector in collectors:
             try:
                 # As a list: of a collector that fails half-way nothing is taken.
                 families = list(collector.collect())
@@ -84,6 +92,15 @@ class Exposition:
         if (source, what) not in self._told:
             self._told.add((source, what))
             logger.error("/metrics lacks %s of the %s: %s (told once)", what, source, error, exc_info=error)
+
+
+def _written(family: Metric, encode: Callable[..., bytes]) -> bytes:
+    """One family as text."""
+    if _PLAIN_NAME.fullmatch(family.name):
+        # Nothing in it needs another spelling. Left to itself, prometheus_client 0.26 writes the colon in vLLM's names
+        # as _ wherever OpenMetrics is asked for, as Prometheus does: no query for them would find anything.
+        return encode(_Alone(family), escaping=ALLOWUTF8)
+    return encode(_Alone(family))
 
 
 class _Alone(Collector):

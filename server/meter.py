@@ -5,7 +5,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import fields
 
-from cos.search.errors import SearchFailed
 from cos.search.events import Answered, Event, Scored, Written
 from cos.search.stopwatch import Stopwatch, Work
 from cos.search.types import Result, Stages, Usage
@@ -31,6 +30,9 @@ class NoMeter:
     def see(self, event: Event) -> None:
         """An event of the search."""
 
+    def met(self, limit: str) -> None:
+        """A limit that ended or narrowed the search."""
+
 
 class SearchMeter(NoMeter):
     """Counts one search while it runs, and the rest when it is over."""
@@ -48,12 +50,11 @@ class SearchMeter(NoMeter):
         self._result: Result | None = None
 
     def admitted(self) -> None:
-        """It has its place. A search that never had one leaves nothing here: the request is counted elsewhere."""
+        # A search that never had a place leaves nothing: its request is counted elsewhere.
         self._is_admitted = True
         self._metrics.queue_seconds.labels(self._strategy).observe(self._watch.stages().queue_s)
 
     def see(self, event: Event) -> None:
-        """Counts one event."""
         match event:
             case Written(candidate):
                 if not self._candidates:
@@ -72,7 +73,6 @@ class SearchMeter(NoMeter):
                 pass
 
     def met(self, limit: str) -> None:
-        """Counts a limit that ended or narrowed the search."""
         if limit in LIMITS:
             self._metrics.limits.labels(self._strategy, limit).inc()
 
@@ -81,7 +81,7 @@ class SearchMeter(NoMeter):
         if not self._is_admitted:
             return
         metrics, strategy, watch = self._metrics, self._strategy, self._watch
-        stages = watch.stages()
+        stages = watch.stages() if self._result is None else self._result.timings.stages
         for name in STAGES:
             metrics.stage_seconds.labels(strategy, name.removesuffix("_s")).observe(getattr(stages, name))
         for engine, work in zip(ENGINES, WORKS, strict=True):
@@ -143,8 +143,5 @@ def metered(metrics: Metrics | Unmetered, account: Account, watch: Stopwatch, *,
     meter = SearchMeter(metrics, account, watch, with_prm=with_prm)
     try:
         yield meter
-    except SearchFailed as error:
-        meter.met(error.limit)
-        raise
     finally:
         meter.close()

@@ -255,6 +255,7 @@ class Run:
                     if isinstance(event, Answered):
                         return event.result
         except SearchFailed as error:
+            meter.met(error.limit)
             if service.stop.is_set:
                 raise Draining("the server shut down before the search had found anything") from error
             seconds = job.spec.limits.seconds
