@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -193,7 +194,7 @@ async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_on
     """Panels, alerts and rules that have data. Errors: CosError where one has none and is not on the list of those that
     may."""
     async with dashboards.staged(plan) as stage:
-        facts, story = await dashboards.measure(stage, plan, heldout())
+        facts, story = await dashboards.measure(stage, plan, heldout(), partial(typer.echo, err=True))
         if not json_only:
             show_dashboards(facts)
         if picture is not None:

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,10 @@ async def staged(plan: Plan) -> AsyncGenerator[Stage]:
             yield Stage(server, prometheus, client)
 
 
-async def measure(stage: Stage, plan: Plan, problems: Sequence[LedgerProblem]) -> tuple[Facts, Story]:
-    """Runs it all. Errors: CosError for an expression that Prometheus does not take."""
+async def measure(
+    stage: Stage, plan: Plan, problems: Sequence[LedgerProblem], tell: Callable[[str], None]
+) -> tuple[Facts, Story]:
+    """Runs it all; ``tell`` hears how far it is. Errors: CosError for an expression that Prometheus does not take."""
     census = Census([*panels(plan.deploy, WINDOW), *rules(plan.deploy)])
     requests = mixed(problems, plan.seed)
     fired: set[str] = set()
@@ -97,19 +99,24 @@ async def measure(stage: Stage, plan: Plan, problems: Sequence[LedgerProblem]) -
         await census.look(stage.prometheus)
         fired.update(alert["labels"]["alertname"] for alert in await stage.prometheus.alerts())
 
+    tell(f"{plan.seconds:g} s of mixed load, {plan.concurrency} searches at once")
     began = time.time()
     under_load = asyncio.create_task(load(stage.client, requests, plan.concurrency, plan.seconds))
     await asyncio.sleep(plan.seconds / 2)
     await look()
+    tell("an engine process is killed")
     await stage.server.signal_engine(0, signal.SIGKILL)
     await stage.server.restarted(1)
+    tell("the server is ready again")
     ended_so = await under_load
     story = Story(began, time.time(), tuple(stage.server.outages))
     await look()
 
+    tell("troubles that clients make, limits, a full queue")
     await troubles(stage.client, requests, PLACES + QUEUE + 4)
     await look()
 
+    tell("an engine process is stopped, and goes on")
     await stage.server.signal_engine(-1, signal.SIGSTOP)
     try:
         await asyncio.sleep(PATIENCE_S + 1)
