@@ -242,12 +242,11 @@ def label_variable(name: str, label: str, query: str, everything: str | None = N
         "label": label,
         "datasource": DATASOURCE,
         "query": {"query": query, "refId": name},
-        "definition": query,
         "refresh": 2,
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": everything,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
         "hide": 0,
+        **({} if everything is None else {"allValue": everything}),
     }
