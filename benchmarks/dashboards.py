@@ -29,7 +29,7 @@ PATIENCE_S = 3
 """Until an engine without a step counts as frozen."""
 WINDOW = Window(rate_s=60, range_s=3600)
 FROZEN_S = 30.0
-"""Longest wait for a reply of a server whose engine is frozen."""
+"""Longest time until a server tells that its engine is frozen."""
 SCRAPES_S = 4.0
 """In which Prometheus surely sees what has just happened, and evaluates its rules."""
 
@@ -43,7 +43,7 @@ class Plan:
     deploy: Path
     """The folder with grafana/ and prometheus/."""
     seconds: float
-    """Of mixed load."""
+    """Of mixed load, without the time that the server is down in the midst of it."""
     concurrency: int
     seed: int
 
@@ -100,14 +100,16 @@ async def measure(
         fired.update(alert["labels"]["alertname"] for alert in await stage.prometheus.alerts())
 
     tell(f"{plan.seconds:g} s of mixed load, {plan.concurrency} searches at once")
-    began = time.time()
-    under_load = asyncio.create_task(load(stage.client, requests, plan.concurrency, plan.seconds))
+    began, over = time.time(), asyncio.Event()
+    under_load = asyncio.create_task(load(stage.client, requests, plan.concurrency, over))
     await asyncio.sleep(plan.seconds / 2)
     await look()
     tell("an engine process is killed")
     await stage.server.signal_engine(0, signal.SIGKILL)
     await stage.server.restarted(1)
     tell("the server is ready again")
+    await asyncio.sleep(plan.seconds / 2)
+    over.set()
     ended_so = await under_load
     story = Story(began, time.time(), tuple(stage.server.outages))
     await look()
@@ -119,7 +121,9 @@ async def measure(
     tell("an engine process is stopped, and goes on")
     await stage.server.signal_engine(-1, signal.SIGSTOP)
     try:
-        await asyncio.sleep(PATIENCE_S + 1)
+        async with asyncio.timeout(FROZEN_S):
+            while (await stage.client.get("/health")).is_success:
+                await asyncio.sleep(0.2)
         await stage.client.post("/solve", json=next(requests), timeout=FROZEN_S)
         await look()
     finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import suppress
@@ -30,13 +29,14 @@ def mixed(problems: Sequence[LedgerProblem], seed: int, *, score: str = "prm") -
         yield body_of(problem, setting, root_seed(seed, str(number)))
 
 
-async def load(client: httpx.AsyncClient, requests: Iterator[Body], concurrency: int, seconds: float) -> Counter[str]:
-    """A closed loop of workers for some time; how requests ended, by status code, ``down`` where nobody answered."""
-    end = time.monotonic() + seconds
+async def load(
+    client: httpx.AsyncClient, requests: Iterator[Body], concurrency: int, over: asyncio.Event
+) -> Counter[str]:
+    """A closed loop of workers until it is over; how requests ended: by status code, ``down`` where nobody answered."""
     ended: Counter[str] = Counter()
 
     async def worker() -> None:
-        while time.monotonic() < end:
+        while not over.is_set():
             try:
                 reply = await client.post("/solve", json=next(requests), timeout=TIMEOUT_S)
             except httpx.TransportError:
