@@ -18,8 +18,16 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 Json = dict[str, Any]
 
 
+def rule_tests() -> list[Json]:
+    return [test for file in (PROMETHEUS / "tests").glob("*.yml") for test in yaml.safe_load(file.read_text())["tests"]]
+
+
+def rules_of(file: Path) -> list[Json]:
+    return [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+
+
 def rules() -> list[Json]:
-    return [rule for file in RULES for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    return [rule for file in RULES for rule in rules_of(file)]
 
 
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
@@ -42,13 +50,13 @@ def test_every_alert_fires_when_it_has_to_and_is_silent_when_not() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_has_a_test_that_fires_it_and_one_that_does_not(alert: str) -> None:
-    tests = [
-        test for file in (PROMETHEUS / "tests").glob("*.yml") for test in yaml.safe_load(file.read_text())["tests"]
-    ]
-    fires = [
-        bool(each["exp_alerts"]) for test in tests for each in test["alert_rule_test"] if each["alertname"] == alert
-    ]
-    assert set(fires) == {True, False}
+    asked = [each for test in rule_tests() for each in test.get("alert_rule_test", ()) if each["alertname"] == alert]
+    assert {bool(each["exp_alerts"]) for each in asked} == {True, False}
+
+
+def test_every_recording_rule_has_a_test_of_its_value() -> None:
+    asked = [each["expr"] for test in rule_tests() for each in test.get("promql_expr_test", ())]
+    assert asked == [rule["record"] for file in RULES for rule in rules_of(file) if "record" in rule]
 
 
 @pytest.mark.parametrize("alert", ALERTS)
