@@ -316,7 +316,7 @@ def training(
 @benches.command()
 def dashboards(
     seconds: Annotated[float, typer.Option(min=10, help="Seconds of mixed load; half-way, an engine is killed.")] = 60,
-    concurrency: Concurrency = 6,
+    concurrency: Concurrency = 4,
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the latency board there.")] = None,
     deploy: Annotated[Path | None, typer.Option(help="Folder with grafana/ and prometheus/; this checkout's.")] = None,
     seed: Seed = 0,

@@ -111,10 +111,13 @@ def _share(quantile: str) -> str:
 
 
 def _pieces(curve: Curve, drawn: Drawn) -> list[Curve]:
-    """A curve, cut where it has no data."""
+    """A curve, cut where it has no data. While the server is down nothing is answered, and a point tells of before."""
     widest = 3 * 60 * drawn.minutes / POINTS / 60
     pieces: list[list[tuple[float, float]]] = []
     for point in curve:
+        at = drawn.began + 60 * point[0]
+        if any(outage.ended < at < outage.ready for outage in drawn.outages):
+            continue
         if not pieces or point[0] - pieces[-1][-1][0] > widest:
             pieces.append([])
         pieces[-1].append(point)

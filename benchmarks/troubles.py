@@ -18,7 +18,7 @@ MIX = (("greedy", None), ("best_of_n", 8), ("self_consistency", 8), ("beam", 8))
 """Strategies and their widths, in turns."""
 TIMEOUT_S = 120.0
 AWAY_S = 0.5
-"""Between two tries to reach a server that is down."""
+"""Between two tries to reach a server that is down, or on its way to it."""
 
 
 def mixed(problems: Sequence[LedgerProblem], seed: int, *, score: str = "prm") -> Iterator[Body]:
@@ -44,6 +44,8 @@ async def load(
                 await asyncio.sleep(AWAY_S)
             else:
                 ended[str(reply.status_code)] += 1
+                if not reply.is_success:
+                    await asyncio.sleep(AWAY_S)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
     return ended
