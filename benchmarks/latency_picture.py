@@ -47,13 +47,18 @@ async def read(
     asked = {each.name: each.expressions[0] for each in panels(deploy, narrow)}
     curves: dict[str, dict[str, Curve]] = {}
     for quantile in QUANTILES:
-        found = await prometheus.query_range(asked[PANEL.format(quantile)], began, ended, max(1.0, seconds / POINTS))
+        found = await prometheus.query_range(asked[PANEL.format(quantile)], began, ended, _step_s(seconds))
         if not found:
             raise CosError(f"the panel {PANEL.format(quantile)} has no data to draw")
         curves[quantile] = {
             series.labels["strategy"]: [((at - began) / 60, value) for at, value in series.values] for series in found
         }
     return Drawn(curves, began, seconds / 60, outages, narrow.rate_s)
+
+
+def _step_s(seconds: float) -> float:
+    """Between two points; Prometheus scrapes once a second."""
+    return max(1.0, seconds / POINTS)
 
 
 def draw(path: Path, drawn: Drawn) -> None:
@@ -112,7 +117,7 @@ def _share(quantile: str) -> str:
 
 def _pieces(curve: Curve, drawn: Drawn) -> list[Curve]:
     """A curve, cut where it has no data. While the server is down nothing is answered, and a point tells of before."""
-    widest = 3 * 60 * drawn.minutes / POINTS / 60
+    widest = 3 * _step_s(60 * drawn.minutes) / 60
     pieces: list[list[tuple[float, float]]] = []
     for point in curve:
         at = drawn.began + 60 * point[0]
