@@ -10,10 +10,11 @@ from fastapi.middleware import Middleware
 from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
+from cos.server.access import Access
 from cos.server.chat_schemas import ChatRequest
 from cos.server.errors import install_error_handlers
 from cos.server.metrics import Metrics
-from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, RequestId
+from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, LastResort, RequestId
 from cos.server.origins import Hosts, Origins
 from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
@@ -58,6 +59,8 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         # The first is the outermost.
         middleware=[
             Middleware(RequestId),
+            Middleware(Access),
+            Middleware(LastResort),
             Middleware(Accounting, metrics=metrics),
             Middleware(
                 ForeignGuard,

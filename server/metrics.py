@@ -30,6 +30,10 @@ class Account:
     endpoint: str
     strategy: str = ""
     outcome: Outcome | None = None
+    tokens: int | None = None
+    """Tokens that its search has generated; None where none began."""
+    question: str | None = None
+    """What was asked, where it may be told."""
 
 
 FATES = ("kept", "duplicate", "asked", "aborted", "discarded")

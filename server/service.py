@@ -12,7 +12,7 @@ from cos.engines.checkpoint import takes_system_text
 from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, InputError, SearchFailed
-from cos.search.events import Answered, Event, Opened
+from cos.search.events import Answered, Event, Opened, Written
 from cos.search.math_answers import MathComparer
 from cos.search.run import run
 from cos.search.stop import Stop
@@ -162,6 +162,8 @@ class Run:
         self._traces = traces
         self._watch = Stopwatch()
         account.strategy = job.spec.strategy.name
+        if service.settings.log_questions:
+            account.question = job.question.text
 
     async def finish(self, tell: Tell | None = None) -> SolveReply:
         """The reply, once the search is over; ``tell`` hears of every event. Cancel it to abort the search.
@@ -216,8 +218,7 @@ class Run:
             async with aclosing(searching) as events:
                 async for event in events:
                     meter.see(event)
-                    if isinstance(event, Opened):
-                        self.prompt_tokens = event.prompt_tokens
+                    self._note(event)
                     if tell is not None:
                         tell(event)
                     if isinstance(event, Answered):
@@ -230,3 +231,14 @@ class Run:
                 raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error
             raise
         raise AssertionError("a search ends with Answered or an error")
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case Opened(_, prompt_tokens):
+                self.prompt_tokens, self._account.tokens = prompt_tokens, 0
+            case Written(candidate):
+                self._account.tokens = (self._account.tokens or 0) + len(candidate.token_ids)
+            case Answered(result):
+                self._account.tokens = result.usage.tokens_generated
+            case _:
+                pass

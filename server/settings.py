@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
     """Least important messages to log."""
+    log_format: Literal["text", "json"] = _flag("text", "server")
+    """How messages are logged: lines of text, or one JSON object a line. With json, what a start tells is logged,
+    too."""
+    log_questions: bool = _flag(False, "server")
+    """Log every search's question with its request, and show it in spans. Errors that nobody foresaw are then told with
+    their own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
     trace_dir: Path | None = _flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""

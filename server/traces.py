@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +127,9 @@ class TraceStore:
             self._waiting.release()
             self._count("failed")
             return
-        done.add_done_callback(lambda done: self._note(job.id, done))
+        # It is called by the thread, which is to log under the request's id.
+        context = copy_context()
+        done.add_done_callback(lambda done: context.run(self._note, job.id, done))
 
     def _store(self, job: Job, result: Result, ended: datetime) -> None:
         text = trace_of(job, result, self._policy, self._prm, ended).model_dump_json()
