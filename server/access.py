@@ -47,6 +47,8 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
     account: Account | None = scope.get("state", {}).get("account")
     if account is not None:
         fields |= {"strategy": account.strategy or None, "outcome": account.outcome, "tokens": account.tokens}
+        if account.error is not None:
+            fields["error_code"] = account.error
         if account.question is not None:
             fields["question"] = account.question
     level = logging.DEBUG if status < 400 and scope["path"] in PROBES else logging.INFO

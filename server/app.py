@@ -20,6 +20,7 @@ from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
+from cos.server.tracing import Tracer, Tracing, open_tracer
 
 
 class _Api(FastAPI):
@@ -34,11 +35,14 @@ class _Api(FastAPI):
         return schema
 
 
-def create_app(settings: Settings, *, start: StartEngines | None = None) -> FastAPI:
+def create_app(settings: Settings, *, start: StartEngines | None = None, tracer: Tracer | None = None) -> FastAPI:
     """The server as an ASGI application. ``start``: gives the engines; those that the settings name unless given.
+    ``tracer``: makes spans; as the settings and the standard variables say unless given.
 
-    Its lifespan starts and stops the engines. Errors there: InputError for models that cannot be used.
+    Its lifespan starts and stops the engines. Errors: InputError for spans that cannot be sent, and there for models
+    that cannot be used.
     """
+    tracer = tracer or open_tracer(settings)
     metrics = Metrics(CollectorRegistry())
     metrics.describe(version=version("cos-serve"), policy=settings.policy, prm=settings.prm_name or "none")
 
@@ -47,6 +51,8 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         async with open_service(settings, metrics, start or launch_engines) as service:
             app.state.service = service
             yield
+        if tracer is not None:
+            await tracer.close()
 
     app = _Api(
         title="cos-serve",
@@ -59,6 +65,7 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         # The first is the outermost.
         middleware=[
             Middleware(RequestId),
+            *([] if tracer is None else [Middleware(Tracing, tracer=tracer)]),
             Middleware(Access),
             Middleware(LastResort),
             Middleware(Accounting, metrics=metrics),

@@ -224,6 +224,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def tell(request: Request, error: Exception) -> Response:
         log_error(error)
+        if (account := request.scope["state"].get("account")) is not None:
+            account.error = fault_of(error).code
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
         return error_response(error, request.scope["path"])

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from cos.search.events import Answered, Event, Scored, Written
 from cos.search.types import Usage
 from cos.server.admission import Admission
+from cos.server.recording import Recording
 
 Outcome = Literal["ok", "partial", "rejected", "failed", "cancelled"]
 """How a request ended. Every request ends in exactly one of these."""
@@ -34,6 +35,10 @@ class Account:
     """Tokens that its search has generated; None where none began."""
     question: str | None = None
     """What was asked, where it may be told."""
+    error: str | None = None
+    """The code of the error that its reply tells."""
+    recording: Recording | None = field(default=None, repr=False)
+    """Hears of its search, where that is to become spans."""
 
 
 FATES = ("kept", "duplicate", "asked", "aborted", "discarded")

@@ -104,8 +104,10 @@ class Accounting:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
             await self._app(scope, receive, send)
             return
-        account = Account(scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"])
-        scope.setdefault("state", {})["account"] = account
+        state = scope.setdefault("state", {})
+        endpoint = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
+        account = Account(endpoint, recording=state.get("recording"))
+        state["account"] = account
         started = time.perf_counter()
         # What is left where no response ever began: nobody was there to read one.
         status: int = CLIENT_GONE

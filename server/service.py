@@ -19,7 +19,7 @@ from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
 from cos.search.types import Question, Result
 from cos.server.admission import Admission
-from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout
+from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout, fault_of
 from cos.server.images import ImageReader, Upload
 from cos.server.jobs import Job, Planner
 from cos.server.metrics import Account, Metrics, SearchMeter
@@ -160,8 +160,11 @@ class Run:
         self._upload = upload
         self._account = account
         self._traces = traces
-        self._watch = Stopwatch()
+        self._recording = account.recording
+        self._watch = Stopwatch(self._recording.hear if self._recording else None)
         account.strategy = job.spec.strategy.name
+        if self._recording is not None:
+            self._recording.job = job
         if service.settings.log_questions:
             account.question = job.question.text
 
@@ -173,11 +176,11 @@ class Run:
         self._account.outcome = "cancelled"
         try:
             result = await self._admitted(tell)
-        except (InputError, Overloaded, Draining, EngineStuck, SearchFailed):
-            self._account.outcome = "rejected"
+        except (InputError, Overloaded, Draining, EngineStuck, SearchFailed) as error:
+            self._account.outcome, self._account.error = "rejected", fault_of(error).code
             raise
-        except Exception:
-            self._account.outcome = "failed"
+        except Exception as error:
+            self._account.outcome, self._account.error = "failed", fault_of(error).code
             raise
         self._account.outcome = "ok" if result.is_complete else "partial"
         if self._traces is not None:
@@ -233,6 +236,8 @@ class Run:
         raise AssertionError("a search ends with Answered or an error")
 
     def _note(self, event: Event) -> None:
+        if self._recording is not None:
+            self._recording.see(event)
         match event:
             case Opened(_, prompt_tokens):
                 self.prompt_tokens, self._account.tokens = prompt_tokens, 0

@@ -2,6 +2,7 @@
 key; a flag wins over a variable, that over YAML, that over the default."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,6 +114,10 @@ class Settings(BaseSettings):
     log_questions: bool = _flag(False, "server")
     """Log every search's question with its request, and show it in spans. Errors that nobody foresaw are then told with
     their own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
+    otlp_endpoint: str | None = _flag(None, "server", "URL")
+    """An OpenTelemetry collector, as http://localhost:4318, that gets the spans of every search (OTLP over HTTP; needs
+    the extra "otel"). The standard variable OTEL_EXPORTER_OTLP_ENDPOINT does the same, and all other OTEL_ variables
+    hold. Nothing is sent unless given."""
     trace_dir: Path | None = _flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""
@@ -138,6 +143,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(usable_host(part) for part in value)
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _usable_endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise ValueError("expected the address of a collector, as http://localhost:4318")
+        return value
 
     @field_validator("strategy")
     @classmethod
