@@ -48,11 +48,13 @@ def create_app(settings: Settings, *, start: StartEngines | None = None, tracer:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_service(settings, metrics, start or launch_engines) as service:
-            app.state.service = service
-            yield
-        if tracer is not None:
-            await tracer.close()
+        try:
+            async with open_service(settings, metrics, start or launch_engines) as service:
+                app.state.service = service
+                yield
+        finally:
+            if tracer is not None:
+                await tracer.close()
 
     app = _Api(
         title="cos-serve",
