@@ -99,7 +99,10 @@ class Usage(Model):
     policy_prompt_tokens: int
     policy_cached_tokens: int
     candidates: int
+    candidates_duplicate: int
+    candidates_aborted: int
     candidates_begun_ahead: int
+    candidates_begun_in_vain: int
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int

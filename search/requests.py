@@ -210,6 +210,7 @@ class Requests:
     def _drop(self, begun: Begun) -> None:
         begun.task.cancel()
         self._dropped.append(begun)
+        self.spent["candidates_begun_in_vain"] += 1
 
     def _count_dropped(self) -> None:
         """Counts what was written in vain by draws that are over, and forgets them."""
@@ -217,6 +218,7 @@ class Requests:
             task = begun.task
             if task.done() and not task.cancelled() and task.exception() is None and (drawn := task.result()):
                 self.spent["tokens_aborted"] += len(drawn.token_ids)
+                self.spent["candidates_aborted"] += 1
         self._dropped = [begun for begun in self._dropped if not begun.task.done()]
 
     def _aborted(self) -> int:
@@ -263,6 +265,7 @@ class Requests:
                 continue
             except asyncio.CancelledError:
                 self.spent["requests_aborted"] += 1
+                self.spent["candidates_aborted"] += path is not None
                 raise
             finally:
                 self._live.leave()

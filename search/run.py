@@ -130,7 +130,7 @@ async def _search(
             await requests.settle()
     winner = chain or (search.best_so_far() if search else None)
     if requests is None or search is None or winner is None:
-        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
+        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it", str(limit))
     requests.trust.check()
     usage = requests.usage(winner)
     if spec.ruler.kind == "likelihood" or scorer is not None:

@@ -64,6 +64,14 @@ class Stopwatch:
         lap = self._laps[work]
         return lap if self._listener is None else _Told(lap, work, path, self._listener, ahead=ahead)
 
+    def failed(self, work: Work) -> int:
+        """Pieces of work that ended with an error."""
+        return self._laps[work].failed
+
+    def aborted(self, work: Work) -> int:
+        """Pieces of work that nobody wanted any more."""
+        return self._laps[work].aborted
+
     def stages(self) -> Stages:
         """The time spent in each stage by now."""
         return self.read(None).stages
@@ -101,11 +109,12 @@ class _Hands:
 class _Lap(AbstractContextManager[None]):
     """All work of one kind. It can be entered any number of times at once."""
 
-    __slots__ = ("_hands", "_number")
+    __slots__ = ("_hands", "_number", "aborted", "failed")
 
     def __init__(self, hands: _Hands, number: int) -> None:
         self._hands = hands
         self._number = number
+        self.failed = self.aborted = 0
 
     def __enter__(self) -> None:
         hands, number = self._hands, self._number
@@ -121,6 +130,10 @@ class _Lap(AbstractContextManager[None]):
         if number == hands.stage and not hands.under_way[number]:
             left = (other for other, pieces in enumerate(hands.under_way) if pieces)
             hands.pass_to(next(left, hands.idle), time.perf_counter())
+        if kind is not None:
+            is_error = issubclass(kind, Exception)
+            self.failed += is_error
+            self.aborted += not is_error
 
 
 class _Told(AbstractContextManager[None]):

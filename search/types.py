@@ -182,8 +182,14 @@ class Usage:
     requests_aborted: int = 0
     requests_failed: int = 0
     candidates: int = 0
+    candidates_duplicate: int = 0
+    """Candidates whose chains say what a chain with an earlier path says."""
+    candidates_aborted: int = 0
+    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
     candidates_begun_ahead: int = 0
     """Candidates that were begun before it was decided that they are wanted."""
+    candidates_begun_in_vain: int = 0
+    """Begun ahead, too, and dropped."""
     prm_reads: int = 0
     prm_prompt_tokens: int = 0
     prm_cached_tokens: int = 0

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
 from cos.server.access import Access
@@ -21,6 +20,7 @@ from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
 from cos.server.tracing import Tracer, Tracing, open_tracer
+from cos.server.unmetered import Unmetered
 
 
 class _Api(FastAPI):
@@ -43,7 +43,7 @@ def create_app(settings: Settings, *, start: StartEngines | None = None, tracer:
     that cannot be used.
     """
     tracer = tracer or open_tracer(settings)
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics() if settings.metrics else Unmetered()
     metrics.describe(version=version("cos-serve"), policy=settings.policy, prm=settings.prm_name or "none")
 
     @asynccontextmanager

@@ -4,12 +4,13 @@ CosError
 +-- InputError          422  a value the caller gave (cos.search.errors)
 |   +-- UnknownField    422  a field that does not exist
 |   +-- BadImage        422  bytes that are no usable picture
-|   +-- ImageUrlDisabled 422 a remote address in place of a picture
+|   |   +-- ImageUrlDisabled 422 a remote address in place of a picture
 |   +-- ModelNotFound   404  another model's name
 |   +-- MalformedBody   400  a body that is no JSON, no form
 +-- ServerError              the server will not carry out this request
     +-- Unauthorized    401
     +-- Foreign         403
+    +-- MetricsOff      404
     +-- BodyTooSlow     408
     +-- BodyTooLarge    413
     +-- UnsupportedMedia 415
@@ -43,8 +44,11 @@ class UnknownField(InputError):
     """A field that the request's schema does not have."""
 
 
-class ImageUrlDisabled(InputError):
+class ImageUrlDisabled(BadImage):
     """An address where an image is wanted. The server never fetches anything."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, "address")
 
 
 class ModelNotFound(InputError):
@@ -89,6 +93,10 @@ class ClientGone(ServerError):
 
 class Draining(ServerError):
     """The server is shutting down."""
+
+
+class MetricsOff(ServerError):
+    """The server was told to count nothing."""
 
 
 class EngineStuck(ServerError):
@@ -144,6 +152,7 @@ FAULTS: dict[type[Exception], Fault] = {
     UnsupportedMedia: Fault(415, _BAD, "unsupported_media_type"),
     Overloaded: Fault(429, _LOAD, "overloaded", headers={"Retry-After": "1"}),
     ClientGone: Fault(499, _BAD, "client_closed_request"),
+    MetricsOff: Fault(404, _BAD, "metrics_off"),
     Draining: Fault(503, _SERVER, "shutting_down", headers={"Retry-After": "10"}),
     EngineStuck: Fault(503, _SERVER, "engine_stuck", headers={"Retry-After": "10"}),
     SearchTimeout: Fault(504, _SERVER, "timeout", headers=_NO_RETRY),

@@ -5,7 +5,6 @@ Plain ASGI throughout: a middleware that wraps the response in a stream of its o
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from secrets import compare_digest
@@ -19,6 +18,7 @@ from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unautho
 from cos.server.logs import about
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
+from cos.server.unmetered import Unmetered
 
 OPEN_PATHS = frozenset(
     {
@@ -96,7 +96,7 @@ class LastResort:
 class Accounting:
     """Counts every request for a search exactly once, however it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | Unmetered) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -105,10 +105,8 @@ class Accounting:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        endpoint = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
-        account = Account(endpoint, recording=state.get("recording"))
-        state["account"] = account
-        started = time.perf_counter()
+        path = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
+        state["account"] = account = Account(path, state.get("request_id", ""), recording=state.get("recording"))
         # What is left where no response ever began: nobody was there to read one.
         status: int = CLIENT_GONE
 
@@ -121,12 +119,8 @@ class Accounting:
         try:
             await self._app(scope, receive, note_status)
         finally:
-            outcome = account.outcome = account.outcome or _outcome(status)
-            self._metrics.requests.labels(account.endpoint, account.strategy, outcome).inc()
-            if status == 429:
-                self._metrics.rejections.inc()
-            elapsed = time.perf_counter() - started
-            self._metrics.request_seconds.labels(account.endpoint, account.strategy).observe(elapsed)
+            account.outcome = account.outcome or _outcome(status)
+            self._metrics.ended(account, account.outcome)
 
 
 def _outcome(status: int) -> Outcome:

@@ -155,12 +155,8 @@ class _Trace:
     def __init__(self, tracer: OtlpTracer, root: trace.Span, clock: Clock) -> None:
         self.root = root
         self.clock = clock
-        self.recording = Recording()
+        self.recording = Recording(trace.format_trace_id(root.get_span_context().trace_id))
         self._tracer = tracer
-
-    @property
-    def id(self) -> str:
-        return trace.format_trace_id(self.root.get_span_context().trace_id)
 
     def end(self, ending: Ending) -> None:
         self._tracer.put(self, ending)

@@ -55,6 +55,8 @@ class Span:
 class Recording:
     """What is heard of one search."""
 
+    trace_id: str
+    """As W3C spells it."""
     job: Job | None = None
     heard: list[Interval] = field(default_factory=list[Interval])
     written: dict[Path, Candidate] = field(default_factory=dict[Path, Candidate])
@@ -104,6 +106,7 @@ class Recording:
             "cos.finish_reason": result.finish_reason,
             "cos.depth": len(result.chain.candidates),
             "cos.candidates": usage.candidates,
+            "cos.candidates_aborted": usage.candidates_aborted,
             "cos.candidates_begun_ahead": usage.candidates_begun_ahead,
             "cos.tokens_kept": usage.tokens_kept,
             "cos.prm_reads": usage.prm_reads,

@@ -178,8 +178,14 @@ class UsageReply(ReplyModel):
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int
     candidates: int
+    candidates_duplicate: int
+    """Candidates whose chains say what another chain says."""
+    candidates_aborted: int
+    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
     candidates_begun_ahead: int
     """Candidates that were begun before it was decided that they are wanted."""
+    candidates_begun_in_vain: int
+    """Begun ahead, too, and dropped."""
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int

@@ -118,6 +118,8 @@ class Settings(BaseSettings):
     """An OpenTelemetry collector, as http://localhost:4318, that gets the spans of every search (OTLP over HTTP; needs
     the extra "otel"). The standard variable OTEL_EXPORTER_OTLP_ENDPOINT does the same, and all other OTEL_ variables
     hold. Nothing is sent unless given."""
+    metrics: bool = _flag(True, "server")
+    """Count what happens and tell it at /metrics."""
     trace_dir: Path | None = _flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""

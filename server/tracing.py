@@ -34,11 +34,6 @@ class Trace(Protocol):
     """The spans of one request to be."""
 
     @property
-    def id(self) -> str:
-        """Its trace's id, as W3C spells it."""
-        ...
-
-    @property
     def recording(self) -> Recording:
         """What hears of the search."""
         ...
@@ -136,7 +131,7 @@ class Tracing:
                 status = message["status"]
             await send(message)
 
-        with about(trace_id=trace.id):
+        with about(trace_id=trace.recording.trace_id):
             try:
                 await self._app(scope, receive, note_status)
             finally:

@@ -35,7 +35,8 @@ def solution() -> dict[str, Any]:
     """The reply to a search of two chains."""
     counts = (
         "tokens_generated tokens_kept tokens_duplicate tokens_asked tokens_aborted tokens_discarded "
-        "policy_prompt_tokens policy_cached_tokens candidates candidates_begun_ahead prm_reads "
+        "policy_prompt_tokens policy_cached_tokens candidates candidates_duplicate candidates_aborted "
+        "candidates_begun_ahead candidates_begun_in_vain prm_reads "
         "prm_prompt_tokens prm_cached_tokens unscored requests_aborted requests_failed"
     )
     step = {"index": 1, "name": "Read row 1", "thought": "It shows 12.", "reflection": "Two digits."}

@@ -28,7 +28,7 @@ async def test_one_request_more_than_places_and_queue_is_refused_at_once() -> No
         assert max(reply.json()["timings"]["stages"]["queue_s"] for reply in [await task for task in accepted]) > 0.1
         assert (await server.solve()).status_code == 200
         metrics = (await server.http.get("/metrics")).text
-        assert "cos_admission_rejections_total 1.0" in metrics
+        assert 'cos_admission_rejections_total{reason="queue_full"} 1.0' in metrics
         assert "cos_requests_in_progress 0.0" in metrics
 
 

@@ -131,7 +131,7 @@ async def test_the_spans_of_a_search_agree_with_its_reply(strategy: str) -> None
     assert root["gen_ai.usage.cache_read.input_tokens"] == usage["policy_cached_tokens"]
     assert root["cos.strategy"] == reply["strategy"]
     assert root.get("cos.chain_score") == reply["chain_score"]
-    for name in ("candidates", "candidates_begun_ahead", "tokens_kept", "prm_reads", "unscored"):
+    for name in ("candidates", "candidates_aborted", "candidates_begun_ahead", "tokens_kept", "prm_reads", "unscored"):
         assert root[f"cos.{name}"] == usage[name]
 
     spans = {tuple(of(span)["cos.path"]): of(span) for span in told.named("candidate")}
@@ -153,6 +153,8 @@ async def test_the_spans_of_a_search_agree_with_its_reply(strategy: str) -> None
         tokens[span["cos.fate"]] += span["cos.tokens"]
     discarded, duplicate = tokens["pruned"], tokens["duplicate"]
     assert (discarded, duplicate) == (usage["tokens_discarded"], usage["tokens_duplicate"])
+    duplicates = [span for span in written.values() if span["cos.fate"] == "duplicate"]
+    assert len(duplicates) == usage["candidates_duplicate"]
     assert all(span["cos.fate"] in ("aborted", "failed") for path, span in spans.items() if path not in written)
     assert {span.name for span in told.spans} >= {"queue", "decode", "open", "level 1"}
 
@@ -309,6 +311,16 @@ async def test_what_is_logged_meanwhile_has_the_traces_id(caplog: pytest.LogCapt
         logging.getLogger("cos.server.access").removeHandler(handler)
     assert told.root.context is not None
     assert f'"trace_id": "{told.root.context.trace_id:032x}"' in lines[-1]
+
+
+async def test_the_exemplars_of_latencies_name_the_trace() -> None:
+    async with traced() as (server, told):
+        await server.solve()
+        scraped = (await server.http.get("/metrics", headers={"Accept": "application/openmetrics-text"})).text
+    assert told.root.context is not None
+    exemplars = {line.partition(" # ")[2].partition("}")[0] for line in scraped.splitlines() if " # {" in line}
+    request_id = of(told.root)["cos.request_id"]
+    assert exemplars == {f'{{request_id="{request_id}",trace_id="{told.root.context.trace_id:032x}"'}
 
 
 async def test_searches_side_by_side_keep_their_spans_apart() -> None:
