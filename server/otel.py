@@ -175,6 +175,8 @@ class _Watched(SpanExporter):
         self._is_failing = False
         self._is_closed = False
         self._reasons = _Reasons()
+        # Clients cannot fill the log by headers that are no parents.
+        logging.getLogger("opentelemetry.trace.propagation.tracecontext").setLevel(logging.ERROR)
         # It tells of every try.
         for module in (trace_exporter.__name__, "opentelemetry.sdk._shared_internal"):
             theirs = logging.getLogger(module)

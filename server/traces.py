@@ -143,7 +143,9 @@ class TraceStore:
     def _note(self, name: str, done: "Future[None]") -> None:
         self._waiting.release()
         if (error := done.exception()) is not None:
-            logger.error("trace %s was not stored: %s", name, error)
+            # What the disk says names a file; what anything else says may quote the search.
+            told = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("trace %s was not stored: %s", name, told)
         self._count("stored" if error is None else "failed")
 
     async def close(self) -> None:
