@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import typer
 
-from cos.benchmarks import barrier, cost, limit, orchestrator, pool, serving, speculation
+from cos.benchmarks import barrier, cost, limit, metrics_cost, orchestrator, pool, serving, speculation
 from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
 from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
@@ -20,6 +20,7 @@ from cos.benchmarks.tables import (
     show_comparison,
     show_cost,
     show_limit,
+    show_metrics_cost,
     show_orchestrator,
     show_peers,
     show_serving,
@@ -176,6 +177,21 @@ async def run_serving(target: Target, load: serving.Load, setting: Setting, seed
     _print({**facts, **setting.facts(), "seed": seed, "provenance": _where(target)})
 
 
+async def run_metrics_cost(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
+    """What counting costs. Errors: as `run_serving`."""
+    async with AsyncExitStack() as stack:
+        clients: dict[str, httpx.AsyncClient] = {}
+        for name, option in metrics_cost.OPTIONS.items():
+            target = Target(url=None, api_key=None, policy=job.policy, prm=job.prm)
+            clients[name] = await stack.enter_async_context(_client(target, max(levels) + 1, option))
+        facts = await metrics_cost.measure(
+            clients["on"], clients["off"], job.every(), setting, levels, rounds, job.seed
+        )
+    if not job.json_only:
+        show_metrics_cost(facts)
+    _print({**facts, **setting.facts(), **job.provenance()})
+
+
 async def run_speculation(target: Target, problems: int, setting: Setting, seed: int, *, json_only: bool) -> None:
     """What beginning ahead is worth. Errors: as `run_serving`."""
     chosen = choose(heldout(), problems + speculation.WARM_UP, seed)
@@ -198,11 +214,11 @@ def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, th
 
 
 @asynccontextmanager
-async def _client(target: Target, connections: int) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of the server to be measured."""
+async def _client(target: Target, connections: int, *options: str) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the server to be measured; ``options``: of a server of our own."""
     headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     async with AsyncExitStack() as stack:
-        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm))
+        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm, *options))
         client = httpx.AsyncClient(base_url=url, headers=headers, limits=httpx.Limits(max_connections=connections))
         yield await stack.enter_async_context(client)
 

@@ -20,9 +20,10 @@ POLL_S = 0.25
 
 
 @asynccontextmanager
-async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
-    """The URL of a server of our own that has just started with default settings. Errors: as `served`."""
-    command = ("cos.server.cli", "--policy", policy, "--prm", prm)
+async def own_server(policy: str, prm: str, *options: str) -> AsyncGenerator[str]:
+    """The URL of a server of our own that has just started, with default settings but for ``options``. Errors: as
+    `served`."""
+    command = ("cos.server.cli", "--policy", policy, "--prm", prm, *options)
     async with served(command, "/ready", {}) as url:
         yield url
 

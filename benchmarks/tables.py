@@ -118,6 +118,22 @@ def show_limit(facts: Facts) -> None:
     Console(stderr=True).print(table)
 
 
+def show_metrics_cost(facts: Facts) -> None:
+    """Both servers at each level."""
+    columns = ("concurrency", "metrics", "searches/s", "p50 s", "p95 s")
+    table = _table("Counting and not counting", columns)
+    for row in facts["results"]:
+        for way in ("on", "off"):
+            told: Facts = row[way]
+            numbers = (f"{told[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
+            table.add_row(str(row["concurrency"]), way, *numbers)
+    console = Console(stderr=True)
+    console.print(table)
+    for row in facts["results"]:
+        spread = f"95 % CI {row['ratio_ci_low']:.3f} - {row['ratio_ci_high']:.3f}"
+        console.print(f"Searches/s at {row['concurrency']}, on over off: {row['ratio']:.3f}, {spread}")
+
+
 def show_speculation(facts: Facts) -> None:
     """Latency both ways."""
     table = _table(f"{facts['strategy']}, one search at a time", ("begins ahead", "p50 ms", "p95 ms"))

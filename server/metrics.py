@@ -22,6 +22,8 @@ Outcome = Literal["ok", "partial", "rejected", "failed", "cancelled"]
 # vLLM's request latencies, so that the two can be laid over each other; searches need the long tail.
 _SECONDS = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960)
 _SHORT_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# Fewer: there are as many histograms of these as strategies times stages.
+_STAGE_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
@@ -103,7 +105,7 @@ class Metrics:
             "Time that a search spent in a stage: queue, decode, open, generate, score, vote, select. They add up to "
             "its wall time.",
             "strategy stage",
-            _SHORT_SECONDS,
+            _STAGE_SECONDS,
         )
         self.depth = self._histogram(
             "cos_search_depth_steps", "Candidates in the chain that a search ended with.", "strategy", _DEPTHS

@@ -225,3 +225,29 @@ async def test_a_listener_changes_no_tree(strategy: str) -> None:
     assert told is not None
     assert (told.tree, told.chain, told.finish_reason) == (plain.tree, plain.chain, plain.finish_reason)
     assert heard
+
+
+@given(
+    strategy=st.sampled_from(sorted(menu())),
+    n=st.integers(1, 5),
+    seed=st.integers(0, 999),
+    share=st.sampled_from([0.0, 0.1]),
+    limits=st.builds(Limits, tokens=st.none() | st.integers(50, 1_500), live_sequences=st.integers(1, 6)),
+)
+@settings(max_examples=40)
+async def test_every_draw_that_was_begun_is_a_candidate_aborted_failed_or_asked(
+    strategy: str, n: int, seed: int, share: float, limits: Limits
+) -> None:
+    watch, heard = timekeeper()
+    result = await timed(watch, strategy, engine(seed, share), engine(seed + 1, share), n, limits)
+    drawn = [piece for piece in heard if piece.kind == "draw"]
+    assert watch.failed("draw") == sum(piece.outcome == "failed" for piece in drawn)
+    assert watch.aborted("draw") == sum(piece.outcome == "aborted" for piece in drawn)
+    if result is None:
+        return
+    usage = result.usage
+    begun = sum(piece.path is not None and piece.outcome != "failed" for piece in drawn)
+    assert usage.candidates + usage.candidates_aborted == begun
+    assert usage.candidates_duplicate <= usage.candidates - len(result.chain.candidates)
+    assert (usage.candidates_duplicate == 0) == (usage.tokens_duplicate == 0)
+    assert usage.requests_failed == watch.failed("draw") + watch.failed("read")
