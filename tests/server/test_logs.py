@@ -1,6 +1,7 @@
 """What the server logs: every line whole and with its request, one for each request, and nothing that users said."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, story
 from cos.search.errors import EngineError
 from cos.search.types import Question
-from cos.server.logs import ENGINES, JsonLines, TextLines, about
+from cos.server.logs import ENGINES, JsonLines, TextLines, about, tell_unheard
 from tests.server.support import body, data_uri, listening, picture_bytes, served, until
 from tests.server.test_broken_off import chat_body
 from tests.server.test_cli import COMMAND, ended
@@ -254,6 +255,23 @@ def test_the_message_of_an_unforeseen_error_is_told_where_questions_are() -> Non
             logging.getLogger("cos").exception("failed")
     assert "several" in log.lines[0]["error"]
     assert "KeyError: 'one'" in log.lines[0]["error"]
+
+
+async def test_an_error_that_nobody_waited_for_is_told_without_what_it_says(log: Log) -> None:
+    async def fail() -> None:
+        raise ValueError(CANARY)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(tell_unheard)
+    task = loop.create_task(fail())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+    (line,) = [line for line in log.lines if line["logger"] == "asyncio" and line["level"] == "error"]
+    assert line["message"] == "Task exception was never retrieved"
+    assert "builtins.ValueError" in line["error"]
+    assert CANARY not in log.everything
 
 
 ODD = st.text(st.characters(codec=None), max_size=40) | st.sampled_from(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -169,6 +170,15 @@ async def test_an_openai_chat_and_a_stream_have_spans_too() -> None:
         ("POST /solve", "ok"),
     ]
     assert len(told.named("open")) == 2
+
+
+async def test_every_attribute_stands_in_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text(encoding="utf-8")
+    async with traced(questions=True) as (server, told):
+        await server.solve(strategy="beam", n=4)
+        await server.solve(n=999)
+    names = {name for span in told.spans for name in of(span)}
+    assert {name for name in names if f"`{name}`" not in docs and f"`.{name.rpartition('.')[2]}`" not in docs} == set()
 
 
 async def test_other_requests_have_no_spans() -> None:
