@@ -119,19 +119,18 @@ class Recording:
     def spans(self, *, failed: bool) -> list[Span]:
         """The parts of its request. ``failed``: whether the request failed, so that what it failed at did, too."""
         model = self.job.model if self.job else ""
-        pathless = [_work(piece, model, failed=failed) for piece in self.heard if piece.path is None]
-        placed = sorted((piece for piece in self.heard if piece.path is not None), key=_place)
+        spans = [_work(piece, model, failed=failed) for piece in self.heard if piece.path is None]
+        placed = sorted(
+            (piece for piece in self.heard if piece.path is not None),
+            key=lambda piece: (_depth(piece), _place(piece), piece.began),
+        )
         fates = self.fates()
-        candidates = [
-            self._candidate(path, [*pieces], fates.get(path), model)
-            for path, pieces in groupby(placed, key=lambda piece: piece.path or ())
-        ]
-        candidates.sort(key=lambda span: span.attributes["cos.depth"])  # pyright: ignore[reportArgumentType, reportCallIssue]
-        levels = [
-            _around(f"level {depth}", [*parts], {"cos.depth": depth})
-            for depth, parts in groupby(candidates, key=lambda span: int(str(span.attributes["cos.depth"])))
-        ]
-        return sorted((*pathless, *levels), key=lambda span: span.began)
+        for depth, level in groupby(placed, key=_depth):
+            candidates = [
+                self._candidate(path, [*pieces], fates.get(path), model) for path, pieces in groupby(level, key=_place)
+            ]
+            spans.append(_around(f"level {depth}", candidates, {"cos.depth": depth}))
+        return sorted(spans, key=lambda span: span.began)
 
     def fates(self) -> dict[Path, Fate]:
         """What became of each written candidate. Nothing is known of that where the search did not come to its end."""
@@ -152,9 +151,10 @@ class Recording:
         return fates
 
     def _candidate(self, path: Path, pieces: Sequence[Interval], fate: Fate | None, model: str) -> Span:
+        """``pieces``: what was done for it, in the order in which it was begun."""
         candidate = self.written.get(path)
         attributes: dict[str, Value] = {"cos.path": list(path), "cos.depth": len(path)}
-        draws = sorted((piece for piece in pieces if piece.kind == "draw"), key=lambda piece: piece.began)
+        draws = [piece for piece in pieces if piece.kind == "draw"]
         attributes["cos.begun_ahead"] = bool(draws) and draws[-1].ahead
         if candidate is None:
             fate = "failed" if draws and draws[-1].outcome == "failed" else "aborted"
@@ -165,12 +165,16 @@ class Recording:
         if fate is not None:
             attributes["cos.fate"] = fate
         name = f"candidate {'.'.join(map(str, path))}"
-        works = [_work(piece, model, failed=True) for piece in sorted(pieces, key=lambda piece: piece.began)]
+        works = [_work(piece, model, failed=True) for piece in pieces]
         return _around(name, works, attributes, failed=fate == "failed")
 
 
 def _place(piece: Interval) -> Path:
     return piece.path or ()
+
+
+def _depth(piece: Interval) -> int:
+    return len(_place(piece))
 
 
 def _work(piece: Interval, model: str, *, failed: bool) -> Span:
