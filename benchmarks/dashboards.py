@@ -9,7 +9,8 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import httpx
 from cos.benchmarks.boards import MAY_BE_EMPTY, Census, Window, panels, rules
 from cos.benchmarks.latency_picture import Drawn, read
 from cos.benchmarks.prometheus import Prometheus, scraping
+from cos.benchmarks.serving import Body
 from cos.benchmarks.supervisor import Outage, Supervised, supervised
 from cos.benchmarks.troubles import load, mixed, troubles
 from cos.checkpoints import LedgerProblem
@@ -99,19 +101,7 @@ async def measure(
         await census.look(stage.prometheus)
         fired.update(alert["labels"]["alertname"] for alert in await stage.prometheus.alerts())
 
-    tell(f"{plan.seconds:g} s of mixed load, {plan.concurrency} searches at once")
-    began, over = time.time(), asyncio.Event()
-    under_load = asyncio.create_task(load(stage.client, requests, plan.concurrency, over))
-    await asyncio.sleep(plan.seconds / 2)
-    await look()
-    tell("an engine process is killed")
-    await stage.server.signal_engine(0, signal.SIGKILL)
-    await stage.server.restarted(1)
-    tell("the server is ready again")
-    await asyncio.sleep(plan.seconds / 2)
-    over.set()
-    ended_so = await under_load
-    story = Story(began, time.time(), tuple(stage.server.outages))
+    ended_so, story = await _killed(stage, plan, requests, look, tell)
     await look()
 
     tell("troubles that clients make, limits, a full queue")
@@ -129,6 +119,33 @@ async def measure(
     finally:
         await stage.server.signal_engine(-1, signal.SIGCONT)
     return {**facts(census), "alerts_active": sorted(fired), "requests": dict(ended_so)}, story
+
+
+async def _killed(
+    stage: Stage,
+    plan: Plan,
+    requests: Iterator[Body],
+    look: Callable[[], Awaitable[None]],
+    tell: Callable[[str], None],
+) -> tuple[Counter[str], Story]:
+    """Load, in the midst of which an engine is killed: how requests ended, and when what happened."""
+    tell(f"{plan.seconds:g} s of mixed load, {plan.concurrency} searches at once")
+    began, over = time.time(), asyncio.Event()
+    under_load = asyncio.create_task(load(stage.client, requests, plan.concurrency, over))
+    try:
+        await asyncio.sleep(plan.seconds / 2)
+        await look()
+        tell("an engine process is killed")
+        await stage.server.signal_engine(0, signal.SIGKILL)
+        await stage.server.restarted(1)
+        tell("the server is ready again")
+        await asyncio.sleep(plan.seconds / 2)
+        over.set()
+        ended_so = await under_load
+    finally:
+        under_load.cancel()
+        await asyncio.wait([under_load])
+    return ended_so, Story(began, time.time(), tuple(stage.server.outages))
 
 
 async def drawn(stage: Stage, plan: Plan, story: Story) -> Drawn:
