@@ -113,8 +113,8 @@ def _candidates() -> Panel:
     return lines(
         "Candidate steps an answer, by fate",
         "What became of the candidate steps of one answer. kept: in the answer's chain. pruned: lost against others. "
-        "duplicate: said what another one said. aborted: begun, not written to the end. Many aborted ones: searches "
-        "meet limits, or clients leave.",
+        "duplicate: said what another one said. aborted: begun, and broken off or not wanted after all. Many aborted "
+        "ones: much is begun ahead in vain (see below), searches meet limits, or clients leave.",
         "short",
         [Query(_an_answer(of_strategy(CANDIDATES), "fate"), "{{fate}}")],
         look=STACKED,

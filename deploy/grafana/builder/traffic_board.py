@@ -141,9 +141,9 @@ def _rejections() -> Panel:
 def _limits() -> Panel:
     return lines(
         "Searches that a limit ended, by limit",
-        "Searches that met a limit before their end, a second: tokens, PRM reads, seconds, steps, or the end of the "
-        "server. Their answer is the best so far. Many of them: raise the limit, or see which strategy asks for too "
-        "much.",
+        "Searches that a limit ended or narrowed, a second: tokens, PRM reads, seconds, max_steps, truncated (a "
+        "step's own tokens), or the end of the server. Their answer is the best so far. Many of them: raise the "
+        "limit, or see which strategy asks for too much.",
         "short",
         [Query(per_second(of_strategy("cos_search_limits_total"), "limit"), "{{limit}}")],
         look=STACKED,
