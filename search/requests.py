@@ -255,7 +255,7 @@ class Requests:
         for _ in range(ATTEMPTS):
             await self._live.enter()
             try:
-                with self._watch.during("draw", path):
+                with self._watch.during("draw", path, ahead=draw.priority == AHEAD_PRIORITY):
                     drawn = await session.draw(continuation, draw)
             except EngineDead:
                 raise

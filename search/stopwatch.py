@@ -38,6 +38,8 @@ class Interval(Struct, frozen=True, gc=False):
     """`time.perf_counter` seconds."""
     ended: float
     outcome: Outcome
+    ahead: bool = False
+    """Whether it was begun before it was decided that it is wanted."""
 
 
 Listener = Callable[[Interval], None]
@@ -57,10 +59,10 @@ class Stopwatch:
         """When it was started, `time.perf_counter` seconds."""
         return self._hands.started
 
-    def during(self, work: Work, path: Path | None = None) -> AbstractContextManager[None]:
+    def during(self, work: Work, path: Path | None = None, *, ahead: bool = False) -> AbstractContextManager[None]:
         """Counts what happens inside as work under way, however it ends."""
         lap = self._laps[work]
-        return lap if self._listener is None else _Told(lap, work, path, self._listener)
+        return lap if self._listener is None else _Told(lap, work, path, self._listener, ahead=ahead)
 
     def failed(self, work: Work) -> int:
         """Pieces of work that ended with an error."""
@@ -137,9 +139,10 @@ class _Lap(AbstractContextManager[None]):
 class _Told(AbstractContextManager[None]):
     """One piece of work that a listener hears of."""
 
-    __slots__ = ("_began", "_lap", "_listener", "_path", "_work")
+    __slots__ = ("_ahead", "_began", "_lap", "_listener", "_path", "_work")
 
-    def __init__(self, lap: _Lap, work: Work, path: Path | None, listener: Listener) -> None:
+    def __init__(self, lap: _Lap, work: Work, path: Path | None, listener: Listener, *, ahead: bool) -> None:
+        self._ahead = ahead
         self._lap = lap
         self._work: Work = work
         self._path = path
@@ -153,4 +156,4 @@ class _Told(AbstractContextManager[None]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._lap.__exit__(kind, error, tb)
         outcome: Outcome = "done" if kind is None else "failed" if issubclass(kind, Exception) else "aborted"
-        self._listener(Interval(self._work, self._path, self._began, time.perf_counter(), outcome))
+        self._listener(Interval(self._work, self._path, self._began, time.perf_counter(), outcome, self._ahead))

@@ -33,7 +33,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Scope
 
 from cos.search.errors import BadImage, CosError, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.tasks import forget_traceback
@@ -191,13 +190,16 @@ def error_response(error: Exception, path: str = "") -> Response:
     return JSONResponse(error_reply(error).model_dump(), status, dict(fault.headers))
 
 
-def log_error(error: Exception, scope: Scope) -> None:
-    """Writes down what a client is not told, under its request's id."""
+def log_error(error: Exception) -> None:
+    """Writes down what a client is not told. What an error says that nobody foresaw may quote the request: the log's
+    form decides whether it is told."""
     fault = fault_of(error)
-    if fault.status >= 500:
-        request_id = scope.get("state", {}).get("request_id", "-")
-        unforeseen = error if fault.code == "internal_error" else None
-        logger.error("request %s: %s: %s", request_id, fault.code, error, exc_info=unforeseen)
+    if fault.status < 500:
+        return
+    if fault.code == "internal_error":
+        logger.error("%s: %s", fault.code, type(error).__name__, exc_info=error)
+    else:
+        logger.error("%s: %s", fault.code, error)
 
 
 def input_error(error: ValidationError) -> InputError:
@@ -230,7 +232,9 @@ def install_error_handlers(app: FastAPI) -> None:
     """Tells every error of a route in the one shape."""
 
     async def tell(request: Request, error: Exception) -> Response:
-        log_error(error, request.scope)
+        log_error(error)
+        if (account := request.scope["state"].get("account")) is not None:
+            account.error = fault_of(error).code
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
         return error_response(error, request.scope["path"])

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from cos.search.errors import ImageFault
 from cos.server.admission import Admission, Refusal
+from cos.server.recording import Recording
 from cos.server.traces import Status
 from cos.server.watch import ENGINES, Watch
 
@@ -36,13 +37,24 @@ class Account:
     request_id: str = ""
     strategy: str = ""
     outcome: Outcome | None = None
+    tokens: int | None = None
+    """Tokens that its search has generated; None where none began."""
+    question: str | None = None
+    """What was asked, where it may be told."""
+    error: str | None = None
+    """The code of the error that its reply tells."""
+    recording: Recording | None = field(default=None, repr=False)
+    """Hears of its search, where that is to become spans."""
     arrived: float = field(default_factory=time.perf_counter)
     """`time.perf_counter` seconds."""
 
     @property
     def exemplar(self) -> dict[str, str] | None:
         """What a latency is to be traced back by."""
-        return {"request_id": self.request_id} if self.request_id else None
+        if not self.request_id:
+            return None
+        trace = {"trace_id": self.recording.trace_id} if self.recording else {}
+        return {"request_id": self.request_id, **trace}
 
 
 class Metrics:

@@ -12,14 +12,14 @@ from cos.engines.checkpoint import takes_system_text
 from cos.engines.launch import Engines, launch
 from cos.prm.pair import Pair, pair
 from cos.search.errors import BadImage, EngineDead, InputError, SearchFailed
-from cos.search.events import Answered, Event, Opened
+from cos.search.events import Answered, Event, Opened, Written
 from cos.search.math_answers import MathComparer
 from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
 from cos.search.types import Picture, Question, Result
 from cos.server.admission import Admission
-from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout
+from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout, fault_of
 from cos.server.exposition import Exposition, Source
 from cos.server.images import ImageReader, Upload
 from cos.server.jobs import Job, Planner
@@ -191,8 +191,13 @@ class Run:
         self._upload = upload
         self._account = account
         self._traces = traces
-        self._watch = Stopwatch()
+        self._recording = account.recording
+        self._watch = Stopwatch(self._recording.hear if self._recording else None)
         account.strategy = job.spec.strategy.name
+        if self._recording is not None:
+            self._recording.job = job
+        if service.settings.log_questions:
+            account.question = job.question.text
 
     async def finish(self, tell: Tell | None = None) -> SolveReply:
         """The reply, once the search is over; ``tell`` hears of every event. Cancel it to abort the search.
@@ -202,11 +207,11 @@ class Run:
         self._account.outcome = "cancelled"
         try:
             result = await self._admitted(tell)
-        except (InputError, Overloaded, Draining, EngineStuck, SearchFailed):
-            self._account.outcome = "rejected"
+        except (InputError, Overloaded, Draining, EngineStuck, SearchFailed) as error:
+            self._account.outcome, self._account.error = "rejected", fault_of(error).code
             raise
-        except Exception:
-            self._account.outcome = "failed"
+        except Exception as error:
+            self._account.outcome, self._account.error = "failed", fault_of(error).code
             raise
         self._account.outcome = "ok" if result.is_complete else "partial"
         if self._traces is not None:
@@ -248,8 +253,7 @@ class Run:
             async with aclosing(searching) as events:
                 async for event in events:
                     meter.see(event)
-                    if isinstance(event, Opened):
-                        self.prompt_tokens = event.prompt_tokens
+                    self._note(event)
                     if tell is not None:
                         tell(event)
                     if isinstance(event, Answered):
@@ -263,3 +267,16 @@ class Run:
                 raise SearchTimeout(f"no candidate within {seconds:g} s; allow more budget.seconds") from error
             raise
         raise AssertionError("a search ends with Answered or an error")
+
+    def _note(self, event: Event) -> None:
+        if self._recording is not None:
+            self._recording.see(event)
+        match event:
+            case Opened(_, prompt_tokens):
+                self.prompt_tokens, self._account.tokens = prompt_tokens, 0
+            case Written(candidate):
+                self._account.tokens = (self._account.tokens or 0) + len(candidate.token_ids)
+            case Answered(result):
+                self._account.tokens = result.usage.tokens_generated
+            case _:
+                pass

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +127,9 @@ class TraceStore:
             self._waiting.release()
             self._count("failed")
             return
-        done.add_done_callback(lambda done: self._note(job.id, done))
+        # It is called by the thread, which is to log under the request's id.
+        context = copy_context()
+        done.add_done_callback(lambda done: context.run(self._note, job.id, done))
 
     def _store(self, job: Job, result: Result, ended: datetime) -> None:
         text = trace_of(job, result, self._policy, self._prm, ended).model_dump_json()
@@ -140,7 +143,9 @@ class TraceStore:
     def _note(self, name: str, done: "Future[None]") -> None:
         self._waiting.release()
         if (error := done.exception()) is not None:
-            logger.error("trace %s was not stored: %s", name, error)
+            # What the disk says names a file; what anything else says may quote the search.
+            told = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("trace %s was not stored: %s", name, told)
         self._count("stored" if error is None else "failed")
 
     async def close(self) -> None:
