@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,9 @@ class Exposition:
                 if found.name not in families:
                     families[found.name] = source.name, Metric(found.name, found.documentation, found.type, found.unit)
                 _, family = families[found.name]
-                for sample in found.samples:
-                    # When a series was created is noise here: every one of them is as old as the process.
-                    if not sample.name.endswith("_created"):
-                        labels = {**sample.labels, **source.labels} if source.labels else sample.labels
-                        family.samples.append(sample._replace(labels=labels))
+                # When a series was created is noise here: every one of them is as old as the process.
+                kept = (sample for sample in found.samples if not sample.name.endswith("_created"))
+                family.samples += [_labelled(sample, source.labels) for sample in kept] if source.labels else kept
         return families.values()
 
     def _collected(self, source: Source) -> Iterator[Metric]:
@@ -101,6 +100,10 @@ def _written(family: Metric, encode: Callable[..., bytes]) -> bytes:
         # as _ wherever OpenMetrics is asked for, as Prometheus does: no query for them would find anything.
         return encode(_Alone(family), escaping=ALLOWUTF8)
     return encode(_Alone(family))
+
+
+def _labelled(sample: Sample, labels: Mapping[str, str]) -> Sample:
+    return Sample(sample.name, {**sample.labels, **labels}, *sample[2:])
 
 
 class _Alone(Collector):

@@ -208,7 +208,8 @@ async def test_a_listener_hears_how_work_ended() -> None:
                     raise error
         except (EngineError, InputError):
             pass
-    task = asyncio.create_task(timed(watch, "best_of_n", engine(1, longest_s=1.0), engine(2)))
+    slow = ScriptedEngine(Script(delay=lambda kind, number: 60.0))
+    task = asyncio.create_task(timed(watch, "best_of_n", slow, engine(2)))
     await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
