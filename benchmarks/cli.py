@@ -160,6 +160,9 @@ def serving(
     against: Annotated[
         str | None, typer.Option(help="barrier: search level by level, one at a time, beside it.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="off,on", help="Two servers in turns, one that counts and one that does not.")
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     seed: Seed = 0,
@@ -172,7 +175,8 @@ def serving(
     json_only: JsonOnly = False,
 ) -> None:
     """Searches a second over HTTP, and their latency; with --against barrier in process, beside what peers do."""
-    from cos.benchmarks.commands import Job, Target, run_barrier, run_serving
+    from cos.benchmarks.commands import Job, Target, run_barrier, run_metrics_cost, run_serving
+    from cos.benchmarks.metrics_cost import check_ways
     from cos.benchmarks.serving import Load, parse_levels
     from cos.benchmarks.setting import Setting, prm_for, score_kind
     from cos.search.errors import InputError
@@ -188,11 +192,17 @@ def serving(
         score=score_kind(score, judge),
         aggregation=aggregation,
     ).fitted()
+    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
     if against is not None:
         if against != "barrier":
             raise InputError(f"--against {against}: there is only barrier", "against")
-        job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
         asyncio.run(run_barrier(job, setting, load.levels, rounds))
+        return
+    if metrics is not None:
+        check_ways(metrics)
+        if url is not None:
+            raise InputError("--metrics starts two servers of its own; leave --url out", "metrics")
+        asyncio.run(run_metrics_cost(job, setting, load.levels, rounds))
         return
     target = Target(url=url, api_key=api_key, policy=policy, prm=judge)
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))
@@ -301,6 +311,36 @@ def training(
     from cos.benchmarks.commands import run_training
 
     run_training(seed, json_only=json_only, repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
+
+
+@benches.command()
+def dashboards(
+    seconds: Annotated[float, typer.Option(min=10, help="Seconds of mixed load; half-way, an engine is killed.")] = 60,
+    concurrency: Concurrency = 4,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the latency board there.")] = None,
+    deploy: Annotated[Path | None, typer.Option(help="Folder with grafana/ and prometheus/; this checkout's.")] = None,
+    seed: Seed = 0,
+    policy: Policy = "cos-tiny",
+    prm: Prm = None,
+    json_only: JsonOnly = False,
+) -> None:
+    """Whether every panel, alert and recording rule has data: a server under load and in trouble, and a Prometheus."""
+    from cos.benchmarks.boards import DEPLOY
+    from cos.benchmarks.commands import run_dashboards
+    from cos.benchmarks.dashboards import Plan
+    from cos.benchmarks.quality import check_picture
+    from cos.benchmarks.setting import prm_for
+
+    check_picture(picture, "--picture")
+    plan = Plan(
+        policy=policy,
+        prm=prm_for(policy, prm),
+        deploy=deploy or DEPLOY,
+        seconds=seconds,
+        concurrency=concurrency,
+        seed=seed,
+    )
+    asyncio.run(run_dashboards(plan, picture, json_only=json_only))
 
 
 benches.command()(reproduce)

@@ -3,13 +3,25 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 import typer
 
-from cos.benchmarks import barrier, cost, limit, orchestrator, pool, serving, speculation
+from cos.benchmarks import (
+    barrier,
+    cost,
+    dashboards,
+    limit,
+    metrics_cost,
+    orchestrator,
+    pool,
+    serving,
+    speculation,
+)
 from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
+from cos.benchmarks.latency_picture import draw
 from cos.benchmarks.peers.measure import Contest, Peer, beside
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
@@ -19,7 +31,9 @@ from cos.benchmarks.tables import (
     show_barrier,
     show_comparison,
     show_cost,
+    show_dashboards,
     show_limit,
+    show_metrics_cost,
     show_orchestrator,
     show_peers,
     show_serving,
@@ -29,6 +43,7 @@ from cos.benchmarks.tables import (
 from cos.checkpoints import LedgerProblem, heldout
 from cos.engines.collector import spare_the_collector
 from cos.prm.pair import Pair
+from cos.search.errors import CosError
 from cos.training.accuracy import choose
 from cos.training.engines import running
 from cos.training.provenance import Facts, machine, provenance
@@ -176,6 +191,21 @@ async def run_serving(target: Target, load: serving.Load, setting: Setting, seed
     _print({**facts, **setting.facts(), "seed": seed, "provenance": _where(target)})
 
 
+async def run_metrics_cost(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
+    """What counting costs. Errors: as `run_serving`."""
+    async with AsyncExitStack() as stack:
+        clients: dict[str, httpx.AsyncClient] = {}
+        for name, option in metrics_cost.OPTIONS.items():
+            target = Target(url=None, api_key=None, policy=job.policy, prm=job.prm)
+            clients[name] = await stack.enter_async_context(_client(target, max(levels) + 1, option))
+        facts = await metrics_cost.measure(
+            clients["on"], clients["off"], job.every(), setting, levels, rounds, job.seed
+        )
+    if not job.json_only:
+        show_metrics_cost(facts)
+    _print({**facts, **setting.facts(), **job.provenance()})
+
+
 async def run_speculation(target: Target, problems: int, setting: Setting, seed: int, *, json_only: bool) -> None:
     """What beginning ahead is worth. Errors: as `run_serving`."""
     chosen = choose(heldout(), problems + speculation.WARM_UP, seed)
@@ -184,6 +214,20 @@ async def run_speculation(target: Target, problems: int, setting: Setting, seed:
     if not json_only:
         show_speculation(facts)
     _print({**facts, **_where(target)})
+
+
+async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_only: bool) -> None:
+    """Panels, alerts and rules that have data. Errors: CosError where one has none and is not on the list of those that
+    may."""
+    async with dashboards.staged(plan) as stage:
+        facts, story = await dashboards.measure(stage, plan, heldout(), partial(typer.echo, err=True))
+        if not json_only:
+            show_dashboards(facts)
+        if picture is not None:
+            draw(picture, await dashboards.drawn(stage, plan, story))
+    _print({**facts, "seed": plan.seed, **provenance(plan.policy, plan.prm)})
+    if facts["empty"]:
+        raise CosError(f"no data, and no reason to have none: {'; '.join(facts['empty'])}")
 
 
 def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, threads: int, compiled: bool) -> None:
@@ -198,11 +242,11 @@ def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, th
 
 
 @asynccontextmanager
-async def _client(target: Target, connections: int) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of the server to be measured."""
+async def _client(target: Target, connections: int, *options: str) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the server to be measured; ``options``: of a server of our own."""
     headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     async with AsyncExitStack() as stack:
-        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm))
+        url = target.url or await stack.enter_async_context(own_server(target.policy, target.prm, *options))
         client = httpx.AsyncClient(base_url=url, headers=headers, limits=httpx.Limits(max_connections=connections))
         yield await stack.enter_async_context(client)
 

@@ -11,10 +11,10 @@ DOTS_PER_INCH = 120
 COSTS = (("policy_tokens", "policy tokens a problem"), ("prm_reads", "PRM reads a problem"))
 
 
-def check_picture(path: Path | None) -> None:
+def check_picture(path: Path | None, flag: str = "--plot") -> None:
     """Errors: InputError for a picture that could not be written at the end."""
     if path is not None and (path.suffix != ".png" or not path.absolute().parent.is_dir()):
-        raise InputError(f"--plot {path}: give a .png file in a folder that exists", "plot")
+        raise InputError(f"{flag} {path}: give a .png file in a folder that exists", flag.lstrip("-"))
 
 
 def plot_quality(path: Path, rows: Sequence[Facts]) -> None:

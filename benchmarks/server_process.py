@@ -20,9 +20,10 @@ POLL_S = 0.25
 
 
 @asynccontextmanager
-async def own_server(policy: str, prm: str) -> AsyncGenerator[str]:
-    """The URL of a server of our own that has just started with default settings. Errors: as `served`."""
-    command = ("cos.server.cli", "--policy", policy, "--prm", prm)
+async def own_server(policy: str, prm: str, *options: str) -> AsyncGenerator[str]:
+    """The URL of a server of our own that has just started, with default settings but for ``options``. Errors: as
+    `served`."""
+    command = ("cos.server.cli", "--policy", policy, "--prm", prm, *options)
     async with served(command, "/ready", {}) as url:
         yield url
 
@@ -34,32 +35,41 @@ async def served(module: Sequence[str], ready: str, environment: Mapping[str, st
 
     Errors: CosError with the end of its log when it does not start.
     """
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COS_")}
     with tempfile.TemporaryDirectory(prefix="cos-bench-") as folder:
         log = Path(folder) / "server.log"
-        with log.open("wb") as sink:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)),
-                stdout=sink,
-                stderr=sink,
-                env={**kept, **environment},
-            )
+        process = await start(module, port, environment, log)
         try:
-            await _until_ready(f"{url}{ready}", process, log)
+            await until_ready(f"{url}{ready}", process, log)
             yield url
         finally:
-            await _stop(process)
+            await stop(process)
 
 
-def _free_port() -> int:
+async def start(
+    module: Sequence[str], port: int, environment: Mapping[str, str], log: Path
+) -> asyncio.subprocess.Process:
+    """A Python module with its options, begun as a server on this machine; ``log`` grows by what it prints."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COS_")}
+    with log.open("ab") as sink:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)),
+            stdout=sink,
+            stderr=sink,
+            env={**kept, **environment},
+        )
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+async def until_ready(url: str, process: asyncio.subprocess.Process, log: Path, what: str = "the server") -> None:
+    """Waits until a server answers at a URL. Errors: CosError with the end of its log when it ends or never does."""
     async with httpx.AsyncClient(timeout=5.0) as client:
         for _ in range(int(START_S / POLL_S)):
             if process.returncode is not None:
@@ -72,10 +82,10 @@ async def _until_ready(url: str, process: asyncio.subprocess.Process, log: Path)
             await asyncio.sleep(POLL_S)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
     why = "did not start" if process.returncode is None else f"ended with status {process.returncode}"
-    raise CosError(f"the server {why}; the end of its log:\n{tail}")
+    raise CosError(f"{what} {why}; the end of its log:\n{tail}")
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process) -> None:
     """Asks it to stop, and insists when it does not."""
     if process.returncode is not None:
         return

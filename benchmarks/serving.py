@@ -168,6 +168,5 @@ async def _search(client: httpx.AsyncClient, level: Level, body: Body) -> None:
     level.latencies_s.append(time.perf_counter() - started)
     reply = response.json()
     level.usage.update(reply["usage"])
-    timings = reply["timings"]
-    if timings["first_candidate_s"] is not None:
-        level.first_step_s.append(timings["queue_s"] + timings["first_candidate_s"])
+    if (first := reply["timings"]["first_candidate_s"]) is not None:
+        level.first_step_s.append(first)

@@ -118,6 +118,22 @@ def show_limit(facts: Facts) -> None:
     Console(stderr=True).print(table)
 
 
+def show_metrics_cost(facts: Facts) -> None:
+    """Both servers at each level."""
+    columns = ("concurrency", "metrics", "searches/s", "p50 s", "p95 s")
+    table = _table("Counting and not counting", columns)
+    for row in facts["results"]:
+        for way in ("on", "off"):
+            told: Facts = row[way]
+            numbers = (f"{told[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
+            table.add_row(str(row["concurrency"]), way, *numbers)
+    console = Console(stderr=True)
+    console.print(table)
+    for row in facts["results"]:
+        spread = f"95 % CI {row['ratio_ci_low']:.3f} - {row['ratio_ci_high']:.3f}"
+        console.print(f"Searches/s at {row['concurrency']}, on over off: {row['ratio']:.3f}, {spread}")
+
+
 def show_speculation(facts: Facts) -> None:
     """Latency both ways."""
     table = _table(f"{facts['strategy']}, one search at a time", ("begins ahead", "p50 ms", "p95 ms"))
@@ -141,6 +157,18 @@ def show_orchestrator(facts: Facts) -> None:
     console.print(table)
     other, text = facts["bytes_per_search"] / 1024, facts["text_bytes_per_search"] / 1024
     console.print(f"A live search takes {other:.1f} KiB beside its text, which takes {text:.1f}")
+
+
+def show_dashboards(facts: Facts) -> None:
+    """How many have data, and what has none."""
+    table = _table("Dashboards, alerts and recording rules", ("kind", "all", "with data"))
+    for kind, answered in (("panels", "with_data"), ("alerts", "alerts_with_data"), ("rules", "rules_with_data")):
+        table.add_row(kind, str(facts[kind]), str(facts[answered]))
+    console = Console(stderr=True)
+    console.print(table)
+    for name, reason in facts["allowed"].items():
+        console.print(f"{name}: empty, because {reason}")
+    console.print(f"Alerts that were pending or fired: {', '.join(facts['alerts_active']) or 'none'}")
 
 
 def show_training(facts: Facts) -> None:

@@ -88,7 +88,7 @@ class _Teller:
             finish_reason=result.finish_reason,
             complete=result.is_complete,
             usage=models.Usage(**asdict(result.usage)),
-            timings=models.Timings(queue_s=0.0, **asdict(result.timings)),
+            timings=models.Timings(**asdict(result.timings)),
             warnings=(*result.warnings, *hesitation(chain, self._spec.ruler)),
             tree=tuple(_node(candidate, kept=candidate.path in kept) for candidate in result.tree),
         )

@@ -99,7 +99,10 @@ class Usage(Model):
     policy_prompt_tokens: int
     policy_cached_tokens: int
     candidates: int
+    candidates_duplicate: int
+    candidates_aborted: int
     candidates_begun_ahead: int
+    candidates_begun_in_vain: int
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int
@@ -108,13 +111,25 @@ class Usage(Model):
     requests_failed: int
 
 
-class Timings(Model):
-    """Wall time, seconds."""
+class Stages(Model):
+    """Where the wall time of a search went, seconds. At each instant it is in exactly one stage."""
 
     queue_s: float
+    decode_s: float
     open_s: float
+    generate_s: float
+    score_s: float
+    vote_s: float
+    select_s: float
+
+
+class Timings(Model):
+    """Wall time, seconds, from when the search was asked for: its wait for a place counts."""
+
     first_candidate_s: float | None
     total_s: float
+    stages: Stages
+    """They add up to the total."""
 
 
 class Solution(Model):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from cos.search.errors import BadImage, InputError
+from cos.search.errors import BadImage, ImageFault, InputError
 from cos.search.types import Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -53,9 +53,9 @@ class Origin:
     param: str = "image"
     """The value that is to blame; see `InputError`."""
 
-    def refused(self, why: str) -> BadImage:
+    def refused(self, why: str, fault: ImageFault) -> BadImage:
         """The error of a picture that cannot be used."""
-        return BadImage(f"{self.name}: {why}", self.param)
+        return BadImage(f"{self.name}: {why}", self.param, fault)
 
 
 def of_file(path: str) -> Origin:
@@ -72,11 +72,12 @@ def read_file(path: str, limits: PictureLimits = SERVED) -> bytes:
             size = os.fstat(file.fileno()).st_size
     except (OSError, ValueError) as error:
         # A ValueError is a path with a NUL character in it.
-        raise origin.refused(f"cannot be read: {getattr(error, 'strerror', error)}") from error
+        raise origin.refused(f"cannot be read: {getattr(error, 'strerror', error)}", "unreadable") from error
     if len(data) > most:
         raise origin.refused(
             f"{max(size, len(data)) / 2**20:.1f} MiB, the limit is {limits.file_mib:g} MiB; "
-            "make the picture smaller, or save it as JPEG"
+            "make the picture smaller, or save it as JPEG",
+            "too_large",
         )
     return data
 
@@ -127,7 +128,7 @@ class _Checked(io.BytesIO):
 def opened(file: io.BytesIO, origin: Origin, limits: PictureLimits = SERVED) -> Generator[ImageFile.ImageFile]:
     """The picture in a file, none of its pixels decoded; what goes wrong with it is told. Errors: BadImage."""
     if not file.getbuffer().nbytes:
-        raise origin.refused("empty; give a picture")
+        raise origin.refused("empty; give a picture", "empty")
     try:
         with Image.open(file, formats=FORMATS) as found:
             _check_size(found.width, found.height, origin, limits)
@@ -135,7 +136,7 @@ def opened(file: io.BytesIO, origin: Origin, limits: PictureLimits = SERVED) -> 
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise origin.refused("not an image (expected PNG, JPEG, WEBP, GIF or BMP)") from None
+        raise origin.refused("not an image (expected PNG, JPEG, WEBP, GIF or BMP)", "not_an_image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow looks at the size before anyone can ask for it, and tells it in words alone.
         told = _PIXELS.search(str(error))
@@ -143,22 +144,25 @@ def opened(file: io.BytesIO, origin: Origin, limits: PictureLimits = SERVED) -> 
         raise _too_large(size, origin, limits) from None
     except Exception as error:
         # A broken file makes Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error, ...
-        raise origin.refused("a broken image file; its pixels cannot be decoded") from error
+        raise origin.refused("a broken image file; its pixels cannot be decoded", "broken") from error
 
 
 def _check_size(width: int, height: int, origin: Origin, limits: PictureLimits) -> None:
     if min(width, height) < 1:
-        raise origin.refused(f"{width}x{height} pixels; give a picture with pixels in it")
+        raise origin.refused(f"{width}x{height} pixels; give a picture with pixels in it", "empty")
     megapixels = width * height / 1e6
     if megapixels > limits.megapixels:
         raise _too_large(f"{width}x{height} pixels, {megapixels:.1f}", origin, limits)
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise origin.refused(f"{width}x{height} pixels; one side may be {MAX_ASPECT} times the other at most")
+        raise origin.refused(
+            f"{width}x{height} pixels; one side may be {MAX_ASPECT} times the other at most", "aspect_ratio"
+        )
 
 
 def _too_large(size: str, origin: Origin, limits: PictureLimits) -> BadImage:
     raised = f" ({limits.raised_by})" if limits.raised_by else ""
-    return origin.refused(f"{size} megapixels, the limit is {limits.megapixels:g}{raised}; give a smaller picture")
+    why = f"{size} megapixels, the limit is {limits.megapixels:g}{raised}; give a smaller picture"
+    return origin.refused(why, "too_large")
 
 
 def _upright(image: ImageFile.ImageFile, check: Callable[[], None]) -> Image.Image:

@@ -26,8 +26,19 @@ class InputError(CosError):
         self.param = param
 
 
+ImageFault = Literal[
+    "empty", "not_base64", "not_an_image", "too_large", "aspect_ratio", "broken", "unreadable", "address"
+]
+"""What is wrong with a picture: nothing in it, no base64, no image format that is read, too many pixels or bytes, one
+side far longer than the other, pixels that cannot be decoded, a file that cannot be read, an address in its place."""
+
+
 class BadImage(InputError):
     """A picture that cannot be used."""
+
+    def __init__(self, message: str, param: str, fault: ImageFault) -> None:
+        super().__init__(message, param)
+        self.fault: ImageFault = fault
 
 
 class BudgetExhausted(CosError):
@@ -48,4 +59,9 @@ class EngineDead(EngineError):
 
 
 class SearchFailed(CosError):
-    """No chain came out of a search."""
+    """No chain came out of a search: a limit came first."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        """Which: a reason of `cos.search.types.FinishReason`."""

@@ -117,6 +117,8 @@ class MathComparer:
         """A worker's verdict; None where it had too little time, or its process ended."""
         from pebble import ProcessExpired
 
+        # What was answered is nobody's to read in a log.
+        sizes = len(one), len(other)
         try:
             return await asyncio.wrap_future(
                 self._started().schedule(
@@ -124,18 +126,18 @@ class MathComparer:
                 )
             )
         except (TookTooLong, _Late):
-            logger.warning("answers %r and %r took longer than %g s to compare", one, other, self._seconds)
+            logger.warning("answers of %d and %d characters took longer than %g s to compare", *sizes, self._seconds)
             return None
         except ProcessExpired as error:
-            logger.warning("comparing answers %r and %r ended its process: %s", one, other, error)
+            logger.warning("comparing answers of %d and %d characters ended its process: %s", *sizes, error)
             return None
         except RuntimeError as error:
             # The pool itself is broken or closed: that says nothing of the answers.
-            logger.warning("answers %r and %r could not be compared: %s", one, other, error)
+            logger.warning("answers of %d and %d characters could not be compared: %s", *sizes, error)
             return None
         except Exception:
             # What a worker met, whatever it is, costs the verdict and never the search.
-            logger.warning("answers %r and %r could not be compared", one, other, exc_info=True)
+            logger.warning("answers of %d and %d characters could not be compared", *sizes, exc_info=True)
             return False
 
     def _started(self) -> Any:

@@ -25,6 +25,7 @@ from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer
 from cos.search.rations import Rations
 from cos.search.select import finite, likelihood_score
 from cos.search.spec import SearchSpec
+from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import Gate, forget_frames
 from cos.search.trust import Trust
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Usage
@@ -68,6 +69,7 @@ class Requests:
         session: PolicySession,
         scorer: ScorerSession | None,
         emit: Callable[[Event], None],
+        watch: Stopwatch,
     ) -> None:
         self.tree: dict[Path, Candidate] = {}
         self.spent: Counter[str] = Counter()
@@ -87,6 +89,7 @@ class Requests:
         self._sessions = [session]
         self._scorer = scorer
         self._emit = emit
+        self._watch = watch
         self.for_guesses = spec.limits.for_guesses(spec.sampling.step_tokens)
         """Tokens set aside for what is begun ahead in vain; None without a limit."""
         self.rations = Rations(spec.sampling, policy.context_tokens - session.prompt_tokens)
@@ -190,7 +193,7 @@ class Requests:
         room = self._policy.context_tokens - session.prompt_tokens
         grant = budget.reserve_tokens(min(max_tokens, room))
         draw = Draw(max_tokens=grant, stop_ids=(), seed=seed, temperature=self._spec.sampling.temperature)
-        drawn = await self._request(session, (), draw)
+        drawn = await self._request(session, (), draw, None)
         budget.settle_tokens(grant, len(drawn.token_ids) if drawn else 0)
         if drawn is None:
             return ""
@@ -207,6 +210,7 @@ class Requests:
     def _drop(self, begun: Begun) -> None:
         begun.task.cancel()
         self._dropped.append(begun)
+        self.spent["candidates_begun_in_vain"] += 1
 
     def _count_dropped(self) -> None:
         """Counts what was written in vain by draws that are over, and forgets them."""
@@ -214,6 +218,7 @@ class Requests:
             task = begun.task
             if task.done() and not task.cancelled() and task.exception() is None and (drawn := task.result()):
                 self.spent["tokens_aborted"] += len(drawn.token_ids)
+                self.spent["candidates_aborted"] += 1
         self._dropped = [begun for begun in self._dropped if not begun.task.done()]
 
     def _aborted(self) -> int:
@@ -242,13 +247,16 @@ class Requests:
             logprobs=self._spec.ruler.kind == "likelihood",
             priority=AHEAD_PRIORITY if ahead else -len(place.path),
         )
-        return self._request(self._session, place.chain.token_ids, draw)
+        return self._request(self._session, place.chain.token_ids, draw, place.path)
 
-    async def _request(self, session: PolicySession, continuation: tuple[int, ...], draw: Draw) -> Drawn | None:
+    async def _request(
+        self, session: PolicySession, continuation: tuple[int, ...], draw: Draw, path: Path | None
+    ) -> Drawn | None:
         for _ in range(ATTEMPTS):
             await self._live.enter()
             try:
-                drawn = await session.draw(continuation, draw)
+                with self._watch.during("draw", path, ahead=draw.priority == AHEAD_PRIORITY):
+                    drawn = await session.draw(continuation, draw)
             except EngineDead:
                 raise
             except EngineError as error:
@@ -257,6 +265,7 @@ class Requests:
                 continue
             except asyncio.CancelledError:
                 self.spent["requests_aborted"] += 1
+                self.spent["candidates_aborted"] += path is not None
                 raise
             finally:
                 self._live.leave()
@@ -310,7 +319,8 @@ class Requests:
                 except BudgetExhausted:
                     return None
             try:
-                reading = await scorer.score(chain)
+                with self._watch.during("read", chain.path):
+                    reading = await scorer.score(chain)
             except EngineDead:
                 raise
             except EngineError as error:

@@ -4,7 +4,6 @@ At any limit the best chain so far is the answer, and the result says which limi
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
@@ -17,9 +16,10 @@ from cos.search.requests import Requests
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.stop import Stop
+from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import dismiss, forget_frames, leaving_nothing
 from cos.search.trust import doubts
-from cos.search.types import Chain, FinishReason, Question, Result, Timings
+from cos.search.types import Chain, FinishReason, Question, Result
 
 PLAIN = PlainComparer()
 
@@ -32,16 +32,19 @@ async def run(
     grammar: CosGrammar,
     comparer: Comparer = PLAIN,
     stop: Stop | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Searches, telling what happens; the last event is `Answered`. Close the iterator to cancel the search.
     ``comparer`` tells which answers are the same, where a strategy votes. ``stop`` ends the search as a limit does.
+    ``stopwatch`` times it: one that was started when the search was asked for, or that tells a listener of each piece
+    of work. Unless given, the time begins now.
 
     Errors: InputError (before any engine work), EngineError (also when the PRM failed to score most of what it was
     shown), SearchFailed when a limit came before the first candidate.
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait, stop)
+    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait, stop, stopwatch)
     task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
@@ -84,8 +87,9 @@ async def _search(
     comparer: Comparer,
     emit: Callable[[Event], None],
     stop: Stop | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Result:
-    started = opened = time.perf_counter()
+    watch = stopwatch or Stopwatch()
     requests: Requests | None = None
     search: Search | None = None
     limit: FinishReason | None = None
@@ -94,11 +98,11 @@ async def _search(
     try:
         async with deadline:
             stop.watch(deadline)
-            session, judge = await _open(question, spec, policy, scorer)
-            opened = time.perf_counter()
+            with watch.during("open"):
+                session, judge = await _open(question, spec, policy, scorer)
             emit(Opened(spec.strategy.name, session.prompt_tokens))
-            requests = Requests(spec, grammar, policy, session, judge, emit)
-            search = Search(question, spec, policy, requests, comparer, emit)
+            requests = Requests(spec, grammar, policy, session, judge, emit, watch)
+            search = Search(question, spec, policy, requests, comparer, emit, watch)
             if judge is None and scorer is not None and spec.ruler.kind == "prm":
                 search.warnings.append("the PRM's engine is gone; nothing is scored")
             # Type checkers that follow the links under src/ see this module, and its Search, twice.
@@ -126,9 +130,9 @@ async def _search(
             await requests.settle()
     winner = chain or (search.best_so_far() if search else None)
     if requests is None or search is None or winner is None:
-        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it")
+        raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it", str(limit))
     requests.trust.check()
-    usage, first = requests.usage(winner), requests.first_candidate_at
+    usage = requests.usage(winner)
     if spec.ruler.kind == "likelihood" or scorer is not None:
         search.warnings += doubts(winner, usage.candidates, usage.unscored)
     return Result(
@@ -136,7 +140,7 @@ async def _search(
         value=spec.ruler.value(winner),
         finish_reason=limit if limit and chain is None else _reason(requests, winner),
         usage=usage,
-        timings=Timings(opened - started, first and first - started, time.perf_counter() - started),
+        timings=watch.read(requests.first_candidate_at),
         tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
         # A vote that is taken several times says the same of itself each time.
         warnings=tuple(dict.fromkeys(search.warnings)),

@@ -19,6 +19,7 @@ from cos.search.rations import Growth
 from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
 from cos.search.spec import SearchSpec
+from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import TaskGroup, forget_frames, together
 from cos.search.types import UNREADABLE, Chain, Path, Question, Wish
 from cos.search.vote import Group, groups_of
@@ -44,6 +45,7 @@ class Search:
         requests: Requests,
         comparer: Comparer,
         emit: Callable[[Event], None],
+        watch: Stopwatch,
     ) -> None:
         self.root = Chain()
         self.warnings = [*spec.doubts]
@@ -53,6 +55,7 @@ class Search:
         self._requests = requests
         self._comparer = comparer
         self._emit = emit
+        self._watch = watch
         self._children: dict[Path, int] = {}
         self._budget = Budget(spec.limits)
         self._budget.part(requests.for_guesses, 0)
@@ -226,7 +229,8 @@ class Search:
 
     async def groups(self, chains: Iterable[Chain]) -> list[Group]:
         """Answered chains by what they answer, in path order; groups in order of their first chains."""
-        return await groups_of(chains, self._comparer, self._question.choices, self.warnings.append)
+        with self._watch.during("compare"):
+            return await groups_of(chains, self._comparer, self._question.choices, self.warnings.append)
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by chain value; answered chains before others."""
@@ -258,7 +262,8 @@ class Search:
         """What the policy says to a prompt beside the picture, about the candidate at ``path``; empty when its engine
         failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
-            session = await self._policy.open(Question(prompt, self._question.picture, is_bare=True))
+            with self._watch.during("open"):
+                session = await self._policy.open(Question(prompt, self._question.picture, is_bare=True))
         except InputError:
             return ""
         seed = seed_of(self._spec.sampling.seed, (*path, len(prompt)))

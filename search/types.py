@@ -182,8 +182,14 @@ class Usage:
     requests_aborted: int = 0
     requests_failed: int = 0
     candidates: int = 0
+    candidates_duplicate: int = 0
+    """Candidates whose chains say what a chain with an earlier path says."""
+    candidates_aborted: int = 0
+    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
     candidates_begun_ahead: int = 0
     """Candidates that were begun before it was decided that they are wanted."""
+    candidates_begun_in_vain: int = 0
+    """Begun ahead, too, and dropped."""
     prm_reads: int = 0
     prm_prompt_tokens: int = 0
     prm_cached_tokens: int = 0
@@ -192,13 +198,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall time, seconds."""
+class Stages:
+    """Where the wall time of a search went, seconds. At each instant a search is in exactly one stage."""
 
+    queue_s: float = 0.0
+    """It waited for a place."""
+    decode_s: float = 0.0
+    """Its picture was decoded."""
     open_s: float = 0.0
-    """Until both engines had rendered the question."""
+    """Engines rendered its question."""
+    generate_s: float = 0.0
+    """At least one candidate was being drawn."""
+    score_s: float = 0.0
+    """Nothing was drawn any more, and PRM scores were waited for."""
+    vote_s: float = 0.0
+    """Neither of these, and answers were compared."""
+    select_s: float = 0.0
+    """No engine had anything to do for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time, seconds, from when the search was asked for."""
+
     first_candidate_s: float | None = None
     total_s: float = 0.0
+    stages: Stages = Stages()
+    """They add up to the total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

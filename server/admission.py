@@ -1,59 +1,67 @@
 """Who may search now: at most so many at once, so many more in a queue, in the order in which they came."""
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from cos.server.errors import Draining, Overloaded
+
+Refusal = Literal["queue_full", "queue_timeout", "draining"]
+"""Why a search gets no place: nobody may wait any more, it has waited too long, or the server is shutting down."""
 
 
 class Admission:
     """Places for searches. A search that got one keeps it until it ends."""
 
-    def __init__(self, max_running: int, max_queued: int) -> None:
+    def __init__(
+        self, max_running: int, max_queued: int, tell: Callable[[Refusal], None] = lambda reason: None
+    ) -> None:
+        """``tell`` hears why each search that gets no place was refused."""
         self.running = 0
         self.queued = 0
         self.is_draining = False
-        self._max_running = max_running
-        self._max_queued = max_queued
+        self.max_running = max_running
+        self.max_queued = max_queued
+        self._tell = tell
         self._places = asyncio.Semaphore(max_running)
         self._idle = asyncio.Event()
         self._idle.set()
 
     def refuse_if_full(self) -> None:
         """Errors: Overloaded when even the queue has no room. Asked before anything is done for a request."""
-        if self._places.locked() and self.queued >= self._max_queued:
+        if self._places.locked() and self.queued >= self.max_queued:
+            self._tell("queue_full")
             raise Overloaded(
                 f"{self.running} searches run and {self.queued} wait, which is all this server takes "
-                f"(--max-concurrent-searches {self._max_running}, --max-queued-searches {self._max_queued}); "
+                f"(--max-concurrent-searches {self.max_running}, --max-queued-searches {self.max_queued}); "
                 "try again later"
             )
 
     @asynccontextmanager
-    async def place(self, patience_s: float) -> AsyncGenerator[float]:
-        """Holds a place; gives the seconds waited for it.
+    async def place(self, patience_s: float) -> AsyncGenerator[None]:
+        """Holds a place, once there is one.
 
         Errors: Overloaded at once when the queue is full, or after ``patience_s`` in it; Draining.
         """
-        waited_s = await self._enter(patience_s)
+        await self._enter(patience_s)
         try:
-            yield waited_s
+            yield
         finally:
             self.running -= 1
             self._places.release()
             if self.running == 0:
                 self._idle.set()
 
-    async def _enter(self, patience_s: float) -> float:
+    async def _enter(self, patience_s: float) -> None:
         self._refuse_if_draining()
         self.refuse_if_full()
-        started = time.perf_counter()
         self.queued += 1
         try:
             async with asyncio.timeout(patience_s):
                 await self._places.acquire()
         except TimeoutError:
+            self._tell("queue_timeout")
             raise Overloaded(f"no place became free within {patience_s:g} s; try again later") from None
         finally:
             self.queued -= 1
@@ -62,10 +70,10 @@ class Admission:
         self._refuse_if_draining()
         self.running += 1
         self._idle.clear()
-        return time.perf_counter() - started
 
     def _refuse_if_draining(self) -> None:
         if self.is_draining:
+            self._tell("draining")
             raise Draining("the server is shutting down; try another one, or again later")
 
     async def drain(self, timeout_s: float) -> bool:

@@ -7,18 +7,20 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
+from cos.server.access import Access
 from cos.server.chat_schemas import ChatRequest
 from cos.server.errors import install_error_handlers
 from cos.server.metrics import Metrics
-from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, RequestId
+from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, LastResort, RequestId
 from cos.server.origins import Hosts, Origins
 from cos.server.routes import chat, docs, health, models, solve
 from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
+from cos.server.tracing import Tracer, Tracing, open_tracer
+from cos.server.unmetered import Unmetered
 
 
 class _Api(FastAPI):
@@ -33,19 +35,26 @@ class _Api(FastAPI):
         return schema
 
 
-def create_app(settings: Settings, *, start: StartEngines | None = None) -> FastAPI:
+def create_app(settings: Settings, *, start: StartEngines | None = None, tracer: Tracer | None = None) -> FastAPI:
     """The server as an ASGI application. ``start``: gives the engines; those that the settings name unless given.
+    ``tracer``: makes spans; as the settings and the standard variables say unless given.
 
-    Its lifespan starts and stops the engines. Errors there: InputError for models that cannot be used.
+    Its lifespan starts and stops the engines. Errors: InputError for spans that cannot be sent, and there for models
+    that cannot be used.
     """
-    metrics = Metrics(CollectorRegistry())
+    tracer = tracer or open_tracer(settings)
+    metrics = Metrics() if settings.metrics else Unmetered()
     metrics.describe(version=version("cos-serve"), policy=settings.policy, prm=settings.prm_name or "none")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_service(settings, metrics, start or launch_engines) as service:
-            app.state.service = service
-            yield
+        try:
+            async with open_service(settings, metrics, start or launch_engines) as service:
+                app.state.service = service
+                yield
+        finally:
+            if tracer is not None:
+                await tracer.close()
 
     app = _Api(
         title="cos-serve",
@@ -58,6 +67,9 @@ def create_app(settings: Settings, *, start: StartEngines | None = None) -> Fast
         # The first is the outermost.
         middleware=[
             Middleware(RequestId),
+            *([] if tracer is None else [Middleware(Tracing, tracer=tracer)]),
+            Middleware(Access),
+            Middleware(LastResort),
             Middleware(Accounting, metrics=metrics),
             Middleware(
                 ForeignGuard,

@@ -14,16 +14,18 @@ def main() -> None:
     """Runs the server. Exit codes: 0 stopped as asked, 1 an engine failed, 2 something to put right on the caller's
     side, named in the last line."""
     settings = load_settings(sys.argv[1:])
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
-    # Uvicorn tells of every start and stop; ours is the line that counts.
-    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.root.level))
     from rich.console import Console
 
+    from cos.server.logs import configure
     from cos.server.process import run
 
-    raise SystemExit(run(settings, Console()))
+    configure(settings.log_format, settings.log_level, messages=settings.log_questions)
+    try:
+        code = run(settings, Console(quiet=settings.log_format == "json"))
+    except Exception:
+        logging.getLogger(__name__).critical("the server ended by an error of its own", exc_info=True)
+        code = 1
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

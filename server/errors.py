@@ -4,12 +4,13 @@ CosError
 +-- InputError          422  a value the caller gave (cos.search.errors)
 |   +-- UnknownField    422  a field that does not exist
 |   +-- BadImage        422  bytes that are no usable picture
-|   +-- ImageUrlDisabled 422 a remote address in place of a picture
+|   |   +-- ImageUrlDisabled 422 a remote address in place of a picture
 |   +-- ModelNotFound   404  another model's name
 |   +-- MalformedBody   400  a body that is no JSON, no form
 +-- ServerError              the server will not carry out this request
     +-- Unauthorized    401
     +-- Foreign         403
+    +-- MetricsOff      404
     +-- BodyTooSlow     408
     +-- BodyTooLarge    413
     +-- UnsupportedMedia 415
@@ -32,7 +33,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Scope
 
 from cos.search.errors import BadImage, CosError, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.tasks import forget_traceback
@@ -44,8 +44,11 @@ class UnknownField(InputError):
     """A field that the request's schema does not have."""
 
 
-class ImageUrlDisabled(InputError):
+class ImageUrlDisabled(BadImage):
     """An address where an image is wanted. The server never fetches anything."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, "address")
 
 
 class ModelNotFound(InputError):
@@ -90,6 +93,10 @@ class ClientGone(ServerError):
 
 class Draining(ServerError):
     """The server is shutting down."""
+
+
+class MetricsOff(ServerError):
+    """The server was told to count nothing."""
 
 
 class EngineStuck(ServerError):
@@ -145,6 +152,7 @@ FAULTS: dict[type[Exception], Fault] = {
     UnsupportedMedia: Fault(415, _BAD, "unsupported_media_type"),
     Overloaded: Fault(429, _LOAD, "overloaded", headers={"Retry-After": "1"}),
     ClientGone: Fault(499, _BAD, "client_closed_request"),
+    MetricsOff: Fault(404, _BAD, "metrics_off"),
     Draining: Fault(503, _SERVER, "shutting_down", headers={"Retry-After": "10"}),
     EngineStuck: Fault(503, _SERVER, "engine_stuck", headers={"Retry-After": "10"}),
     SearchTimeout: Fault(504, _SERVER, "timeout", headers=_NO_RETRY),
@@ -182,13 +190,16 @@ def error_response(error: Exception, path: str = "") -> Response:
     return JSONResponse(error_reply(error).model_dump(), status, dict(fault.headers))
 
 
-def log_error(error: Exception, scope: Scope) -> None:
-    """Writes down what a client is not told, under its request's id."""
+def log_error(error: Exception) -> None:
+    """Writes down what a client is not told. What an error says that nobody foresaw may quote the request: the log's
+    form decides whether it is told."""
     fault = fault_of(error)
-    if fault.status >= 500:
-        request_id = scope.get("state", {}).get("request_id", "-")
-        unforeseen = error if fault.code == "internal_error" else None
-        logger.error("request %s: %s: %s", request_id, fault.code, error, exc_info=unforeseen)
+    if fault.status < 500:
+        return
+    if fault.code == "internal_error":
+        logger.error("%s: %s", fault.code, type(error).__name__, exc_info=error)
+    else:
+        logger.error("%s: %s", fault.code, error)
 
 
 def input_error(error: ValidationError) -> InputError:
@@ -221,7 +232,9 @@ def install_error_handlers(app: FastAPI) -> None:
     """Tells every error of a route in the one shape."""
 
     async def tell(request: Request, error: Exception) -> Response:
-        log_error(error, request.scope)
+        log_error(error)
+        if (account := request.scope["state"].get("account")) is not None:
+            account.error = fault_of(error).code
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
         return error_response(error, request.scope["path"])

@@ -163,5 +163,7 @@ def _told(error: ValidationError, config: Path | None) -> str:
         hint = f"did you mean {close[0]!r}?" if close else "see --help for all there are"
         return f"{config or 'settings'}: unknown setting {name!r}; {hint}"
     flag = f"--{name.replace('_', '-')}"
+    # A key has no place on a screen or in a log, usable or not.
+    given = "***" if name == "api_key" else first["input"]
     places = f"flag {flag}, variable COS_{name.upper()}" + (f" or {name} in {config}" if config else "")
-    return f"{flag} {first['input']}: {message} ({places})"
+    return f"{flag} {given}: {message} ({places})"

@@ -105,14 +105,18 @@ def decode_base64(text: str, param: str) -> bytes:
     body = text.lstrip()
     if head:
         if "base64" not in head["options"].lower():
-            raise BadImage(f"{param}: a data URI that is not base64; send data:image/png;base64,...", param)
+            raise BadImage(
+                f"{param}: a data URI that is not base64; send data:image/png;base64,...", param, "not_base64"
+            )
         body = body[head.end() :]
     elif body[:5].lower() == "data:":
-        raise BadImage(f"{param}: a data URI without a comma; send data:image/png;base64,...", param)
+        raise BadImage(f"{param}: a data URI without a comma; send data:image/png;base64,...", param, "not_base64")
     try:
         data = base64.b64decode(body.translate(_BLANK), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadImage(
-            f"{param}: not base64; send data:image/png;base64,... or the file itself as multipart/form-data", param
+            f"{param}: not base64; send data:image/png;base64,... or the file itself as multipart/form-data",
+            param,
+            "not_base64",
         ) from error
     return data

@@ -5,7 +5,6 @@ Plain ASGI throughout: a middleware that wraps the response in a stream of its o
 
 import hashlib
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from secrets import compare_digest
@@ -16,8 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cos.search.tasks import forget_traceback, leaving_nothing
 from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unauthorized, error_response, log_error
+from cos.server.logs import about
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
+from cos.server.unmetered import Unmetered
 
 OPEN_PATHS = frozenset(
     {
@@ -38,7 +39,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RequestId:
-    """Gives every response an X-Request-Id and turns what nobody caught into a 500 of our shape.
+    """Gives every response an X-Request-Id, and what is logged meanwhile the same.
 
     A client's own id is echoed where it is harmless; engines never see it.
     """
@@ -53,31 +54,49 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        begun = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
+        with about(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+class LastResort:
+    """Turns what nobody caught into a 500 of our shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def note_begin(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
         try:
-            await leaving_nothing(self._app(scope, receive, send_with_id))
+            await leaving_nothing(self._app(scope, receive, note_begin))
         except ClientGone:
             pass
         except Exception as error:
             if begun:
                 raise
-            log_error(error, scope)
+            log_error(error)
             forget_traceback(error)
-            await error_response(error)(scope, receive, send_with_id)
+            await error_response(error)(scope, receive, note_begin)
 
 
 class Accounting:
     """Counts every request for a search exactly once, however it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | Unmetered) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -85,9 +104,9 @@ class Accounting:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
             await self._app(scope, receive, send)
             return
-        account = Account(scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"])
-        scope.setdefault("state", {})["account"] = account
-        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        path = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
+        state["account"] = account = Account(path, state.get("request_id", ""), recording=state.get("recording"))
         # What is left where no response ever began: nobody was there to read one.
         status: int = CLIENT_GONE
 
@@ -100,12 +119,8 @@ class Accounting:
         try:
             await self._app(scope, receive, note_status)
         finally:
-            outcome = account.outcome or _outcome(status)
-            self._metrics.requests.labels(account.endpoint, account.strategy, outcome).inc()
-            if status == 429:
-                self._metrics.rejections.inc()
-            elapsed = time.perf_counter() - started
-            self._metrics.request_seconds.labels(account.endpoint, account.strategy).observe(elapsed)
+            account.outcome = account.outcome or _outcome(status)
+            self._metrics.ended(account, account.outcome)
 
 
 def _outcome(status: int) -> Outcome:

@@ -20,6 +20,7 @@ from rich.console import Console
 from cos.engines.launch import SCRIPTED
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
+from cos.server.logs import say, tell_unheard
 from cos.server.race import cancelled
 from cos.server.selfcheck import self_check
 from cos.server.service import Service, StartEngines, launch_engines
@@ -80,16 +81,15 @@ async def serve(settings: Settings, listener: socket.socket, console: Console, s
 
     Errors: InputError for models that cannot be used, EngineDead when an engine dies at the start.
     """
-    console.print(
+    say(
+        console,
         f"cos-serve {version('cos-serve')}: policy {settings.policy}, PRM {settings.prm_name or 'none'}, "
         f"strategy {settings.strategy}; starting the engines",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
     )
     app = create_app(settings, start=start)
     starting = asyncio.current_task()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(tell_unheard)
 
     def give_up() -> None:
         # Engines that are being loaded cannot be interrupted; a second signal does not wait for them.
@@ -126,14 +126,14 @@ async def _listen(app: FastAPI, service: Service, listener: socket.socket, conso
     def announce() -> None:
         host, port = service.settings.host, listener.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        ready = f"cos-serve is ready: {url} (API: /solve and /v1, docs: /docs)"
-        console.print(ready, soft_wrap=True, markup=False, highlight=False)
+        say(console, f"cos-serve is ready: {url} (API: /solve and /v1, docs: /docs)")
 
     config = uvicorn.Config(
         app,
         lifespan="off",
         log_config=None,
-        access_log=service.settings.log_level == "debug",
+        # Ours has more to tell.
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=LAST_REPLIES_S,
     )
@@ -172,7 +172,10 @@ def run(settings: Settings, console: Console, start: StartEngines = launch_engin
     errors = Console(stderr=True)
 
     def complain(error: Exception) -> None:
-        errors.print(f"cos-serve: {error}", soft_wrap=True, markup=False, highlight=False)
+        if settings.log_format == "json":
+            logger.error("%s", error)
+        else:
+            errors.print(f"cos-serve: {error}", soft_wrap=True, markup=False, highlight=False)
 
     try:
         listener = bind(settings)

@@ -3,15 +3,15 @@
 from cos.search.answers import meant
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.trust import hesitation
-from cos.search.types import Candidate, Result, Usage
+from cos.search.types import Candidate, Result, Timings, Usage
 from cos.server.jobs import Job
-from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
+from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.streaming import frame
 
 EXCERPT_CHARS = 400
 
 
-def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
+def solve_reply(job: Job, result: Result) -> SolveReply:
     """The whole answer to /solve."""
     chain = result.chain
     return SolveReply(
@@ -29,12 +29,7 @@ def solve_reply(job: Job, result: Result, queue_s: float) -> SolveReply:
         finish_reason=result.finish_reason,
         complete=result.is_complete,
         usage=usage_reply(result.usage),
-        timings=TimingsReply(
-            queue_s=queue_s,
-            open_s=result.timings.open_s,
-            first_candidate_s=result.timings.first_candidate_s,
-            total_s=result.timings.total_s,
-        ),
+        timings=timings_reply(result.timings),
         warnings=(*job.warnings, *result.warnings, *hesitation(chain, job.spec.ruler)),
         tree=tree_reply(result) if job.return_tree else None,
     )
@@ -52,13 +47,34 @@ def usage_reply(usage: Usage) -> UsageReply:
         policy_prompt_tokens=usage.policy_prompt_tokens,
         policy_cached_tokens=usage.policy_cached_tokens,
         candidates=usage.candidates,
+        candidates_duplicate=usage.candidates_duplicate,
+        candidates_aborted=usage.candidates_aborted,
         candidates_begun_ahead=usage.candidates_begun_ahead,
+        candidates_begun_in_vain=usage.candidates_begun_in_vain,
         prm_reads=usage.prm_reads,
         prm_prompt_tokens=usage.prm_prompt_tokens,
         prm_cached_tokens=usage.prm_cached_tokens,
         unscored=usage.unscored,
         requests_aborted=usage.requests_aborted,
         requests_failed=usage.requests_failed,
+    )
+
+
+def timings_reply(timings: Timings) -> TimingsReply:
+    """How long a search took, and what with."""
+    stages = timings.stages
+    return TimingsReply(
+        first_candidate_s=timings.first_candidate_s,
+        total_s=timings.total_s,
+        stages=StagesReply(
+            queue_s=stages.queue_s,
+            decode_s=stages.decode_s,
+            open_s=stages.open_s,
+            generate_s=stages.generate_s,
+            score_s=stages.score_s,
+            vote_s=stages.vote_s,
+            select_s=stages.select_s,
+        ),
     )
 
 
@@ -105,7 +121,7 @@ def _excerpt(candidate: Candidate) -> str | None:
     return candidate.text[:EXCERPT_CHARS] if candidate.step is None and candidate.answer is None else None
 
 
-def event_frame(job: Job, event: Event, number: int, queue_s: float) -> str:
+def event_frame(job: Job, event: Event, number: int) -> str:
     """One event of a search on the wire of /solve with ``stream``."""
     match event:
         case Opened(strategy, prompt_tokens):
@@ -119,5 +135,5 @@ def event_frame(job: Job, event: Event, number: int, queue_s: float) -> str:
         case Selected(kept, pruned):
             return frame({"kept": kept, "pruned": pruned}, event="selected", number=number)
         case Answered(result):
-            text = solve_reply(job, result, queue_s).model_dump_json()
+            text = solve_reply(job, result).model_dump_json()
             return frame(text, event="answered", number=number)

@@ -178,8 +178,14 @@ class UsageReply(ReplyModel):
     """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int
     candidates: int
+    candidates_duplicate: int
+    """Candidates whose chains say what another chain says."""
+    candidates_aborted: int
+    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
     candidates_begun_ahead: int
     """Candidates that were begun before it was decided that they are wanted."""
+    candidates_begun_in_vain: int
+    """Begun ahead, too, and dropped."""
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int
@@ -189,16 +195,32 @@ class UsageReply(ReplyModel):
     requests_failed: int
 
 
-class TimingsReply(ReplyModel):
-    """Wall time, seconds."""
+class StagesReply(ReplyModel):
+    """Where the wall time of a search went, seconds. At each instant it is in exactly one stage."""
 
     queue_s: float
-    """Waited for a place."""
+    """It waited for a place."""
+    decode_s: float
+    """Its picture was decoded."""
     open_s: float
-    """Until both engines had rendered the question."""
+    """The engines rendered its question."""
+    generate_s: float
+    """At least one candidate was being drawn."""
+    score_s: float
+    """Nothing was drawn any more, and PRM scores were waited for."""
+    vote_s: float
+    """Neither of these, and answers were compared."""
+    select_s: float
+    """No engine had anything to do for it."""
+
+
+class TimingsReply(ReplyModel):
+    """Wall time, seconds, from when the search was asked for: its wait for a place counts."""
+
     first_candidate_s: float | None
     total_s: float
-    """The search, without the queue."""
+    stages: StagesReply
+    """They add up to the total."""
 
 
 class SolveReply(ReplyModel):

@@ -21,6 +21,7 @@ from cos.search.select import finite
 from cos.search.types import Chain, Question
 from cos.server.errors import SearchTimeout
 from cos.server.golden import RIGHT, WRONG
+from cos.server.logs import say
 from cos.server.metrics import Account
 from cos.server.schemas import SearchOptions, SolveReply
 from cos.server.service import Service
@@ -52,11 +53,11 @@ async def self_check(service: Service, console: Console) -> None:
     except (InputError, SearchFailed, SearchTimeout) as error:
         logger.warning("the first search failed: %s", error)
         return
-    if settings.policy in (EMBEDDED, SCRIPTED):
+    if settings.policy in (EMBEDDED, SCRIPTED) and not console.quiet:
         show(reply, sample, console)
     else:
         # Another checkpoint was trained on other pictures: that it answers at all is what counts.
-        console.print(f"First search: {reply.usage.candidates} candidates in {reply.timings.total_s:.1f} s.")
+        say(console, f"First search: {reply.usage.candidates} candidates in {reply.timings.total_s:.1f} s.")
     if not reply.complete:
         logger.warning("the first search ended without an answer (%s)", reply.finish_reason)
     elif settings.policy == settings.prm_name == EMBEDDED and reply.answer != sample.answer:

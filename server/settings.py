@@ -2,6 +2,7 @@
 key; a flag wins over a variable, that over YAML, that over the default."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,18 @@ class Settings(BaseSettings):
     """How long running searches may go on after a stop signal."""
     log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
     """Least important messages to log."""
+    log_format: Literal["text", "json"] = _flag("text", "server")
+    """How messages are logged: lines of text, or one JSON object a line. With json, what a start tells is logged,
+    too."""
+    log_questions: bool = _flag(False, "server")
+    """Log every search's question with its request, and show it in spans. Errors that nobody foresaw are then told with
+    their own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
+    otlp_endpoint: str | None = _flag(None, "server", "URL")
+    """An OpenTelemetry collector, as http://localhost:4318, that gets the spans of every search (OTLP over HTTP; needs
+    the extra "otel"). The standard variable OTEL_EXPORTER_OTLP_ENDPOINT does the same, and all other OTEL_ variables
+    hold. Nothing is sent unless given."""
+    metrics: bool = _flag(True, "server")
+    """Count what happens and tell it at /metrics."""
     trace_dir: Path | None = _flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""
@@ -132,6 +145,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(usable_host(part) for part in value)
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _usable_endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise ValueError("expected the address of a collector, as http://localhost:4318")
+        return value
 
     @field_validator("strategy")
     @classmethod

@@ -108,7 +108,7 @@ class EventStream(Response):
         try:
             await self._task
         except Exception as error:
-            log_error(error, scope)
+            log_error(error)
             forget_traceback(error)
             await _send_text(send, frame(error_reply(error).model_dump_json(), event=self._error_event))
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,8 @@ from typing import Any, Literal
 from cos.search.errors import InputError
 from cos.search.types import FinishReason, Picture, Result
 from cos.server.jobs import Job
-from cos.server.replies import tree_reply, usage_reply
-from cos.server.schemas import NodeReply, ReplyModel, UsageReply
+from cos.server.replies import timings_reply, tree_reply, usage_reply
+from cos.server.schemas import NodeReply, ReplyModel, TimingsReply, UsageReply
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Trace(ReplyModel):
     chain_score: float | None
     finish_reason: FinishReason
     usage: UsageReply
+    timings: TimingsReply
 
 
 def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: datetime) -> Trace:
@@ -86,6 +88,7 @@ def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: date
         chain_score=result.value,
         finish_reason=result.finish_reason,
         usage=usage_reply(result.usage),
+        timings=timings_reply(result.timings),
     )
 
 
@@ -124,7 +127,9 @@ class TraceStore:
             self._waiting.release()
             self._count("failed")
             return
-        done.add_done_callback(lambda done: self._note(job.id, done))
+        # It is called by the thread, which is to log under the request's id.
+        context = copy_context()
+        done.add_done_callback(lambda done: context.run(self._note, job.id, done))
 
     def _store(self, job: Job, result: Result, ended: datetime) -> None:
         text = trace_of(job, result, self._policy, self._prm, ended).model_dump_json()
@@ -138,7 +143,9 @@ class TraceStore:
     def _note(self, name: str, done: "Future[None]") -> None:
         self._waiting.release()
         if (error := done.exception()) is not None:
-            logger.error("trace %s was not stored: %s", name, error)
+            # What the disk says names a file; what anything else says may quote the search.
+            told = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("trace %s was not stored: %s", name, told)
         self._count("stored" if error is None else "failed")
 
     async def close(self) -> None:

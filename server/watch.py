@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cos.engines.launch import Engines
@@ -11,6 +12,7 @@ from cos.server.race import cancelled
 
 logger = logging.getLogger(__name__)
 
+ENGINES = ("policy", "prm")
 LONGEST_TICK_S = 0.5
 """How often it looks."""
 
@@ -32,14 +34,15 @@ class Watch:
     """A watch over engines. One that takes no step is given a small request of its own; one that does not answer that
     is frozen, and well again as soon as it takes a step."""
 
-    def __init__(self, engines: Engines, patience_s: float) -> None:
-        """``patience_s``: the longest time without a step."""
+    def __init__(self, engines: Engines, patience_s: float, tell: Callable[[str], None] = lambda engine: None) -> None:
+        """``patience_s``: the longest time without a step. ``tell`` hears of each engine that freezes."""
         self.lost = asyncio.Event()
         """Set once an engine is gone for good."""
         self._engines = engines
         self._patience_s = patience_s
+        self._tell = tell
         self._tick_s = min(LONGEST_TICK_S, patience_s / 10)
-        self._pulses = [_Pulse(name, engine) for name, engine in zip(("policy", "prm"), engines.all, strict=False)]
+        self._pulses = [_Pulse(name, engine) for name, engine in zip(ENGINES, engines.all, strict=False)]
 
     @property
     def is_well(self) -> bool:
@@ -50,6 +53,15 @@ class Watch:
     def frozen(self) -> frozenset[str]:
         """Engines that take no step, "policy" or "prm"."""
         return frozenset(pulse.name for pulse in self._pulses if pulse.is_frozen)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the engines: "policy", and "prm" where there is one."""
+        return tuple(pulse.name for pulse in self._pulses)
+
+    def is_up(self, name: str) -> bool:
+        """Whether an engine lives and works."""
+        return any(pulse.name == name and pulse.engine.is_alive and not pulse.is_frozen for pulse in self._pulses)
 
     async def run(self) -> None:
         """Watches until an engine is lost, or until it is cancelled."""
@@ -76,6 +88,7 @@ class Watch:
             pulse.probe = asyncio.create_task(_ask(pulse.engine))
         was_frozen, pulse.is_frozen = pulse.is_frozen, pulse.silent_s >= self._patience_s
         if pulse.is_frozen and not was_frozen:
+            self._tell(pulse.name)
             logger.error("the %s engine has taken no step for %g s; /health is 503", pulse.name, self._patience_s)
         if was_frozen and not pulse.is_frozen:
             logger.warning("the %s engine works again", pulse.name)

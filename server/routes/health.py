@@ -2,10 +2,9 @@
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from fastapi import APIRouter, Request, Response
 
-from cos.server.metrics import exposition
+from cos.server.errors import MetricsOff
 from cos.server.routes.context import TheService
 
 router = APIRouter(tags=["operation"])
@@ -36,7 +35,11 @@ async def show_version() -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(service: TheService) -> Response:
-    """Prometheus metrics: the server's own and those of both engines."""
-    registries = [service.metrics.registry, *(engine.registry for engine in service.engines.all)]
-    return Response(exposition(registries), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+async def metrics(request: Request, service: TheService) -> Response:
+    """Metrics for Prometheus: the server's own and those of both engines, in its text format or, where the ``Accept``
+    header asks for it, as OpenMetrics with exemplars. 404 where the server was started with --no-metrics."""
+    if service.exposition is None:
+        raise MetricsOff("this server counts nothing: it was started with --no-metrics (COS_METRICS)")
+    text, media_type = service.exposition.render(request.headers.get("accept", ""))
+    # The whole type is in the header: the framework would add a charset where there is one.
+    return Response(text, headers={"Content-Type": media_type})

@@ -61,7 +61,7 @@ def _events(run: Run) -> Work:
         def tell(event: Event) -> None:
             nonlocal number
             number += 1
-            put(event_frame(run.job, event, number, run.queue_s))
+            put(event_frame(run.job, event, number))
 
         await run.finish(tell)
 

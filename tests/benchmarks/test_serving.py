@@ -42,7 +42,7 @@ class Server:
             "prm_prompt_tokens": 40,
             "prm_cached_tokens": 30,
         }
-        timings = {"queue_s": 0.25, "first_candidate_s": 0.5}
+        timings = {"first_candidate_s": 0.75}
         return httpx.Response(200, json={"usage": usage | prompts, "timings": timings})
 
     def client(self) -> httpx.AsyncClient:

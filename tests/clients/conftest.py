@@ -35,7 +35,8 @@ def solution() -> dict[str, Any]:
     """The reply to a search of two chains."""
     counts = (
         "tokens_generated tokens_kept tokens_duplicate tokens_asked tokens_aborted tokens_discarded "
-        "policy_prompt_tokens policy_cached_tokens candidates candidates_begun_ahead prm_reads "
+        "policy_prompt_tokens policy_cached_tokens candidates candidates_duplicate candidates_aborted "
+        "candidates_begun_ahead candidates_begun_in_vain prm_reads "
         "prm_prompt_tokens prm_cached_tokens unscored requests_aborted requests_failed"
     )
     step = {"index": 1, "name": "Read row 1", "thought": "It shows 12.", "reflection": "Two digits."}
@@ -58,7 +59,12 @@ def solution() -> dict[str, Any]:
             "tokens_kept": 18,
             "tokens_discarded": 18,
         },
-        "timings": {"queue_s": 0.0, "open_s": 0.01, "first_candidate_s": 0.1, "total_s": 0.5},
+        "timings": {
+            "first_candidate_s": 0.1,
+            "total_s": 0.5,
+            "stages": {f"{stage}_s": 0.0 for stage in ("queue", "decode", "vote", "select")}
+            | {"open_s": 0.01, "generate_s": 0.4, "score_s": 0.09},
+        },
         "warnings": [],
         "tree": [
             node((0,), kept=True, score=0.95),

@@ -13,9 +13,9 @@ from cos.benchmarks.setting import Setting
 from cos.clients import AsyncClient, Client, Solution
 from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
 from cos.clients.local import stream
-from cos.clients.models import Answered, Node, Opened, Scored, Selected, Step, Timings, Usage, Written
+from cos.clients.models import Answered, Node, Opened, Scored, Selected, Stages, Step, Timings, Usage, Written
 from cos.server.app import create_app
-from cos.server.schemas import NodeReply, SolveReply, StepReply, TimingsReply, UsageReply
+from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.settings import Settings
 from cos.training.engines import running
 
@@ -29,7 +29,10 @@ async def transport() -> AsyncGenerator[httpx.ASGITransport]:
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(Solution, SolveReply), (Step, StepReply), (Node, NodeReply), (Usage, UsageReply), (Timings, TimingsReply)],
+    [
+        *((Solution, SolveReply), (Step, StepReply), (Node, NodeReply), (Usage, UsageReply)),
+        *((Timings, TimingsReply), (Stages, StagesReply)),
+    ],
 )
 def test_the_models_know_every_field_of_the_server(ours: type[BaseModel], theirs: type[BaseModel]):
     known = set(ours.model_fields)

@@ -13,10 +13,13 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from cos.checkpoints import example, heldout
 from tests.real.server_process import ROOT, ServerProcess, fenced_blocks
@@ -28,6 +31,11 @@ TOTAL = "What is the total of all rows?"
 
 def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def body_of_the_example() -> dict[str, Any]:
+    task = example()
+    return {"image": data_uri(task.image_path.read_bytes()), "question": task.question, "seed": 0}
 
 
 def engines_running(server: ServerProcess) -> float:
@@ -53,16 +61,32 @@ def test_the_server_solves_its_example_and_says_that_it_is_ready(server: ServerP
 
 
 def test_the_bundled_example_is_answered_rightly(server: ServerProcess) -> None:
-    task = example()
-    body = {"image": data_uri(task.image_path.read_bytes()), "question": task.question, "seed": 0, "return_tree": True}
+    body = {**body_of_the_example(), "return_tree": True}
     reply = httpx.post(f"{server.url}/solve", json=body, timeout=60).json()
-    assert reply["answer"] == task.answer
+    assert reply["answer"] == example().answer
+    timings = reply["timings"]
+    assert sum(timings["stages"].values()) == pytest.approx(timings["total_s"], rel=0.02)
     assert reply["complete"] is True
     assert all(0 <= step["score"] <= 1 for step in reply["steps"])
     assert {step["name"] for step in reply["steps"]} >= {"Read row 1"}
     fates = ("kept", "duplicate", "asked", "aborted", "discarded")
     assert sum(reply["usage"][f"tokens_{fate}"] for fate in fates) == reply["usage"]["tokens_generated"]
     assert sum(node["kept"] for node in reply["tree"]) == len(reply["steps"]) + 1
+
+
+def test_both_engines_series_are_told_apart_in_both_formats(server: ServerProcess) -> None:
+    httpx.post(f"{server.url}/solve", json={**body_of_the_example(), "strategy": "beam"}, timeout=60)
+    for accept, parse in (("text/plain", plain_text), ("application/openmetrics-text;version=1.0.0", open_metrics)):
+        families = list(parse(httpx.get(f"{server.url}/metrics", headers={"Accept": accept}).text))
+        samples = [sample for family in families for sample in family.samples]
+        for name in ("vllm:num_requests_running", "vllm:e2e_request_latency_seconds_count"):
+            assert {sample.labels["cos_engine"] for sample in samples if sample.name == name} == {"policy", "prm"}
+        prompts = [sample for sample in samples if sample.name == "cos_prompt_tokens_total"]
+        assert {tuple(sorted(sample.labels.values())) for sample in prompts if sample.value > 0} >= {
+            ("computed", "policy"),
+            ("computed", "prm"),
+        }
+        assert len({family.name for family in families}) == len(families), "no family stands twice"
 
 
 @pytest.mark.parametrize("command", fenced_blocks(ROOT / "README.md", "sh")[2:])

@@ -342,7 +342,7 @@ def test_seeds_follow_from_the_place_in_the_tree() -> None:
 async def test_timings_are_in_order(find: Find) -> None:
     timings = (await find("beam", policy=jittery(0))).timings
     assert timings.first_candidate_s is not None
-    assert 0 <= timings.open_s <= timings.first_candidate_s <= timings.total_s
+    assert 0 <= timings.stages.open_s <= timings.first_candidate_s <= timings.total_s
 
 
 @pytest.mark.parametrize("strategy", EVERY)

@@ -20,6 +20,7 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.server.app import create_app
 from cos.server.service import Service
 from cos.server.settings import Settings
+from cos.server.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,25 @@ def settings(**values: Any) -> Settings:
     return Settings(policy="scripted", **values)
 
 
-def app_over(chosen: Settings, policy: ScriptedEngine, prm: ScriptedEngine | None) -> FastAPI:
+def app_over(
+    chosen: Settings, policy: ScriptedEngine, prm: ScriptedEngine | None, tracer: Tracer | None = None
+) -> FastAPI:
     """The application over these engines."""
 
     async def start(_: Settings) -> Engines:
         return Engines(policy, prm)
 
-    return create_app(chosen, start=start)
+    return create_app(chosen, start=start, tracer=tracer)
 
 
 @asynccontextmanager
-async def served(script: Script | None = None, **values: Any) -> AsyncGenerator[Served]:
+async def served(
+    script: Script | None = None, *, tracer: Tracer | None = None, **values: Any
+) -> AsyncGenerator[Served]:
     """A server without a socket."""
     chosen = settings(**values)
     policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_name else None
-    app = app_over(chosen, policy, prm)
+    app = app_over(chosen, policy, prm, tracer)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
@@ -84,11 +89,13 @@ async def served(script: Script | None = None, **values: Any) -> AsyncGenerator[
 
 
 @asynccontextmanager
-async def listening(script: Script | None = None, **values: Any) -> AsyncGenerator[Served]:
+async def listening(
+    script: Script | None = None, *, tracer: Tracer | None = None, **values: Any
+) -> AsyncGenerator[Served]:
     """A server behind a real socket."""
     chosen = settings(**values)
     policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_name else None
-    app = app_over(chosen, policy, prm)
+    app = app_over(chosen, policy, prm, tracer)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     running = asyncio.create_task(server.serve([listener]))

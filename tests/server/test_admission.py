@@ -25,10 +25,10 @@ async def test_one_request_more_than_places_and_queue_is_refused_at_once() -> No
         assert int(refused.headers["retry-after"]) >= 1
         assert error_of(refused)["type"] == "rate_limit_error"
         assert [reply.status_code for reply in await asyncio.gather(*accepted)] == [200] * 5
-        assert max(reply.json()["timings"]["queue_s"] for reply in [await task for task in accepted]) > 0.1
+        assert max(reply.json()["timings"]["stages"]["queue_s"] for reply in [await task for task in accepted]) > 0.1
         assert (await server.solve()).status_code == 200
         metrics = (await server.http.get("/metrics")).text
-        assert "cos_admission_rejections_total 1.0" in metrics
+        assert 'cos_admission_rejections_total{reason="queue_full"} 1.0' in metrics
         assert "cos_requests_in_progress 0.0" in metrics
 
 

@@ -4,11 +4,8 @@ import re
 
 import pytest
 from fastapi.routing import APIRoute
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.parser import text_string_to_metric_families
 
 from cos.search.strategies import menu
-from cos.server.metrics import exposition
 from cos.server.middleware import OPEN_PATHS
 from tests.server.support import Served, body, error_of, served
 
@@ -96,41 +93,6 @@ async def test_the_openapi_page_describes_bodies_replies_and_errors(server: Serv
     for reference in re.findall(r'"#/components/schemas/(\w+)"', (await server.http.get("/openapi.json")).text):
         assert reference in schemas
     assert (await server.http.get("/docs")).status_code == 200
-
-
-async def test_metrics_tell_what_was_searched(server: Served) -> None:
-    usage = (await server.solve(n=4)).json()["usage"]
-    response = await server.http.get("/metrics", follow_redirects=False)
-    families = {family.name: family for family in text_string_to_metric_families(response.text)}
-    values = {
-        (sample.name, sample.labels.get("kind")): sample.value
-        for family in families.values()
-        for sample in family.samples
-    }
-    assert response.status_code == 200
-    assert values["cos_candidates_total", None] == usage["candidates"]
-    assert values["cos_policy_tokens_total", "kept"] == usage["tokens_kept"]
-    assert values["cos_policy_tokens_total", "discarded"] == usage["tokens_discarded"]
-    assert values["cos_prm_reads_total", None] == usage["prm_reads"]
-    assert values["cos_prm_score_count", None] == usage["candidates"]
-    assert families["cos_build_info"].samples[0].labels["policy"] == "scripted"
-
-
-def test_a_family_of_several_registries_appears_once_with_the_samples_of_all() -> None:
-    registries = [CollectorRegistry(), CollectorRegistry(), CollectorRegistry()]
-    Gauge("cos_places", "Places.", registry=registries[0]).set(1)
-    for registry, role in zip(registries[1:], ("policy", "prm"), strict=True):
-        Counter("vllm:tokens", "Tokens.", ["model_name"], registry=registry).labels(role).inc(3)
-        Histogram("vllm:seconds", "Seconds.", ["model_name"], registry=registry, buckets=(1, 2)).labels(role).observe(1)
-    lines = exposition(registries).decode().splitlines()
-    assert [line for line in lines if line.startswith("# TYPE")] == [
-        "# TYPE cos_places gauge",
-        "# TYPE vllm:tokens_total counter",
-        "# TYPE vllm:seconds histogram",
-    ]
-    assert 'vllm:tokens_total{model_name="policy"} 3.0' in lines
-    assert 'vllm:tokens_total{model_name="prm"} 3.0' in lines
-    assert len([line for line in lines if line.startswith("vllm:seconds_bucket")]) == 6
 
 
 async def test_two_servers_in_one_process_count_apart() -> None:

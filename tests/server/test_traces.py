@@ -20,8 +20,9 @@ from cos.search.errors import InputError
 from cos.search.types import Result
 from cos.server.flags import load_settings
 from cos.server.jobs import Job
+from cos.server.metrics import Metrics
 from cos.server.traces import MOST_WAITING, VERSION, TraceStore
-from tests.server.support import body, data_uri, listening, picture_bytes, served, until
+from tests.server.support import Served, body, data_uri, listening, picture_bytes, served, until
 
 STORED = ("cos_traces_total", {"status": "stored"})
 FAILED = ("cos_traces_total", {"status": "failed"})
@@ -37,12 +38,28 @@ def images(folder: Path) -> Sequence[Path]:
     return sorted((folder / "images").iterdir())
 
 
+def counted(server: Served, series: tuple[str, dict[str, str]]) -> float | None:
+    """A series' value, by the server's own metrics."""
+    assert isinstance(server.service.metrics, Metrics)
+    return server.service.metrics.registry.get_sample_value(*series)
+
+
 async def test_a_trace_holds_the_whole_search_with_scores_and_likelihoods(tmp_path: Path) -> None:
     async with served(trace_dir=tmp_path) as server:
         reply = (await server.solve(strategy="beam", n=4, return_tree=True)).json()
     (trace,) = traces(tmp_path)
     assert trace["version"] == VERSION
-    for name in ("id", "question", "strategy", "parameters", "answer", "chain_score", "finish_reason", "usage"):
+    for name in (
+        "id",
+        "question",
+        "strategy",
+        "parameters",
+        "answer",
+        "chain_score",
+        "finish_reason",
+        "usage",
+        "timings",
+    ):
         assert trace[name] == reply[name], name
     assert [{k: v for k, v in node.items() if k != "logprob"} for node in trace["tree"]] == reply["tree"]
     kept = [node["path"] for node in trace["tree"] if node["kept"]]
@@ -129,7 +146,7 @@ async def test_no_key_gets_into_a_trace(tmp_path: Path) -> None:
 async def test_stored_traces_are_counted_and_written_whole(tmp_path: Path) -> None:
     async with served(trace_dir=tmp_path) as server:
         await asyncio.gather(*(server.solve(seed=seed) for seed in range(8)))
-        await until(lambda: server.service.metrics.registry.get_sample_value(*STORED) == 8)
+        await until(lambda: counted(server, STORED) == 8)
     assert len(traces(tmp_path)) == 8
     assert [path for path in tmp_path.rglob("*") if path.name.startswith(".")] == []
 
@@ -143,7 +160,7 @@ async def test_a_disk_that_fails_costs_the_trace_and_not_the_request(
         folder.write_text("a file where the folder was")
         response = await server.solve()
         assert (response.status_code, response.json()["complete"]) == (200, True)
-        await until(lambda: server.service.metrics.registry.get_sample_value(*FAILED) == 1)
+        await until(lambda: counted(server, FAILED) == 1)
         assert "cos_traces_total" in (await server.http.get("/metrics")).text
     assert f"trace {response.json()['id']} was not stored" in caplog.text
 
@@ -160,10 +177,10 @@ async def test_a_disk_that_is_too_slow_loses_traces_instead_of_filling_the_memor
     async with served(trace_dir=tmp_path, max_concurrent_searches=MOST_WAITING + 1) as server:
         replies = await asyncio.gather(*(server.solve(n=1, seed=seed) for seed in range(MOST_WAITING + 1)))
         assert {reply.status_code for reply in replies} == {200}
-        assert server.service.metrics.registry.get_sample_value(*FAILED) == 1
+        assert counted(server, FAILED) == 1
         going.set()
     assert f"{MOST_WAITING} others wait" in caplog.text
-    assert server.service.metrics.registry.get_sample_value(*STORED) == MOST_WAITING
+    assert counted(server, STORED) == MOST_WAITING
 
 
 async def test_a_folder_that_cannot_be_written_to_is_told_before_any_engine_starts(tmp_path: Path) -> None:

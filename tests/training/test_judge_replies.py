@@ -181,7 +181,7 @@ def test_after_too_many_failures_the_same_command_tries_only_what_failed(tmp_pat
         f"I see {n}." for n in (0, 10, 15, 5)
     ]
     assert (outcome["labelled"], outcome["failed"]) == ({"judge": 20}, {"judge": 0})
-    assert sum(label.hard for row in again if (label := row.labels["judge"][0])) == 4
+    assert sum(given.hard for row in again if (given := row.labels["judge"][0])) == 4
 
 
 def test_a_share_of_failures_that_is_allowed_is_counted(tmp_path: Path, judge: Served) -> None:
