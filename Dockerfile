@@ -67,7 +67,9 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
 USER 10001:10001
 
 FROM runtime AS cpu
-# vLLM's CPU kernels are linked with libnuma. No compiler: engines on CPU compile nothing.
+# vLLM's CPU kernels are linked with libnuma. No compiler: engines on CPU compile nothing. Torch tells that Triton is not
+# there at every start, which is as it should be.
+ENV TORCH_LOGS=-torch.utils.cpp_extension,-torch.utils.flop_counter,-torch._library.triton
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 \
