@@ -5,6 +5,8 @@
 #
 #   tests/deploy/bare_root.sh build [cpu|cuda] [further options of buildah build]
 #   tests/deploy/bare_root.sh run   [cpu|cuda] [options of cos-serve]
+#   tests/deploy/bare_root.sh pod   [cpu|cuda] [options of cos-serve]     as the Helm chart has it: nothing can be written to
+#                                                                         but the volumes, and nobody gains any rights
 #   tests/deploy/bare_root.sh shell [cpu|cuda] COMMAND [ARGUMENT ...]
 #   tests/deploy/bare_root.sh remove
 set -euo pipefail
@@ -42,13 +44,14 @@ with_container() {
   trap 'buildah rm "$container" >/dev/null' EXIT
 }
 
-task=${1:?build, run, shell or remove}
+task=${1:?build, run, pod, shell or remove}
 target=${2:-cpu}
 shift $(($# < 2 ? $# : 2))
 case $task in
   build)
     make_base
-    buildah build --isolation chroot --format docker --layers --pull-never --build-arg "PYTHON_IMAGE=$base" \
+    # Without its cache of layers: a cached stage that a later one mounts is mounted empty (buildah 1.28).
+    buildah build --isolation chroot --format docker --layers=false --pull-never --build-arg "PYTHON_IMAGE=$base" \
       --target "$target" --tag "cos-serve:$target" "$@" --file "$root/Dockerfile" "$root"
     buildah inspect --type image --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}' "cos-serve:$target"
     ;;
@@ -56,6 +59,25 @@ case $task in
     # What the image says, by the user it says: buildah's "run" takes the command instead of the entry point.
     with_container "$target"
     buildah run --isolation chroot "$container" -- cos-serve --host 127.0.0.1 "$@"
+    ;;
+  pod)
+    with_container "$target"
+    files=$(buildah mount "$container")
+    mapfile -t variables < <(buildah inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container")
+    # shellcheck disable=SC2016
+    unshare --mount bash -euc '
+      files=$1 && shift
+      mount --bind "$files" "$files"
+      mount --options remount,bind,ro "$files"
+      mount --types proc proc "$files/proc"
+      mount --rbind /dev "$files/dev"
+      for volume in tmp home/cos models traces; do
+        mount --types tmpfs --options uid=10001,gid=10001,mode=755 tmpfs "$files/$volume"
+      done
+      cd "$files/home/cos"
+      exec chroot "$files" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs \
+        --bounding-set=-all --inh-caps=-all -- env --ignore-environment "$@"
+    ' pod "$files" HOME=/home/cos "${variables[@]}" cos-serve --host 127.0.0.1 --trace-dir /traces "$@"
     ;;
   shell)
     with_container "$target"
@@ -67,7 +89,7 @@ case $task in
     rm -rf "$work"
     ;;
   *)
-    echo "$0: $task is none of build, run, shell, remove" >&2
+    echo "$0: $task is none of build, run, pod, shell, remove" >&2
     exit 2
     ;;
 esac
