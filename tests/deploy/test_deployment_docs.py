@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 TOOLS = ROOT / "build" / "tools"
 
-RUN_HERE = ("helm lint ", "helm template ")
+PROGRAMS = ("docker", "helm", "systemctl", "journalctl", "cos-serve", "uv")
+RUN_HERE = ("helm lint ", "helm template ", "cos-serve ")
 
 NO_DOCKER = "needs a Docker daemon; test_compose.py and test_dockerfile.py check the files"
 NO_CLUSTER = "needs a cluster; test_helm.py rehearses an installation"
@@ -24,9 +26,13 @@ NOT_RUN = {
     "docker compose up": NO_DOCKER,
     "COS_POLICY=path-or-hub-name COS_PRM=path-or-hub-name docker compose up": NO_DOCKER,
     "docker compose -f docker-compose.yml -f docker-compose.gpu.yml up": NO_DOCKER,
+    "docker compose ps": NO_DOCKER,
+    "docker run --rm --init -p 127.0.0.1:8000:8000 cos-serve:cpu": NO_DOCKER,
+    "docker stop --time 45 NAME": NO_DOCKER,
     "docker build -t cos-serve:cpu .": NO_DOCKER,
     "docker build --target cuda -t cos-serve:cuda .": NO_DOCKER,
     "docker build --build-arg TORCH_INDEX=ADDRESS -t cos-serve:cpu .": NO_DOCKER,
+    "helm install cos deploy/helm/cos-serve": NO_CLUSTER,
     "helm install cos deploy/helm/cos-serve --set image.repository=REPOSITORY": NO_CLUSTER,
     "helm install cos deploy/helm/cos-serve --set image.repository=REPOSITORY --set image.tag=cuda "
     "--set gpu.enabled=true": NO_CLUSTER,
@@ -35,6 +41,7 @@ NOT_RUN = {
     "install -m 644 deploy/systemd/cos-serve.service /etc/systemd/system/": NO_SYSTEMD,
     "systemctl daemon-reload": NO_SYSTEMD,
     "systemctl enable --now cos-serve": NO_SYSTEMD,
+    "journalctl -u cos-serve": NO_SYSTEMD,
     "tests/deploy/bare_root.sh build cpu": "takes minutes and gigabytes; run by hand",
     "tests/deploy/bare_root.sh run cpu --port 8000": "takes what the line before builds; run by hand",
 }
@@ -42,9 +49,11 @@ NOT_RUN = {
 
 
 def commands() -> list[str]:
-    """Every line of the page's sh blocks."""
+    """Every line of the page's sh blocks, and every command within its text, once."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.splitlines()]
+    inline = [code for code in re.findall(r"`([^`\n]+)`", PAGE) if code.startswith(tuple(f"{it} " for it in PROGRAMS))]
+    return list(dict.fromkeys([*lines, *inline]))
 
 
 def test_every_command_is_run_here_or_named_with_the_reason() -> None:
@@ -53,12 +62,12 @@ def test_every_command_is_run_here_or_named_with_the_reason() -> None:
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith(RUN_HERE)])
 def test_a_command_that_needs_no_machine_of_its_own_works_as_written(line: str) -> None:
-    path = os.pathsep.join((str(TOOLS), os.environ["PATH"]))
-    if shutil.which("helm", path=path) is None:
-        pytest.skip("helm is not installed (tests/deploy/get_helm.sh)")
-    done = subprocess.run(
-        shlex.split(line), env={**os.environ, "PATH": path}, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    path = os.pathsep.join((str(TOOLS), sysconfig.get_path("scripts"), os.environ["PATH"]))
+    program, *arguments = shlex.split(line)
+    found = shutil.which(program, path=path)
+    if found is None:
+        pytest.skip(f"{program} is not installed (helm: tests/deploy/get_helm.sh)")
+    done = subprocess.run([found, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

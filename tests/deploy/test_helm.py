@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def variables(*values: str) -> dict[str, Any]:
 def test_helm_finds_no_fault_with_the_chart() -> None:
     done = helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout
+
+
+def test_the_chart_is_for_this_version_of_the_server() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chart["appVersion"] == project["version"]
 
 
 @pytest.mark.parametrize("version", ["1.27", "1.37"])
@@ -151,7 +158,7 @@ def test_more_servers_come_while_searches_wait() -> None:
     scaler = objects(*SCALED)["HorizontalPodAutoscaler demo-cos-serve"]["spec"]
     (metric,) = scaler["metrics"]
     name = metric["pods"]["metric"]["name"]
-    assert f'"{name}"' in (ROOT / "server" / "metrics.py").read_text(encoding="utf-8")
+    assert any(f'"{name}"' in module.read_text(encoding="utf-8") for module in (ROOT / "server").glob("*.py"))
     assert scaler["scaleTargetRef"]["name"] == "demo-cos-serve"
     assert "replicas" not in objects(*SCALED)["Deployment demo-cos-serve"]["spec"]
 
