@@ -70,6 +70,7 @@ case $task in
       mount --bind "$files" "$files"
       mount --options remount,bind,ro "$files"
       mount --types proc proc "$files/proc"
+      mount --rbind /sys "$files/sys"
       mount --rbind /dev "$files/dev"
       for volume in tmp home/cos models traces; do
         mount --types tmpfs --options uid=10001,gid=10001,mode=755 tmpfs "$files/$volume"
