@@ -16,11 +16,11 @@ FROM installer AS dependencies-cpu
 ARG TORCH_INDEX=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
-    locked="$(uv export --quiet --locked --no-dev --no-emit-project --no-hashes --no-annotate --no-header)"; \
+    locked="$(uv export --quiet --locked --no-dev --extra otel --no-emit-project --no-hashes --no-annotate --no-header)"; \
     left_out='triton'; \
     if [ -n "${TORCH_INDEX}" ]; then left_out='triton|torch|torchvision|(nvidia|cuda)-[a-z0-9-]+'; fi; \
     mapfile -t without < <(sed -nE "s/^(${left_out})(\[[^]]*\])?==.*/--no-install-package=\1/p" <<<"${locked}"); \
-    uv sync --locked --no-dev --no-install-project "${without[@]}"; \
+    uv sync --locked --no-dev --extra otel --no-install-project "${without[@]}"; \
     if [ -n "${TORCH_INDEX}" ]; then \
         mapfile -t torch < <(sed -nE 's/^((torch|torchvision)==[0-9.]+).*/\1/p' <<<"${locked}"); \
         uv pip install --python /opt/cos/bin/python --no-deps --index-url "${TORCH_INDEX}" "${torch[@]}"; \
@@ -28,7 +28,7 @@ RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
 
 FROM installer AS dependencies-cuda
 RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
-    uv sync --locked --no-dev --no-group cpu --extra gpu --no-install-project
+    uv sync --locked --no-dev --no-group cpu --extra gpu --extra otel --no-install-project
 
 FROM installer AS wheel
 COPY . .

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.registry import Collector
@@ -73,8 +74,8 @@ async def test_what_goes_wrong_comes_up_as_an_alert_and_what_does_not_stays_sile
     program("prometheus")
     traces = tmp_path / "traces"
     script = Script(judge=_judge, fault=_fault, seconds_per_token=0.001)
-    limits = {"max_concurrent_searches": 2, "max_queued_searches": 1}
-    async with listening(script, **limits, engine_patience_s=0.5, trace_dir=traces) as server:
+    settings: dict[str, Any] = {"max_concurrent_searches": 2, "max_queued_searches": 1, "engine_patience_s": 0.5}
+    async with listening(script, trace_dir=traces, **settings) as server:
         target = server.http.base_url.netloc.decode()
         async with scraping(target, DEPLOY / "prometheus" / "prometheus.yml", 0.5) as prometheus:
             # A series has to be there before it can be seen to grow.

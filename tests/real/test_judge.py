@@ -76,7 +76,7 @@ def test_every_chain_gets_labels_from_a_judge_behind_vllm(tmp_path: Path, judge:
     rows, outcome = label(tmp_path, judge)
     assert (outcome["judged"], outcome["failed"]) == (6, 0)
     assert all(len(row.labels["judge"]) == len(row.steps) + 1 for row in rows)
-    assert [row.labels["judge"][-1].hard for row in rows] == [row.right for row in rows]
+    assert [last and last.hard for row in rows for last in row.labels["judge"][-1:]] == [row.right for row in rows]
     assert outcome["good"] + outcome["neutral"] + outcome["bad"] == pytest.approx(1, abs=1e-3)
     assert outcome["tokens_in"] > 6 * 500
     assert outcome["tokens_out"] > 0
