@@ -36,7 +36,8 @@ NOT_RUN = {
     "helm install cos deploy/helm/cos-serve --set image.repository=REPOSITORY": NO_CLUSTER,
     "helm install cos deploy/helm/cos-serve --set image.repository=REPOSITORY --set image.tag=cuda "
     "--set gpu.enabled=true": NO_CLUSTER,
-    "UV_PROJECT_ENVIRONMENT=/opt/cos-serve uv sync --locked --no-dev --extra otel --no-editable --no-managed-python": NO_SYSTEMD,
+    "UV_PROJECT_ENVIRONMENT=/opt/cos-serve uv sync --locked --no-dev --extra otel --no-editable "
+    "--no-managed-python": NO_SYSTEMD,
     "install -D -m 600 deploy/systemd/cos-serve.env.example /etc/cos-serve/cos-serve.env": NO_SYSTEMD,
     "install -m 644 deploy/systemd/cos-serve.service /etc/systemd/system/": NO_SYSTEMD,
     "systemctl daemon-reload": NO_SYSTEMD,
