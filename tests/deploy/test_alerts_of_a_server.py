@@ -88,8 +88,9 @@ async def test_what_goes_wrong_comes_up_as_an_alert_and_what_does_not_stays_sile
     traces = tmp_path / "traces"
     luck = _Luck()
     script = Script(judge=_judge, fault=luck.fault, seconds_per_token=0.0002)
-    limits = {"max_concurrent_searches": 2, "max_queued_searches": 1}
-    async with listening(script, **limits, engine_patience_s=0.5, trace_dir=traces) as server:
+    async with listening(
+        script, max_concurrent_searches=2, max_queued_searches=1, engine_patience_s=0.5, trace_dir=traces
+    ) as server:
         target = server.http.base_url.netloc.decode()
         async with scraping(target, DEPLOY / "prometheus" / "prometheus.yml", 0.5) as prometheus:
             # A series has to be there before it can be seen to grow.
