@@ -4,8 +4,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.registry import Collector
@@ -30,6 +30,9 @@ IN_TROUBLE = {
 }
 
 
+SLOW_MACHINE = {"CosEventLoopLags"}
+
+
 class _Broken(Collector):
     """A collector that fails at every scrape."""
 
@@ -41,11 +44,17 @@ def _judge(question: Question, written: str) -> float:
     return math.nan if "unscored" in question.text else sureness(question, written)
 
 
-def _fault(kind: str, number: int) -> Exception | None:
-    return EngineError(f"no luck with a {kind}") if number % 4 == 0 else None
+@dataclass
+class _Luck:
+    """Whether engines carry out what is asked of them."""
+
+    is_bad: bool = False
+
+    def fault(self, kind: str, number: int) -> Exception | None:
+        return EngineError(f"no luck with {kind} {number}") if self.is_bad else None
 
 
-async def _trouble(server: Served, traces: Path) -> None:
+async def _trouble(server: Served, traces: Path, luck: _Luck) -> None:
     """All that can go wrong but an engine that is gone or frozen."""
     traces.rename(traces.with_name("gone"))
     traces.touch()
@@ -53,6 +62,10 @@ async def _trouble(server: Served, traces: Path) -> None:
     server.prm.registry.register(_Broken())
     full = await asyncio.gather(*(server.solve(n=8) for _ in range(8)))
     assert {reply.status_code for reply in full} >= {200, 429}
+    luck.is_bad = True
+    for _ in range(4):
+        assert (await server.solve(strategy="best_of_n", n=8)).status_code == 502
+    luck.is_bad = False
     assert (await server.solve(n=8, question="unscored?")).status_code == 502
     for _ in range(8):
         short = await server.solve(n=4, max_steps=1)
@@ -73,17 +86,20 @@ async def _alerts(prometheus: Prometheus, enough: Callable[[set[str]], bool], se
 async def test_what_goes_wrong_comes_up_as_an_alert_and_what_does_not_stays_silent(tmp_path: Path) -> None:
     program("prometheus")
     traces = tmp_path / "traces"
-    script = Script(judge=_judge, fault=_fault, seconds_per_token=0.001)
-    settings: dict[str, Any] = {"max_concurrent_searches": 2, "max_queued_searches": 1, "engine_patience_s": 0.5}
-    async with listening(script, trace_dir=traces, **settings) as server:
+    luck = _Luck()
+    script = Script(judge=_judge, fault=luck.fault, seconds_per_token=0.0002)
+    async with listening(
+        script, max_concurrent_searches=2, max_queued_searches=1, engine_patience_s=0.5, trace_dir=traces
+    ) as server:
         target = server.http.base_url.netloc.decode()
         async with scraping(target, DEPLOY / "prometheus" / "prometheus.yml", 0.5) as prometheus:
             # A series has to be there before it can be seen to grow.
             assert (await server.solve(n=2)).status_code == 200
             assert (await server.solve(n=1, budget={"tokens": 4000})).status_code == 200
             await asyncio.sleep(1.5)
-            assert await _alerts(prometheus, lambda found: not found) == set()
-            await _trouble(server, traces)
+            # A machine with much else to do is late by itself.
+            assert await _alerts(prometheus, SLOW_MACHINE.issuperset) <= SLOW_MACHINE
+            await _trouble(server, traces, luck)
             assert await _alerts(prometheus, IN_TROUBLE.issubset) == IN_TROUBLE
             server.policy.freeze()
             assert "CosEngineFrozen" in await _alerts(prometheus, {"CosEngineFrozen"}.issubset)
