@@ -95,8 +95,6 @@ def questions() -> list[str]:
         "\u2400question",
         " leading and trailing \t",
         "\n\nlines\r\nof all \n kinds\u2028here\u2029and\x85there\n\n",
-        "",
-        " ",
         unicodedata.normalize("NFC", accents),
         unicodedata.normalize("NFD", accents),
         "日本語の表 🧮 \U0001f468\u200d\U0001f469\u200d\U0001f467 ﷽ \ufeff\u200b",

@@ -7,6 +7,7 @@ import pytest
 
 from cos.search.errors import InputError
 from cos.training import digest, sft
+from cos.training.keys import TrainingKeys
 from cos.training.recipe import Recipe
 from cos.training.recipe_file import parse_recipe
 from cos.training.references import WRITES
@@ -58,13 +59,13 @@ def test_a_folder_of_ones_own_is_not_taken_for_a_stages(recipe: Recipe, how: Run
 def test_data_that_change_while_a_stage_runs_leave_it_undone(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = sft.load_checkpoint
+    load = sft.load_base
 
-    def slowly(folder: str) -> object:
+    def slowly(folder: str, keys: TrainingKeys) -> object:
         write_chains(tmp_path / "rows.jsonl", 4)
-        return load(folder)
+        return load(folder, keys)
 
-    monkeypatch.setattr(sft, "load_checkpoint", slowly)
+    monkeypatch.setattr(sft, "load_base", slowly)
     with pytest.raises(InputError, match=r"while it ran, its inputs have changed:\n  data .*rows.jsonl has changed"):
         run_stage(recipe, recipe.stages[0])
     assert not (recipe.folder / "sft" / "done.json").exists()

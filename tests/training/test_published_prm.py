@@ -212,9 +212,7 @@ def test_labels_that_say_nothing_are_refused(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "rows.jsonl", ChainRow))
 
 
-def test_a_prm_learns_from_all_three_mixed_and_is_measured_on_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_prm_learns_from_all_three_mixed_and_is_measured_on_them(tmp_path: Path) -> None:
     (tmp_path / "geo").mkdir()
     Image.effect_noise((56, 56), 80).convert("RGB").save(tmp_path / "geo" / "1.png")
     files: list[dict[str, Any]] = []
@@ -236,7 +234,8 @@ def test_a_prm_learns_from_all_three_mixed_and_is_measured_on_them(
     chains = [{key: value for key, value in one.items() if key != "weight"} for one in files]
     measured = {"prm": "scripted", "chains": chains, "labels": "published", "calibration_share": 0}
     run_evaluate(EvaluateConfig.model_validate(measured), context(tmp_path / "measured", "evaluate"))
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tags"] == 7
+    found = json.loads((tmp_path / "measured" / "evaluate" / "evaluation.json").read_text())
+    assert found["tags"] == 7
 
 
 def test_chains_without_an_answer_are_imitated_by_nobody(tmp_path: Path) -> None:

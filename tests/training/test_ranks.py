@@ -120,7 +120,7 @@ def torchrun(
     """The recipe in two processes on CPU, begun anew as often as ``tries`` says."""
     file = recipe.with_suffix(".plan.json")
     file.write_text(json.dumps(plan))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "0.1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "1"]
     launcher += ["--standalone", "--max-restarts", str(tries - 1)]
     return subprocess.run(
         [*launcher, "-m", "tests.training.rank_of_a_test", str(recipe), str(file)],

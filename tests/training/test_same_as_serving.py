@@ -288,7 +288,7 @@ async def test_a_prm_is_taught_the_chain_that_it_reads_in_a_search(
     encoder = TurnEncoder(checkpoint.processor.tokenizer)
     policy: Any = reader.vocabulary if tokenizer_of_policy == "the same" else SimpleNamespace(fingerprint="another")
     scorer = CosPrm(cast("Any", reader), policy)
-    texts = [text for text in questions() if text.strip()]
+    texts = questions()
     steps = tuple(Step(*texts[start : start + 3]) for start in range(0, len(texts) - 3, 3))
     row = ChainRow(id="chain", problem=nasty[0], steps=steps, answer=texts[-1])
     nodes, _ = tree_of(reader.vocabulary, [row])

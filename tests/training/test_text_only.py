@@ -92,9 +92,7 @@ def eyes(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weights) for name, weights in model.named_parameters() if "vis" in name or "projector" in name]
 
 
-def test_stages_that_ask_models_take_problems_without_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stages_that_ask_models_take_problems_without_a_picture(tmp_path: Path) -> None:
     rows = [problem(tmp_path, index) for index in range(6)]
     write_rows(
         tmp_path / "asked.jsonl", [replace(row, image=None) if index % 2 else row for index, row in enumerate(rows)]
@@ -113,7 +111,8 @@ def test_stages_that_ask_models_take_problems_without_a_picture(
     assert {pair.problem.image is None for pair in pairs} == {True, False}
     config = EvaluateConfig(policy="scripted", prm="scripted", problems=asked, n=2)
     run_evaluate(config, context(tmp_path / "e", "evaluate"))
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["policy"]["greedy"]["problems"] == 6
+    found = json.loads((tmp_path / "e" / "evaluate" / "evaluation.json").read_text())
+    assert found["policy"]["greedy"]["problems"] == 6
 
 
 def test_a_row_without_a_picture_is_written_again_as_it_was_read(tmp_path: Path) -> None:
