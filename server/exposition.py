@@ -5,22 +5,18 @@ costs its own series and no others. Nothing is asked of an engine's process: wha
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-logger = logging.getLogger(__name__)
+from cos.server.families import END, written
 
-_PLAIN_NAME = re.compile("[a-zA-Z_:][a-zA-Z0-9_:]*")
-END = b"# EOF\n"
-"""The last line of OpenMetrics."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class Exposition:
         for name, family in self._families():
             try:
                 # One by one: a family that cannot be written down spoils no other.
-                parts.append(_written(family, encode).removesuffix(END))
+                parts.append(written(family, encode))
             except Exception as error:
                 self._failed(name, family.name, error)
         if "openmetrics" in media_type:
@@ -93,27 +89,8 @@ class Exposition:
             logger.error("/metrics lacks %s of the %s: %s (told once)", what, source, error, exc_info=error)
 
 
-def _written(family: Metric, encode: Callable[..., bytes]) -> bytes:
-    """One family as text."""
-    if _PLAIN_NAME.fullmatch(family.name):
-        # Nothing in it needs another spelling. Left to itself, prometheus_client 0.26 writes the colon in vLLM's names
-        # as _ wherever OpenMetrics is asked for, as Prometheus does: no query for them would find anything.
-        return encode(_Alone(family), escaping=ALLOWUTF8)
-    return encode(_Alone(family))
-
-
 def _labelled(sample: Sample, labels: Mapping[str, str]) -> Sample:
     return Sample(sample.name, {**sample.labels, **labels}, *sample[2:])
-
-
-class _Alone(Collector):
-    """One family as a registry."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterable[Metric]:
-        return (self._family,)
 
 
 def _collectors(registry: CollectorRegistry) -> list[Collector]:
