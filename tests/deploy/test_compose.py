@@ -71,6 +71,16 @@ def test_every_variable_is_a_setting_of_the_server(file: Path) -> None:
     assert variables <= {f"COS_{name.upper()}" for name in Settings.model_fields}
 
 
+def test_every_setting_that_the_pages_tell_an_operator_to_change_can_be_set() -> None:
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("runbook.md", "deployment.md")]
+    boards = [file.read_text(encoding="utf-8") for file in (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")]
+    flags = {name.upper().replace("-", "_") for name in re.findall(r"--([a-z][a-z-]+)", "".join((*pages, *boards)))}
+    variables = set(re.findall(r"COS_([A-Z_]+)", "".join(pages)))
+    settings = {name.upper() for name in Settings.model_fields} - {"CONFIG", "HOST", "PORT"}
+    told = {f"COS_{name}" for name in (flags | variables) & settings}
+    assert told <= set(services(CPU)["cos-serve"]["environment"]) | set(services(GPU)["cos-serve"]["environment"])
+
+
 def test_no_secret_is_written_down() -> None:
     found = {name: value for service in services().values() for name, value in service.get("environment", {}).items()}
     secrets = {name for name in found if re.search(r"KEY|TOKEN|PASSWORD", name)}

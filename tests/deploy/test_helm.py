@@ -115,6 +115,13 @@ def test_kubernetes_waits_until_the_server_has_drained(values: list[str]) -> Non
     assert pod(*values)["terminationGracePeriodSeconds"] == int(before) + draining + 15
 
 
+@pytest.mark.parametrize(("values", "longest"), [([], 900), (["probes.startup.failureThreshold=360"], 3600)])
+def test_a_start_that_its_probe_still_allows_is_no_failed_rollout(values: list[str], longest: int) -> None:
+    probe = container(*values)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == longest
+    assert objects(*values)["Deployment demo-cos-serve"]["spec"]["progressDeadlineSeconds"] == longest + 60
+
+
 def test_settings_reach_the_server_as_its_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = objects("settings.policy=a/b", "settings.prm=none", "settings.max_concurrent_searches=7", *KEYED)
     file = tmp_path / "config.yaml"
@@ -213,4 +220,5 @@ def test_the_notes_say_how_to_reach_the_server_and_that_it_is_open() -> None:
     notes = helm(*command).stdout.partition("NOTES:")[2]
     assert "port-forward service/demo-cos-serve 8000:8000" in notes
     assert "No API key is set" in notes
+    assert "--timeout 960s" in notes
     assert "No API key is set" not in helm(*command, "--set", "apiKey.existingSecret=keys").stdout

@@ -56,6 +56,12 @@ def test_a_lost_engine_is_started_again_and_a_wrong_setting_is_not() -> None:
     assert setting("RestartPreventExitStatus") == "2"
 
 
+def test_every_file_of_the_repository_that_the_unit_names_is_there() -> None:
+    named = re.findall(r"[\w./-]+\.(?:example|md)", UNIT.read_text(encoding="utf-8"))
+    assert len(named) > 1
+    assert [name for name in named if not (FOLDER.parents[1] / name).is_file()] == []
+
+
 def test_every_variable_of_the_example_is_a_setting_of_the_server() -> None:
     example = (FOLDER / "cos-serve.env.example").read_text(encoding="utf-8")
     variables = set(re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE)) - {"HF_TOKEN"}

@@ -216,11 +216,12 @@ def _mean_score() -> Panel:
 
 
 def _unscored() -> Panel:
+    written = of_strategy(CANDIDATES, 'fate!="aborted"')
     return lines(
         "Candidates without a score",
         "Share of written candidates whose score was missing or no number. It should be 0. Otherwise the PRM fails: "
         "see failed requests on the dashboard Engines, and the server's log.",
         "percentunit",
-        [Query(share(of_strategy("cos_unscored_total"), of_strategy(CANDIDATES), "strategy"), "{{strategy}}")],
+        [Query(share(of_strategy("cos_unscored_total"), written, "strategy"), "{{strategy}}")],
         6,
     )

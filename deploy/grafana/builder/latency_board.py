@@ -10,7 +10,7 @@ FIRST_STEP = "cos_time_to_first_step_seconds"
 QUEUE = "cos_queue_duration_seconds"
 REQUEST = "cos_request_duration_seconds"
 WITH_EXEMPLARS = Look(exemplars=True)
-SHARES = {"p50": "half", "p95": "95 of 100", "p99": "99 of 100"}
+SHARES = {"p50": "half of the", "p95": "95 of 100", "p99": "99 of 100"}
 
 
 def latency() -> Json:
@@ -19,7 +19,7 @@ def latency() -> Json:
         "cos-search-latency",
         "cos-serve: Search latency",
         "How long a search takes, from the arrival of its request to its answer, and where that time goes. Begin with "
-        "*Time to answer*; when it grows, *Where the time goes* says which stage grew with it.",
+        "*Time to answer*. When it grows, *Where the time goes* says which stage grew with it.",
         [
             Row("Now", _now()),
             Row("Time to answer, by strategy", [*(_answer(name, q) for name, q in QUANTILES), *_whole()]),

@@ -7,7 +7,7 @@ from variables import everywhere
 STACKED = Look(stacked=True)
 REQUESTS = of_strategy("cos_requests_total")
 STARTED = series("process_start_time_seconds")
-OF_OURS = ' * on (instance) group_left () cos_build_info{instance=~"$instance"}'
+OF_OURS = ' * on (job, instance) group_left () cos_build_info{instance=~"$instance"}'
 """Keeps the series of servers of ours only: every exporter tells when its process started."""
 
 

@@ -29,6 +29,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if gt (int (ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled)) 1 }}yes{{ end }}
 {{- end }}
 
+{{/* Seconds that a start may take before Kubernetes gives it up. */}}
+{{- define "cos-serve.longestStart" -}}
+{{- mul .Values.probes.startup.periodSeconds .Values.probes.startup.failureThreshold }}
+{{- end }}
+
 {{/* The name of a volume's claim. Takes a list: root, "models" or "traces". */}}
 {{- define "cos-serve.claim" -}}
 {{- $root := index . 0 }}
