@@ -15,11 +15,14 @@ import yaml
 
 from cos.server.flags import load_settings
 from cos.server.routes.health import router
+from tests.deploy.declared import declared
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "cos-serve"
 OF_AN_OPERATOR = {"ServiceMonitor", "PrometheusRule"}
 """Kinds that Kubernetes itself does not know."""
+SET_BY_THE_OPERATOR = {"job", "instance", "namespace", "service", "pod", "container", "endpoint"}
+"""Labels of whatever a ServiceMonitor has scraped. A label of the same name in a sample becomes ``exported_...``."""
 
 GPU = ["gpu.enabled=true", "gpu.count=2", "gpu.runtimeClassName=nvidia", "settings.tensor_parallel_size=2"]
 SCALED = ["autoscaling.enabled=true", "persistence.models.accessMode=ReadWriteMany"]
@@ -178,7 +181,14 @@ def test_finished_searches_are_stored_only_where_that_is_asked_for() -> None:
 def test_prometheus_is_told_the_job_that_alerts_go_by() -> None:
     (endpoint,) = objects(*WATCHED)["ServiceMonitor demo-cos-serve"]["spec"]["endpoints"]
     assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "cos-serve"}]
+    assert {"targetLabel": "job", "replacement": "cos-serve"} in endpoint["relabelings"]
+
+
+def test_no_label_of_the_server_has_to_give_way_to_one_of_the_operator() -> None:
+    (endpoint,) = objects(*WATCHED)["ServiceMonitor demo-cos-serve"]["spec"]["endpoints"]
+    dropped = {rule["regex"] for rule in endpoint["relabelings"] if rule.get("action") == "labeldrop"}
+    own = {label for labels in declared().values() for label in labels}
+    assert not own & (SET_BY_THE_OPERATOR - dropped)
 
 
 def test_dashboards_and_rules_are_those_of_the_repository_to_the_letter() -> None:
