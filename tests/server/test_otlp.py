@@ -322,6 +322,17 @@ async def test_spans_that_find_no_room_are_lost_by_whole_searches_and_that_is_to
     assert "spans were lost" in caplog.text
 
 
+async def test_a_request_that_ends_after_the_collector_was_let_go_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    tracer = OtlpTracer(InMemorySpanExporter(), "the collector")
+    async with served(Script(seconds_per_token=0.0005), tracer=tracer) as server:
+        solving = asyncio.create_task(server.solve())
+        await until(lambda: server.in_flight > 0)
+        await tracer.close()
+        assert (await solving).status_code == 200
+    assert "ended after the collector was let go" in caplog.text
+    assert "too slow" not in caplog.text
+
+
 async def test_many_spans_are_made_beside_the_searches_and_not_within() -> None:
     """The event loop makes none: that is a thread's."""
     threads: set[str] = set()
