@@ -24,9 +24,9 @@ Text of engine errors never reaches a client: it goes to the log, under the requ
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
@@ -190,6 +190,12 @@ def error_response(error: Exception, path: str = "") -> Response:
     return JSONResponse(error_reply(error).model_dump(), status, dict(fault.headers))
 
 
+def note_error(scope: MutableMapping[str, Any], error: Exception) -> None:
+    """Has the log line and the spans of a request for a search tell which error its reply tells."""
+    if (account := scope.get("state", {}).get("account")) is not None:
+        account.error = fault_of(error).code
+
+
 def log_error(error: Exception) -> None:
     """Writes down what a client is not told. What an error says that nobody foresaw may quote the request: the log's
     form decides whether it is told."""
@@ -233,8 +239,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def tell(request: Request, error: Exception) -> Response:
         log_error(error)
-        if (account := request.scope["state"].get("account")) is not None:
-            account.error = fault_of(error).code
+        note_error(request.scope, error)
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
         return error_response(error, request.scope["path"])

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from cos.server.families import END, written
+from cos.server.families import END, Encode, written
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Exposition:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The series, and their media type: Prometheus' text format, or OpenMetrics (with exemplars), as the request's
         ``Accept`` header has it."""
-        encode, media_type = choose_encoder(accept)
+        encode, media_type = _encoder(accept)
         parts = list[bytes]()
         for name, family in self._families():
             try:
@@ -87,6 +87,14 @@ class Exposition:
         if (source, what) not in self._told:
             self._told.add((source, what))
             logger.error("/metrics lacks %s of the %s: %s (told once)", what, source, error, exc_info=error)
+
+
+def _encoder(accept: str) -> tuple[Encode, str]:
+    try:
+        return choose_encoder(accept)
+    except (ValueError, TypeError):
+        # A version that is none, which prometheus_client tries to read as numbers.
+        return choose_encoder("")
 
 
 def _labelled(sample: Sample, labels: Mapping[str, str]) -> Sample:

@@ -9,6 +9,7 @@ and its place: its message may quote what a user asked.
 import asyncio
 import json
 import logging
+import math
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ class TextLines(Lines):
     def format(self, record: logging.LogRecord) -> str:
         """One record."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        line = f"{time} {record.levelname} {record.name}: {tame(record.getMessage())}"
+        line = f"{time} {record.levelname} {record.name}: {tame(_message(record))}"
         fields = {name: value for name, value in _fields(record).items() if f"%({name})" not in str(record.msg)}
         line += "".join(f" {name}={_shown(value)}" for name, value in fields.items() if value is not None)
         return "\n".join([line, *map(tame, self._error(record))])
@@ -120,15 +121,15 @@ class JsonLines(Lines):
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": cut(record.getMessage()),
+            "message": cut(_message(record)),
         }
         for name, value in _fields(record).items():
-            line.setdefault(name, cut(value) if isinstance(value, str) else value)
+            line.setdefault(name, value if _is_json(value) else cut(_text(value)))
         if error := self._error(record):
             line["error"] = "\n".join(map(cut, error))
         if record.processName != "MainProcess":
             line.update(process=record.processName, pid=record.process)
-        return json.dumps(line, default=str)
+        return json.dumps(line)
 
 
 def cut(text: str) -> str:
@@ -145,31 +146,58 @@ def tame(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:
+        # `logging` would write down the arguments, in lines of its own.
+        return f"{record.msg} (not filled in: {type(error).__name__})"
+
+
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    own = cast("Mapping[str, Any]", record.args) if isinstance(record.args, Mapping) else {}
+    # A library's message may have a mapping for its one argument, too, and names none of it.
+    is_named = isinstance(record.args, Mapping) and "%(" in str(record.msg)
+    own = cast("Mapping[str, Any]", record.args) if is_named else {}
     return {**own, **(_ABOUT.get() or {})}
 
 
-def _shown(value: object) -> str:
-    if not isinstance(value, str):
+def _is_json(value: object) -> bool:
+    """Whether a value that is no text stands in JSON as it is. What nests may be of any size and hold anything."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _text(value: object) -> str:
+    try:
         return str(value)
-    is_plain = value.isprintable() and value and not set(value) & set(' "=\\')
-    return value if is_plain else f'"{tame(value)}"'
+    except Exception as error:
+        return f"a {type(value).__name__} (not told: {type(error).__name__})"
 
 
-def _told(error: BaseException, *, messages: bool) -> list[str]:
-    """An error and what led to it, first things first."""
+def _shown(value: object) -> str:
+    if _is_json(value):
+        return str(value)
+    text = _text(value)
+    is_plain = text.isprintable() and text and len(text) <= MOST_CHARS and not set(text) & set(' "=\\')
+    return text if is_plain else f'"{tame(text)}"'
+
+
+def _told(error: BaseException, *, messages: bool, known: frozenset[int] = frozenset()) -> list[str]:
+    """An error and what led to it, first things first. ``known``: errors, by identity, of which this one is a part:
+    one that is taken out of its group and raised again has the group for its context."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in chain:
+    while cause is not None and id(cause) not in known:
         chain.append(cause)
+        known |= {id(cause)}
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     lines: list[str] = []
     for one in reversed(chain):
         for frame in format_tb(one.__traceback__, -MOST_FRAMES):
             lines += frame.rstrip("\n").split("\n")
-        lines.append(f"{type(one).__module__}.{type(one).__qualname__}" + (f": {one}" if messages else ""))
+        lines.append(f"{type(one).__module__}.{type(one).__qualname__}" + (f": {_text(one)}" if messages else ""))
         if isinstance(one, BaseExceptionGroup):
             for part in cast("BaseExceptionGroup[BaseException]", one).exceptions:
-                lines += [f"  {line}" for line in _told(part, messages=messages)]
+                lines += [f"  {line}" for line in _told(part, messages=messages, known=known)]
     return lines

@@ -14,7 +14,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cos.search.tasks import forget_traceback, leaving_nothing
-from cos.server.errors import FAULTS, BodyTooLarge, ClientGone, Foreign, Unauthorized, error_response, log_error
+from cos.server.errors import (
+    FAULTS,
+    BodyTooLarge,
+    ClientGone,
+    Foreign,
+    Unauthorized,
+    error_response,
+    log_error,
+    note_error,
+)
 from cos.server.logs import about
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
@@ -89,6 +98,7 @@ class LastResort:
             if begun:
                 raise
             log_error(error)
+            note_error(scope, error)
             forget_traceback(error)
             await error_response(error)(scope, receive, note_begin)
 
@@ -152,6 +162,7 @@ class ForeignGuard:
         headers = Headers(scope=scope)
         refusal = self._refusal(headers.get("host"), headers.get("origin"))
         if refusal is not None:
+            note_error(scope, refusal)
             await error_response(refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -182,6 +193,7 @@ class Auth:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._knows(key.strip()):
                 refusal = Unauthorized("no valid API key; send the header 'Authorization: Bearer <key>'")
+                note_error(scope, refusal)
                 await error_response(refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -205,7 +217,9 @@ class BodyLimit:
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
-            await error_response(self._refusal())(scope, receive, send)
+            refusal = self._refusal()
+            note_error(scope, refusal)
+            await error_response(refusal)(scope, receive, send)
             return
         received = 0
 

@@ -8,6 +8,7 @@ A collector that is slow or gone costs spans, whole searches at a time, and neve
 import asyncio
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ MOST_SEARCHES = 256
 """Finished searches that may wait to become spans."""
 FLUSH_S = 1.5
 """How long a shutdown waits for the collector."""
+
+_HOST = re.compile(r"[^\s/?#@\\]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,16 @@ class OtlpTracer:
 
     @classmethod
     def over_http(cls, endpoint: str | None, *, questions: bool = False) -> "OtlpTracer":
-        """A tracer that sends to a full address; to that of the standard variables unless given."""
+        """A tracer that sends to a full address; to that of the standard variables unless given. Errors: ValueError for
+        an address that is none."""
+        # It quotes an entry of the headers that it cannot read, and those are keys.
+        logging.getLogger("opentelemetry.util.re").filters = [_without_headers]
         exporter = trace_exporter.OTLPSpanExporter(endpoint=endpoint)
         address = urlsplit(exporter._endpoint)  # pyright: ignore[reportPrivateUsage]
+        # A port that is no number is a ValueError, too.
+        _ = address.port
+        if address.scheme not in ("http", "https") or not address.hostname or not _HOST.fullmatch(address.hostname):
+            raise ValueError("the collector's address must be like http://localhost:4318")
         return cls(exporter, f"{address.scheme}://{address.netloc.rpartition('@')[2]}", questions=questions)
 
     def begin(self, method: str, path: str, headers: Mapping[str, str], request_id: str) -> "_Trace | None":
@@ -92,7 +102,7 @@ class OtlpTracer:
             done = self._thread.submit(self._write, ended, ending)
         except RuntimeError:
             self._waiting.release()
-            self._ledger.lose(1)
+            logger.warning("a request ended after %s was let go; its spans are lost", self._watched.to)
             return
         done.add_done_callback(self._note)
 
@@ -175,8 +185,9 @@ class _Watched(SpanExporter):
         self._is_failing = False
         self._is_closed = False
         self._reasons = _Reasons()
-        # Clients cannot fill the log by headers that are no parents.
-        logging.getLogger("opentelemetry.trace.propagation.tracecontext").setLevel(logging.ERROR)
+        # They complain of traceparent, tracestate and baggage headers and quote them: clients could fill the log.
+        for module in ("opentelemetry.trace", "opentelemetry.baggage"):
+            logging.getLogger(module).setLevel(logging.ERROR)
         # It tells of every try.
         for module in (trace_exporter.__name__, "opentelemetry.sdk._shared_internal"):
             theirs = logging.getLogger(module)
@@ -211,6 +222,12 @@ class _Watched(SpanExporter):
         if not self._is_closed:
             self._is_closed = True
             self._inner.shutdown()
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    record.msg = "OTEL_EXPORTER_OTLP_HEADERS: an entry that cannot be read as name=value is left out"
+    record.args = ()
+    return True
 
 
 class _Reasons(logging.Handler):

@@ -61,8 +61,12 @@ def open_tracer(settings: Settings, environ: Mapping[str, str] | None = None) ->
     environ = os.environ if environ is None else environ
     if not _is_wanted(settings, environ):
         return None
+    endpoint = settings.otlp_endpoint and f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
     try:
         from cos.server.otel import OtlpTracer
+
+        # Type checkers that follow the links under src/ see this module, and its Trace, twice.
+        return OtlpTracer.over_http(endpoint, questions=settings.log_questions)  # pyright: ignore[reportReturnType]
     except ImportError as error:
         cause = "--otlp-endpoint" if settings.otlp_endpoint else f"the variable {_named(environ)}"
         raise InputError(
@@ -70,11 +74,8 @@ def open_tracer(settings: Settings, environ: Mapping[str, str] | None = None) ->
             "'cos-serve[otel]', or leave it out (OTEL_SDK_DISABLED=true turns spans off whatever is set)",
             "otlp_endpoint",
         ) from error
-    endpoint = settings.otlp_endpoint and f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
-    try:
-        # Type checkers that follow the links under src/ see this module, and its Trace, twice.
-        return OtlpTracer.over_http(endpoint, questions=settings.log_questions)  # pyright: ignore[reportReturnType]
     except ValueError as error:
+        # Some variables are read as soon as OpenTelemetry is loaded.
         raise InputError(f"spans cannot be sent: {error}; check the OTEL_ variables", "otlp_endpoint") from error
 
 

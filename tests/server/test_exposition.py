@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from cos.server.exposition import Exposition, Source
 
+ODD_VERSIONS = ("abc", "1.x", "1..0", "1.0.0-rc1", "-", "²", "9" * 5_000)
 OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0, text/plain;q=0.5"}
 
 
@@ -40,6 +41,20 @@ def test_both_engines_series_are_told_apart_by_a_label() -> None:
     assert 'vllm:tokens_total{cos_engine="policy",engine="0"} 3.0' in lines
     assert 'vllm:tokens_total{cos_engine="prm",engine="0"} 3.0' in lines
     assert len([line for line in lines if line.startswith("vllm:seconds_bucket")]) == 6
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        f"{kind}; version={version}"
+        for kind in ("application/openmetrics-text", "text/plain")
+        for version in ODD_VERSIONS
+    ],
+)
+def test_a_version_that_is_none_gets_the_text_format(accept: str) -> None:
+    text, media_type = Exposition(sources(*engine_registries()), lambda source: None).render(accept)
+    assert media_type.startswith("text/plain; version=0.0.4")
+    assert b"vllm:tokens_total" in text
 
 
 def test_what_several_registries_have_is_valid_openmetrics_with_its_exemplars() -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, story
 from cos.search.errors import EngineError
 from cos.search.types import Question
+from cos.server.jobs import Planner
 from cos.server.logs import ENGINES, JsonLines, TextLines, about, tell_unheard
 from tests.server.support import body, data_uri, listening, picture_bytes, served, until
 from tests.server.test_broken_off import chat_body
@@ -174,6 +175,26 @@ async def test_a_search_that_is_cancelled_or_fails_has_one_line_too(log: Log) ->
     (told,) = [line for line in log.lines if line["level"] == "error"]
     assert told["message"].startswith("engine_error: ")
     assert told["request_id"] == failed["request_id"]
+
+
+async def test_a_request_that_is_refused_before_it_is_read_tells_its_error_too(log: Log) -> None:
+    async with served(api_key=(KEY,), max_body_mib=0.1) as server:
+        allowed = {"Authorization": f"Bearer {KEY}"}
+        replies = [
+            await server.http.post("/solve", json=body()),
+            await server.http.post("/solve", json=body(), headers={**allowed, "Origin": "https://foreign.example"}),
+            await server.http.post("/solve", content=b"x" * 200_000, headers=allowed),
+            await server.http.post("/solve", content=b"x", headers=allowed),
+        ]
+    assert [reply.status_code for reply in replies] == [401, 403, 413, 415]
+    assert [line["error_code"] for line in log.requests] == [reply.json()["error"]["code"] for reply in replies]
+
+
+async def test_an_error_that_nobody_foresaw_tells_its_code_too(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as server:
+        monkeypatch.setattr(Planner, "plan", stumble)
+        assert (await server.solve()).status_code == 500
+    assert log.requests[0]["error_code"] == "internal_error"
 
 
 async def test_probes_that_are_well_are_told_at_level_debug_only(log: Log) -> None:

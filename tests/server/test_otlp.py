@@ -171,6 +171,26 @@ def test_a_variable_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch)
         open_tracer(settings(otlp_endpoint="http://localhost:4318"))
 
 
+@pytest.mark.parametrize("name", ["OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"])
+def test_a_variable_that_is_read_as_the_packages_load_is_told_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "nothing-known")
+    code, output, _ = ended("--policy", "scripted", "--otlp-endpoint", "http://localhost:4318")
+    assert code == 2
+    assert "nothing-known" in output
+    assert "Traceback" not in output
+
+
+async def test_headers_for_the_collector_that_cannot_be_read_are_not_shown(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key: secret")
+    tracer = open_tracer(settings(otlp_endpoint="http://localhost:4318"))
+    assert tracer is not None
+    await tracer.close()
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in caplog.text
+    assert "secret" not in caplog.text
+
+
 @pytest.mark.parametrize("flag", [True, False])
 def test_without_its_packages_a_start_says_what_to_install(flag: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "cos.server.otel")
@@ -185,6 +205,17 @@ def test_an_address_that_is_none_is_told_at_the_start() -> None:
     code, output, _ = ended("--policy", "scripted", "--otlp-endpoint", "localhost:4317")
     assert code == 2
     assert "http://localhost:4318" in output
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:4318", "grpc://localhost:4317", "http:///v1", "http://a b", "http://a:b"]
+)
+def test_an_address_in_a_variable_that_is_none_is_told_at_the_start(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    with pytest.raises(InputError, match=r"spans cannot be sent: .*OTEL_"):
+        open_tracer(settings())
 
 
 OFF = """
@@ -289,6 +320,17 @@ async def test_spans_that_find_no_room_are_lost_by_whole_searches_and_that_is_to
         stuck.go.set()
     assert caplog.text.count("is too slow") == 1
     assert "spans were lost" in caplog.text
+
+
+async def test_a_request_that_ends_after_the_collector_was_let_go_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    tracer = OtlpTracer(InMemorySpanExporter(), "the collector")
+    async with served(Script(seconds_per_token=0.0005), tracer=tracer) as server:
+        solving = asyncio.create_task(server.solve())
+        await until(lambda: server.in_flight > 0)
+        await tracer.close()
+        assert (await solving).status_code == 200
+    assert "ended after the collector was let go" in caplog.text
+    assert "too slow" not in caplog.text
 
 
 async def test_many_spans_are_made_beside_the_searches_and_not_within() -> None:

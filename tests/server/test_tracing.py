@@ -70,6 +70,9 @@ def path_of(node: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(node["path"])
 
 
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 @asynccontextmanager
 async def traced(
     script: Script | None = None, *, over: Any = served, questions: bool = False, **values: Any
@@ -211,6 +214,27 @@ async def test_a_parent_that_is_none_is_let_be(parent: str) -> None:
         headers = {"traceparent": parent.encode("latin-1")}
         assert (await server.http.post("/solve", json=body(), headers=headers)).status_code == 200  # pyright: ignore[reportArgumentType]
     assert told.root.parent is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"baggage": "secret"},
+        {"baggage": "secret" * 2_000},
+        {"baggage": "a=secret," * 300},
+        {"traceparent": CALLER, "tracestate": "A B=secret"},
+        {"traceparent": CALLER, "tracestate": ",".join(f"secret{i}=v" for i in range(50))},
+        {"traceparent": CALLER.replace("00-", "ff-"), "tracestate": "a=secret,a=secret"},
+    ],
+)
+async def test_headers_of_a_caller_that_cannot_be_used_leave_no_line(
+    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with traced() as (server, told):
+        assert (await server.http.post("/solve", json=body(), headers=headers)).status_code == 200
+    assert told.root
+    assert {record.name for record in caplog.records if record.levelno > logging.INFO} == set()
+    assert "secret" not in caplog.text
 
 
 async def test_a_caller_that_samples_nothing_gets_no_spans() -> None:
