@@ -5,7 +5,7 @@ ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 # What installs: none of it is in an image.
 FROM ${PYTHON_IMAGE} AS installer
 ARG UV_VERSION=0.13.9
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_PREFERENCE=only-system UV_PROJECT_ENVIRONMENT=/opt/cos
+ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_PREFERENCE=only-system UV_PROJECT_ENVIRONMENT=/opt/cos UV_CACHE_DIR=/var/cache/uv
 RUN pip install --no-cache-dir "uv==${UV_VERSION}"
 WORKDIR /src
 COPY pyproject.toml uv.lock ./
@@ -15,7 +15,7 @@ COPY pyproject.toml uv.lock ./
 FROM installer AS dependencies-cpu
 ARG TORCH_INDEX=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
+RUN --mount=type=cache,id=uv,target=/var/cache/uv \
     locked="$(uv export --quiet --locked --no-dev --extra otel --no-emit-project --no-hashes --no-annotate --no-header)"; \
     left_out='triton'; \
     if [ -n "${TORCH_INDEX}" ]; then left_out='triton|torch|torchvision|(nvidia|cuda)-[a-z0-9-]+'; fi; \
@@ -27,12 +27,12 @@ RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
     fi
 
 FROM installer AS dependencies-cuda
-RUN --mount=type=cache,id=uv,target=/root/.cache/uv \
+RUN --mount=type=cache,id=uv,target=/var/cache/uv \
     uv sync --locked --no-dev --no-group cpu --extra gpu --extra otel --no-install-project
 
 FROM installer AS wheel
 COPY . .
-RUN --mount=type=cache,id=uv,target=/root/.cache/uv uv build --quiet --wheel --out-dir /wheel
+RUN --mount=type=cache,id=uv,target=/var/cache/uv uv build --quiet --wheel --out-dir /wheel
 
 # What both images have: a user without rights, and folders of its own for models and traces.
 FROM ${PYTHON_IMAGE} AS runtime
