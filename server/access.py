@@ -3,16 +3,15 @@
 import logging
 import time
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cos.server.errors import FAULTS, ClientGone
 from cos.server.metrics import Account
+from cos.server.status import NotedStatus
 
 logger = logging.getLogger(__name__)
 
 PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 """What machines ask every few seconds. Told at level debug only, where all is well."""
-CLIENT_GONE = FAULTS[ClientGone].status
 
 
 class Access:
@@ -27,19 +26,12 @@ class Access:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        # What is left where no response ever began: nobody was there to read one.
-        status = CLIENT_GONE
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+        status = NotedStatus(send)
 
         try:
-            await self._app(scope, receive, note_status)
+            await self._app(scope, receive, status)
         finally:
-            _log(scope, status, time.perf_counter() - started)
+            _log(scope, status.code, time.perf_counter() - started)
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

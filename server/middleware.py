@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cos.search.tasks import forget_traceback, leaving_nothing
 from cos.server.errors import (
-    FAULTS,
     BodyTooLarge,
     ClientGone,
     Foreign,
@@ -27,6 +26,7 @@ from cos.server.errors import (
 from cos.server.logs import about
 from cos.server.metrics import Account, Metrics, Outcome
 from cos.server.origins import Hosts, Origins, name_of
+from cos.server.status import CLIENT_GONE, NotedStatus
 from cos.server.unmetered import Unmetered
 
 OPEN_PATHS = frozenset(
@@ -42,7 +42,6 @@ COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})
 READABLE = ("X-Request-Id", "Retry-After")
 """Headers of ours that a page may read."""
 
-CLIENT_GONE = FAULTS[ClientGone].status
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -117,19 +116,12 @@ class Accounting:
         state = scope.setdefault("state", {})
         path = scope["path"].removeprefix("/v1") if scope["path"].endswith("/solve") else scope["path"]
         state["account"] = account = Account(path, state.get("request_id", ""), recording=state.get("recording"))
-        # What is left where no response ever began: nobody was there to read one.
-        status: int = CLIENT_GONE
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+        status = NotedStatus(send)
 
         try:
-            await self._app(scope, receive, note_status)
+            await self._app(scope, receive, status)
         finally:
-            account.outcome = account.outcome or _outcome(status)
+            account.outcome = account.outcome or _outcome(status.code)
             self._metrics.ended(account, account.outcome)
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cos.search.errors import InputError
 from cos.server.logs import about
 from cos.server.metrics import Account
-from cos.server.middleware import CLIENT_GONE, COUNTED_PATHS
+from cos.server.middleware import COUNTED_PATHS
 from cos.server.recording import Recording
 from cos.server.settings import Settings
+from cos.server.status import NotedStatus
 
 PROTOCOL = "http/protobuf"
 _VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -124,19 +125,13 @@ class Tracing:
             return
         state = scope.setdefault("state", {})
         state["recording"] = trace.recording
-        status = CLIENT_GONE
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+        status = NotedStatus(send)
 
         with about(trace_id=trace.recording.trace_id):
             try:
-                await self._app(scope, receive, note_status)
+                await self._app(scope, receive, status)
             finally:
-                trace.end(Ending(time.perf_counter(), status, state.get("account")))
+                trace.end(Ending(time.perf_counter(), status.code, state.get("account")))
 
     def _begin(self, scope: Scope) -> Trace | None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in COUNTED_PATHS:
