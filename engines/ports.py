@@ -1,16 +1,16 @@
-"""What every engine is to those who start, watch and stop it."""
+"""What every runtime is to those who start, watch and stop it. A runtime has one model, for either role."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry
 
-from cos.search.ports import Draw, Drawn, LabelRead, Vocabulary
-from cos.search.types import Question
+from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Vocabulary
+from cos.search.prompt import Prompt
+from cos.search.types import Prefix
 
 
 class Session(Protocol):
-    """One question, rendered once: it can be continued and it can be read."""
+    """One prompt, rendered once: it can be continued and it can be read."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -20,27 +20,34 @@ class Session(Protocol):
         """See `cos.search.ports.PolicySession`."""
         ...
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
         """See `cos.search.ports.PolicySession`."""
         ...
 
-    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
+    async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:
+        """See `cos.prm.ports.ReaderSession`."""
+        ...
+
+    async def read_head(self, prefix: Prefix, priority: int) -> HeadRead:
         """See `cos.prm.ports.ReaderSession`."""
         ...
 
 
-class Engine(Protocol):
-    """A running engine, fit for either role."""
+class Runtime(Protocol):
+    """A running model. `cos.search.ports.ReportsLoad`, `HasMetrics` and `HasCaches` are further abilities that a runtime
+    may have."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
 
     @property
-    def context_tokens(self) -> int: ...
+    def context_tokens(self) -> int:
+        """Longest prompt + continuation."""
+        ...
 
     @property
-    def is_saturated(self) -> bool:
-        """See `cos.search.ports.Policy`."""
+    def abilities(self) -> frozenset[Ability]:
+        """What can be asked of its model as a PRM."""
         ...
 
     @property
@@ -50,16 +57,11 @@ class Engine(Protocol):
 
     @property
     def steps(self) -> int:
-        """A number that grows as long as the engine gets on with requests, its probes included."""
+        """A number that grows as long as it gets on with requests, its probes included."""
         ...
 
-    @property
-    def registry(self) -> CollectorRegistry:
-        """The engine's own metrics."""
-        ...
-
-    async def open(self, question: Question) -> Session:
-        """Renders a question. Errors: InputError, EngineDead."""
+    async def open(self, prompt: Prompt) -> Session:
+        """Renders a prompt. Errors: InputError, EngineDead."""
         ...
 
     async def probe(self) -> None:
@@ -69,11 +71,24 @@ class Engine(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Stops it; idempotent."""
+        ...
+
+
+@runtime_checkable
+class HasMetrics(Protocol):
+    """A runtime with metrics of its own."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
+@runtime_checkable
+class HasCaches(Protocol):
+    """A runtime whose caches can be emptied."""
+
     async def forget(self, *, prefixes_only: bool = False) -> None:
         """Empties its caches, so that the same work costs the same again; ``prefixes_only`` keeps pictures and what the
         vision tower made of them. Errors: EngineError while requests run."""
-        ...
-
-    async def close(self) -> None:
-        """Stops it; idempotent."""
         ...

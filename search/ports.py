@@ -1,14 +1,16 @@
-"""The ports a search needs: a policy that continues token ids, a scorer that judges a chain's newest candidate.
+"""The ports a search needs: a policy that continues a prefix, a scorer that judges a chain's newest candidate.
 
 `engines` and `prm` satisfy them without inheriting.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from cos.search.types import Chain, Question
+from cos.search.prompt import Prompt
+from cos.search.scale import Scale
+from cos.search.types import Chain, Prefix, Question
 
 
 class Encoder(Protocol):
@@ -36,11 +38,19 @@ class Vocabulary(Encoder, Protocol):
         ...
 
 
+class Stops(Struct, frozen=True, gc=False):
+    """What ends a piece besides the end of the model's turn."""
+
+    token_ids: tuple[int, ...] = ()
+    strings: tuple[str, ...] = ()
+    """Each ends a piece as soon as it is written. It is part of the piece."""
+
+
 class Draw(Struct, frozen=True, kw_only=True, gc=False):
     """How a continuation is to be sampled."""
 
     max_tokens: int
-    stop_ids: tuple[int, ...]
+    stops: Stops
     seed: int
     temperature: float = 1.0
     top_p: float = 1.0
@@ -51,28 +61,34 @@ class Draw(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Drawn(Struct, frozen=True, kw_only=True, gc=False):
-    """A sampled continuation; a stop token is its last id."""
+    """A sampled continuation; what stopped it is its end."""
 
-    token_ids: tuple[int, ...]
+    written: Prefix
+    """As the runtime continues it: token ids, or over HTTP the text."""
+    text: str
+    """The text, control tokens spelt out. Behind a stop string there may stand what else the last token says."""
+    tokens: int
     finish: Literal["stop", "length"]
+    stop: int | str | None
+    """The token id or the string that ended it; None where a token limit did, or the model ended its turn."""
     logprob: float | None
     prompt_tokens: int
     cached_tokens: int
 
 
 class PolicySession(Protocol):
-    """One question, rendered once; every request continues it by token ids."""
+    """One prompt, rendered once; every request continues it by what was written since."""
 
     @property
     def prompt_tokens(self) -> int: ...
 
     @property
     def tokens_aborted(self) -> int:
-        """Tokens that cancelled draws had written by then, as far as the engine knows."""
+        """Tokens that cancelled draws had written by then, as far as the runtime knows."""
         ...
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
-        """One sample after prompt + ``continuation``. Cancelling the task aborts the request.
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
+        """One sample after prompt + ``prefix``. Cancelling the task aborts the request.
 
         Errors: EngineError for this request alone, EngineDead when no request can succeed any more.
         """
@@ -90,21 +106,38 @@ class Policy(Protocol):
         """Longest prompt + continuation."""
         ...
 
+    async def open(self, prompt: Prompt) -> PolicySession:
+        """Renders a prompt. Errors: InputError when it cannot be rendered, EngineDead."""
+        ...
+
+
+@runtime_checkable
+class ReportsLoad(Protocol):
+    """A policy that knows how busy it is. Of one that does not, a search takes it that there is room for more."""
+
     @property
     def is_saturated(self) -> bool:
         """Whether more requests than it has now would slow down those it has."""
         ...
 
-    async def open(self, question: Question) -> PolicySession:
-        """Renders a question. Errors: InputError when it cannot be rendered, EngineDead."""
-        ...
+
+Ability = Literal["labels", "head", "text"]
+"""What a format asks of its model: log-probabilities of labels, values of a head, or a verdict in words."""
 
 
 class LabelRead(Struct, frozen=True, gc=False):
-    """One generated token's log-probabilities of the two labels, over the full vocabulary and not renormalised."""
+    """One generated token's log-probabilities of some labels, over the full vocabulary and not renormalised."""
 
-    good: float
-    bad: float
+    logprobs: tuple[float, ...]
+    """In the order in which the labels were asked for; NaN for one that the runtime did not tell."""
+    prompt_tokens: int
+    cached_tokens: int
+
+
+class HeadRead(Struct, frozen=True, gc=False):
+    """What a model's head says at the last token."""
+
+    values: tuple[float, ...]
     prompt_tokens: int
     cached_tokens: int
 
@@ -113,7 +146,7 @@ class Reading(Struct, frozen=True, gc=False):
     """One PRM read."""
 
     score: float | None
-    """P(good) of the newest candidate; None when the engine's numbers were not finite."""
+    """Of the newest candidate, on the scorer's scale; None when the engine's numbers were not usable."""
     prompt_tokens: int
     cached_tokens: int
 
@@ -127,10 +160,15 @@ class ScorerSession(Protocol):
 
 
 class Scorer(Protocol):
-    """A process reward model."""
+    """A process reward model in the format that it was trained for."""
+
+    @property
+    def scale(self) -> Scale:
+        """What its scores mean."""
+        ...
 
     async def open(self, question: Question) -> ScorerSession:
-        """Renders a question. Errors: as Policy.open."""
+        """Shows it a question. Errors: as Policy.open."""
         ...
 
 

@@ -1,15 +1,17 @@
-"""The nouns of a search: question, step, candidate, chain, usage, result. All frozen."""
+"""The nouns of a search: question, piece, candidate, chain, usage, result. All are frozen, but that a candidate is given
+its score once the PRM has read it."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import reduce
+from operator import add
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,37 +49,57 @@ class Question:
     picture: Picture | None = None
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, A first. They guide how answers are compared, never the prompt."""
-    is_bare: bool = False
-    """Whether it is a prompt of the search's own, to which no engine adds anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One reasoning step (paper, section 3.1)."""
+class Prefix(Protocol):
+    """What was written so far, as the runtime continues it: token ids in process, text over HTTP. A search compares
+    prefixes and puts them together, and never looks into one. The empty tuple is nothing yet, for any runtime."""
 
-    name: str
-    thought: str
-    reflection: str
+    def __add__(self, other: Any, /) -> Any: ...
+
+    def __hash__(self) -> int: ...
 
 
-class Candidate(Struct, frozen=True, kw_only=True, gc=False):
-    """What the policy wrote from one cut to the next, and what it was found to be worth."""
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+
+
+class Piece(Struct, frozen=True, gc=False):
+    """What the policy wrote from one cut to the next, as its grammar reads it."""
+
+    kind: Literal["step", "answer", "truncated", "broken"]
+    """A whole step, a whole answer, text that a token limit cut, or text that the grammar cannot read."""
+    text: str
+    """All that a step says, or the answer, in plain words without markup; of a piece that is neither, the raw text."""
+    fields: Mapping[str, str] = NO_FIELDS
+    """A step's named parts in order, where its grammar names parts."""
+
+
+class Candidate(Struct, kw_only=True, gc=False):
+    """What the policy wrote from one cut to the next, where it stands, and its score.
+
+    It is shared by the tree and by every chain it stands in. Only its score is ever set, once, by whoever read it.
+    """
 
     path: Path
-    token_ids: tuple[int, ...]
-    text: str
+    written: Prefix
+    """As the runtime continues it."""
+    tokens: int
+    piece: Piece
     end: End
-    step: Step | None = None
-    answer: str | None = None
     logprob: float | None = None
     """Sum of the log-probabilities of its tokens; None where they were not asked for."""
     score: float | None = None
-    """P(good) at its tag, or in likelihood mode its mean log-probability; None is unscored, never a zero."""
+    """The PRM's, on its own scale, or in likelihood mode the mean log-probability; None is unscored, never a zero."""
+
+    @property
+    def answer(self) -> str | None:
+        """The answer, where it is one."""
+        return self.piece.text if self.end == "answer" else None
 
     @property
     def mean_logprob(self) -> float | None:
         """Log-probability per token."""
-        return None if self.logprob is None else self.logprob / max(1, len(self.token_ids))
+        return None if self.logprob is None else self.logprob / max(1, self.tokens)
 
     @property
     def is_last(self) -> bool:
@@ -90,12 +112,14 @@ class Chain:
     """A path from the root: candidates in order, each the child of the one before. The empty chain is the root."""
 
     candidates: tuple[Candidate, ...] = ()
-    token_ids: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """What all of them wrote. Kept, as every request and every comparison asks for it."""
+    prefix: Prefix = field(init=False, repr=False, compare=False)
+    """All that its candidates wrote."""
+    tokens: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ids = itertools.chain.from_iterable([candidate.token_ids for candidate in self.candidates])
-        object.__setattr__(self, "token_ids", tuple(ids))
+        written = [candidate.written for candidate in self.candidates]
+        object.__setattr__(self, "prefix", reduce(add, written) if written else ())
+        object.__setattr__(self, "tokens", sum(candidate.tokens for candidate in self.candidates))
 
     @property
     def path(self) -> Path:
@@ -113,7 +137,7 @@ class Chain:
 
     @property
     def answer(self) -> str | None:
-        return self.candidates[-1].answer if self.is_answered else None
+        return self.candidates[-1].answer if self.candidates else None
 
     @property
     def answer_score(self) -> float | None:
@@ -132,23 +156,20 @@ class Chain:
 
     def then(self, candidate: Candidate) -> Chain:
         """This chain and one candidate more."""
-        return _known((*self.candidates, candidate), self.token_ids + candidate.token_ids)
+        prefix = self.prefix + candidate.written if self.candidates else candidate.written
+        return _known((*self.candidates, candidate), prefix, self.tokens + candidate.tokens)
 
-    def judged(self, newest: Candidate) -> Chain:
-        """This chain with what was found of its newest candidate, which wrote the same."""
-        return _known((*self.candidates[:-1], newest), self.token_ids)
-
-    def with_scores(self, scores: Mapping[Path, float | None]) -> Chain:
-        """The same chain with the scores of the paths that are given."""
-        scored = tuple(replace(c, score=scores.get(c.path, c.score)) for c in self.candidates)
-        return _known(scored, self.token_ids)
+    def with_newest(self, newest: Candidate) -> Chain:
+        """This chain with another candidate for its newest, one that wrote the same."""
+        return _known((*self.candidates[:-1], newest), self.prefix, self.tokens)
 
 
-def _known(candidates: tuple[Candidate, ...], token_ids: tuple[int, ...]) -> Chain:
-    """A chain whose token ids need not be gathered again: that would cost a search most of its own memory traffic."""
+def _known(candidates: tuple[Candidate, ...], prefix: Prefix, tokens: int) -> Chain:
+    """A chain whose prefix need not be put together again: that would cost a search most of its own memory traffic."""
     chain = object.__new__(Chain)
     object.__setattr__(chain, "candidates", candidates)
-    object.__setattr__(chain, "token_ids", token_ids)
+    object.__setattr__(chain, "prefix", prefix)
+    object.__setattr__(chain, "tokens", tokens)
     return chain
 
 
