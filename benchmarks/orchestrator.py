@@ -24,7 +24,8 @@ from cos.search.grammar import STEP_END, answer_pieces, step_pieces
 from cos.search.requests import Requests
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
-from cos.search.types import Chain, Question, Result, Step
+from cos.search.result import Result
+from cos.search.types import Chain, Question, Step
 from cos.training.provenance import Facts
 
 CHAIN_STEPS = 4

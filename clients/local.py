@@ -15,7 +15,8 @@ from cos.search.answers import meant
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
-from cos.search.types import Candidate, Question, Result
+from cos.search.result import Result
+from cos.search.types import Candidate, Question
 from cos.training.engines import Running
 
 EXCERPT_CHARS = 400

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
-from cos.search.types import Result
+from cos.search.result import Result
 from cos.server.chat_schemas import (
     ChatReply,
     ChatRequest,

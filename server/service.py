@@ -17,7 +17,8 @@ from cos.search.math_answers import MathComparer
 from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
-from cos.search.types import Picture, Question, Result
+from cos.search.result import Result
+from cos.search.types import Picture, Question
 from cos.server.admission import Admission
 from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout, fault_of
 from cos.server.exposition import Exposition, Source

@@ -147,7 +147,7 @@ class CosGrammar(Grammar):
         return self._stops
 
     def read(self, drawn: Drawn) -> Piece:
-        """A piece that carries a PRM tag or label, or lacks its fields, is broken: it must never look whole to a PRM."""
+        """A piece that carries a PRM's tag or label, or lacks its fields, is broken: no PRM must take it for whole."""
         text = drawn.text
         if drawn.finish == "length":
             return Piece("truncated", text)

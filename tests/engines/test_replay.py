@@ -11,7 +11,8 @@ from cos.search.errors import EngineError
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Candidate, Question, Result
+from cos.search.result import Result
+from cos.search.types import Candidate, Question
 
 ASKS_THE_POLICY = "self_critique"
 """What a policy was asked beside the tree is not stored."""

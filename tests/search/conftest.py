@@ -13,7 +13,8 @@ from cos.prm.pair import pair
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.search.types import Question, Result
+from cos.search.result import Result
+from cos.search.types import Question
 
 
 @pytest.fixture(scope="session")

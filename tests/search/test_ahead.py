@@ -13,7 +13,8 @@ from cos.search.ahead import guessed
 from cos.search.budget import Limits
 from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
 from cos.search.spec import Sampling
-from cos.search.types import Candidate, Chain, End, Question, Result, Step
+from cos.search.result import Result
+from cos.search.types import Candidate, Chain, End, Question, Step
 
 Find = Callable[..., Awaitable[Result]]
 

@@ -12,7 +12,8 @@ from cos.search.ports import Reading
 from cos.search.requests import seed_of
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.types import Chain, Question, Result
+from cos.search.result import Result
+from cos.search.types import Chain, Question
 from tests.search.planting import Tree, planted
 
 Find = Callable[..., Awaitable[Result]]

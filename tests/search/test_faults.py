@@ -22,7 +22,8 @@ from cos.search.requests import seed_of
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Picture, Question, Result
+from cos.search.result import Result
+from cos.search.types import Picture, Question
 
 Find = Callable[..., Awaitable[Result]]
 

@@ -14,7 +14,8 @@ from cos.search.grammar import step_pieces
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Question, Result, Step
+from cos.search.result import Result
+from cos.search.types import Question, Step
 
 Find = Callable[..., Awaitable[Result]]
 

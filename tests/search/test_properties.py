@@ -16,7 +16,8 @@ from cos.search.grammar import LABEL_GOOD, STEP_END, STEP_TAG, answer_pieces, st
 from cos.search.select import rank
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Result, Step
+from cos.search.result import Result
+from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Step
 
 Find = Callable[..., Awaitable[Result]]
 

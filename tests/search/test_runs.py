@@ -21,7 +21,8 @@ from cos.search.requests import seed_of
 from cos.search.run import run
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Candidate, Question, Result
+from cos.search.result import Result
+from cos.search.types import Candidate, Question
 from tests.search.test_ahead import LOOKS_AHEAD
 
 Find = Callable[..., Awaitable[Result]]

@@ -13,7 +13,8 @@ from cos.search.select import Ruler
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import Params, Strategy, menu, parse_params, resolve
 from cos.search.strategies.beam import BeamParams, spread
-from cos.search.types import Chain, Result
+from cos.search.result import Result
+from cos.search.types import Chain
 
 
 def test_the_menu_lists_every_strategy_by_its_name() -> None:

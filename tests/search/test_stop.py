@@ -11,7 +11,8 @@ from cos.search.events import Answered, Written
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.stop import Stop
-from cos.search.types import Question, Result
+from cos.search.result import Result
+from cos.search.types import Question
 
 
 def slow_after(number: int) -> ScriptedEngine:

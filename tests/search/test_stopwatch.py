@@ -20,7 +20,8 @@ from cos.search.run import run
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.stopwatch import Interval, Stopwatch
 from cos.search.strategies import menu
-from cos.search.types import Question, Result, Stages, Timings
+from cos.search.result import Result
+from cos.search.types import Question, Stages, Timings
 
 
 @dataclass(frozen=True)

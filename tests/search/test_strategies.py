@@ -12,7 +12,8 @@ from cos.search.strategies.mcts import Node, carry_up, descend
 from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
 from cos.search.strategies.self_critique import chosen
-from cos.search.types import Candidate, Chain, Question, Result, Step
+from cos.search.result import Result
+from cos.search.types import Candidate, Chain, Question, Step
 from tests.search.planting import planted
 
 Find = Callable[..., Awaitable[Result]]
