@@ -35,7 +35,7 @@ class SearchSpec:
         self.params: Params = parse_params(self.strategy, params or {})
         self.sampling = sampling or Sampling()
         self.score: ScoreKind = score
-        self.aggregation = aggregation
+        self.aggregation: Aggregation | None = aggregation
         self.step_weight = step_weight
         self.limits = limits or Limits()
         self.explain = explain
@@ -45,7 +45,7 @@ class SearchSpec:
         """How chains are measured under a PRM of this scale; None is no PRM."""
         scale = scale or PROBABILITIES
         step_weight = scale.step_weight if self.step_weight is None else self.step_weight
-        aggregation = scale.aggregation if self.aggregation is None else self.aggregation
+        aggregation: Aggregation = scale.aggregation if self.aggregation is None else self.aggregation
         return Ruler(self.score, aggregation, step_weight, scale)
 
     def terms(self, scale: Scale | None) -> Terms:

@@ -1,7 +1,7 @@
 """Draws that are begun before it is decided that they are wanted.
 
-Such a draw is the very request that would be made later, as a candidate's seed follows from its place. So a search comes
-to the same tree with it and without. A wrong guess costs tokens, never the result.
+Such a draw is the very request that would be made later, as a candidate's seed follows from its place. So a search
+comes to the same tree with it and without. A wrong guess costs tokens, never the result.
 """
 
 import asyncio
