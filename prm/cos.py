@@ -5,28 +5,30 @@ softmax over {good, bad} at the tag position, P(good) = sigmoid(log p(good) - lo
 prefix scores the same now as in the whole chain: each read costs only the new segment, whatever came before is cached.
 """
 
-import math
-from collections.abc import Sequence
-
-from cos.prm.ports import Reader, ReaderSession
+from cos.prm.labels import p_good
+from cos.prm.ports import READ_PRIORITY, Judged, PrmFormat, Reader, ReaderSession
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, segment_ids
+from cos.search.grammar import token_ids
+from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, CosGrammar, spans_of
 from cos.search.ports import Reading, ScorerSession, Vocabulary
+from cos.search.prompt import question_prompt
+from cos.search.scale import Scale
 from cos.search.types import Candidate, Chain, Path, Question
 
-READ_PRIORITY = -1_000
-"""Reads are one token long and a search waits for them: they go before any generation."""
-LEAST_LABEL_LOGPROB = math.log(1e-6)
-"""A model that gives each label less than this was never taught to judge: what it would say is noise."""
 
+class CosPrm(PrmFormat):
+    """Judges chains with a PRM that was trained in the CoS format. A chain of another grammar is written in this format
+    for it, the text of a step as its thought."""
 
-class CosPrm:
-    """Scores chains of a policy with a CoS PRM."""
+    name = "cos"
+    ability = "labels"
+    scale = Scale(aggregation="cos", step_weight=0.2, threshold=0.5)
 
-    def __init__(self, reader: Reader, policy_vocabulary: Vocabulary) -> None:
+    def __init__(self, reader: Reader, judged: Judged) -> None:
         """Errors: InputError when the PRM's tokenizer lacks the tag or a label."""
         vocabulary = reader.vocabulary
-        missing = [token for token in PRM_TOKENS if vocabulary.control_id(token) is None]
+        ids = {token: vocabulary.control_id(token) for token in PRM_TOKENS}
+        missing = [token for token, its_id in ids.items() if its_id is None]
         if missing:
             raise InputError(
                 f"the PRM's tokenizer lacks {', '.join(map(repr, missing))} (step tag and labels); "
@@ -34,51 +36,40 @@ class CosPrm:
                 "prm",
             )
         self._reader = reader
-        self._same = vocabulary.fingerprint == policy_vocabulary.fingerprint
+        self._ids = {token: its_id for token, its_id in ids.items() if its_id is not None}
+        self._suffix = judged.question_suffix
+        self._same = vocabulary.fingerprint == judged.vocabulary.fingerprint and isinstance(judged.grammar, CosGrammar)
 
     async def open(self, question: Question) -> ScorerSession:
-        """Renders a question in the PRM's engine."""
-        return _Session(await self._reader.open(question), self._reader.vocabulary, same=self._same)
+        """Shows the PRM a question as its chat template has it."""
+        session = await self._reader.open(question_prompt(question, suffix=self._suffix))
+        return _Session(session, self._reader.vocabulary, self._ids, same=self._same)
 
 
 class _Session:
-    def __init__(self, session: ReaderSession, vocabulary: Vocabulary, *, same: bool) -> None:
+    def __init__(self, session: ReaderSession, vocabulary: Vocabulary, ids: dict[str, int], *, same: bool) -> None:
         self._session = session
         self._vocabulary = vocabulary
+        self._tag = ids[STEP_TAG]
+        self._labels = (ids[LABEL_GOOD], ids[LABEL_BAD])
         self._same = same
-        self._controls = {
-            token: token_id for token in COS_TOKENS if (token_id := vocabulary.control_id(token)) is not None
-        }
-        self._labels = (self._controls[LABEL_GOOD], self._controls[LABEL_BAD])
         self._segments: dict[Path, tuple[int, ...]] = {}
 
     async def score(self, chain: Chain) -> Reading:
         """P(good) at the tag of the newest candidate."""
-        tag = self._controls[STEP_TAG]
         ids: list[int] = []
         for candidate in chain.candidates:
-            ids += self._ids(candidate)
-            ids.append(tag)
-        read = await self._session.read_labels(ids, self._labels, READ_PRIORITY)
-        return Reading(p_good(read.good, read.bad), read.prompt_tokens, read.cached_tokens)
+            ids += self._segment(candidate)
+            ids.append(self._tag)
+        read = await self._session.read_labels(tuple(ids), self._labels, READ_PRIORITY)
+        good, bad = read.logprobs
+        return Reading(p_good(good, bad), read.prompt_tokens, read.cached_tokens)
 
-    def _ids(self, candidate: Candidate) -> Sequence[int]:
+    def _segment(self, candidate: Candidate) -> tuple[int, ...]:
         """The candidate in the PRM's vocabulary. In the policy's own it is passed on as it was written."""
-        if self._same:
-            return candidate.token_ids
+        if self._same and isinstance(candidate.written, tuple):
+            return candidate.written
         if candidate.path not in self._segments:
-            self._segments[candidate.path] = self._encode(candidate)
+            spans = spans_of(candidate.piece, first=len(candidate.path) == 1)
+            self._segments[candidate.path] = token_ids(self._vocabulary, spans)
         return self._segments[candidate.path]
-
-    def _encode(self, candidate: Candidate) -> tuple[int, ...]:
-        content = candidate.step if candidate.step is not None else candidate.answer or ""
-        return segment_ids(self._vocabulary, content, first=len(candidate.path) == 1)
-
-
-def p_good(good: float, bad: float) -> float | None:
-    """Two-way softmax of two log-probabilities; None when they are not finite, or both so small that the model meant
-    neither."""
-    margin = good - bad
-    if not math.isfinite(margin) or max(good, bad) < LEAST_LABEL_LOGPROB:
-        return None
-    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))

@@ -66,14 +66,11 @@ class PrmFormat(Protocol):
     """What ``--prm-format`` calls it."""
     ability: ClassVar[Ability]
     """What it asks of the model."""
+    scale: Scale
+    """What its scores mean, with the official threshold and aggregation."""
 
     def __init__(self, reader: Reader, judged: Judged) -> None:
         """Errors: InputError naming what the PRM lacks for this format."""
-        ...
-
-    @property
-    def scale(self) -> Scale:
-        """What its scores mean, with the official threshold and aggregation."""
         ...
 
     async def open(self, question: Question) -> ScorerSession:

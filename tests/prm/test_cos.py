@@ -2,77 +2,88 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cos.engines.scripted import TURN_END, ScriptedEngine, ScriptedVocabulary
-from cos.prm.cos import CosPrm, p_good
-from cos.prm.pair import pair
+from cos.engines.scripted import TURN_END, ScriptedVocabulary
+from cos.prm.cos import CosPrm
+from cos.prm.ports import Judged
 from cos.search.errors import InputError
-from cos.search.grammar import (
+from cos.search.grammar import Grammar, Span, token_ids
+from cos.search.grammars.cos import (
     COS_TOKENS,
     LABEL_BAD,
     LABEL_GOOD,
-    POLICY_TOKENS,
     STEP_END,
     STEP_TAG,
-    answer_pieces,
+    CosGrammar,
+    Step,
     render_segments,
-    step_pieces,
+    spans_of,
+    step_piece,
 )
-from cos.search.ports import LabelRead
-from cos.search.run import solve
-from cos.search.spec import SearchSpec
-from cos.search.types import Candidate, Chain, Question, Step
+from cos.search.ports import Drawn, Stops, Vocabulary
+from cos.search.prompt import question_prompt
+from cos.search.types import Candidate, Chain, Piece, Question
+from tests.prm.spy import Spy
 
 READ = Step("Read", "2019 shows 40.", "It is printed.")
 ADD = Step("Add", "40 + 5 = 45.", "Uses the value.")
+OWN = ScriptedVocabulary(COS_TOKENS)
 OTHER = ("<pad>", "<image>", *reversed(COS_TOKENS))
 
 
-@dataclass
-class Spy:
-    """A reader that notes what it is asked and answers with the log-probabilities it was given."""
-
-    vocabulary: ScriptedVocabulary = field(default_factory=ScriptedVocabulary)
-    good: float = -0.1
-    bad: float = -2.0
-    continuations: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    labels: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
-
-    async def open(self, question: Question) -> "Spy":
-        del question
-        return self
-
-    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
-        del priority
-        self.continuations.append(tuple(continuation))
-        self.labels.add(labels)
-        return LabelRead(self.good, self.bad, 10 + len(continuation), 7)
+STRANGE = Chain((Candidate(path=(0,), written=(299, 17, 200, 4), tokens=4, piece=step_piece(READ), end="step"),))
+"""A step that encoding its text would not give the ids of."""
 
 
-def written(steps: Sequence[Step], answer: str | None) -> Chain:
+class Parrot(Grammar):
+    """Another grammar: all that is written to the end of a turn is the answer."""
+
+    name = "parrot"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        del vocabulary
+
+    @property
+    def stops(self) -> Stops:
+        return Stops()
+
+    def read(self, drawn: Drawn) -> Piece:
+        return Piece("answer", drawn.text)
+
+    def spans(self, piece: Piece, *, first: bool) -> list[Span]:
+        del first
+        return [Span(piece.text)]
+
+
+def chain_of(steps: Sequence[Step], answer: str | None = None) -> Chain:
     """A chain as the scripted policy writes it."""
-    vocabulary = ScriptedVocabulary()
-    texts = render_segments(steps, answer or "")
+    pieces = [*map(step_piece, steps), *([] if answer is None else [Piece("answer", answer)])]
     chain = Chain()
-    for index, step in enumerate(steps):
-        path = (0,) * (index + 1)
-        ids = vocabulary.encode_markup(texts[index])
-        chain = chain.then(Candidate(path=path, token_ids=ids, text=texts[index], end="step", step=step))
-    if answer is None:
-        return chain
-    path = (0,) * (len(steps) + 1)
-    ids = vocabulary.encode_markup(texts[-1])
-    return chain.then(Candidate(path=path, token_ids=ids, text=texts[-1], end="answer", answer=answer))
+    for index, piece in enumerate(pieces):
+        ids = token_ids(OWN, spans_of(piece, first=index == 0))
+        end = "answer" if piece.kind == "answer" else "step"
+        chain = chain.then(Candidate(path=(0,) * (index + 1), written=ids, tokens=len(ids), piece=piece, end=end))
+    return chain
 
 
-async def read_all(spy: Spy, chain: Chain) -> list[float | None]:
+def over_http(candidate: Candidate) -> Candidate:
+    """As a runtime has it that continues text."""
+    return msgspec.structs.replace(candidate, written=OWN.decode((1, 2)))
+
+
+def cos_prm(spy: Spy, grammar: type[Grammar] = CosGrammar, suffix: str = "") -> CosPrm:
+    """The format in front of a policy that writes in a grammar."""
+    return CosPrm(spy, Judged(vocabulary=OWN, grammar=grammar(OWN), question_suffix=suffix))
+
+
+async def read_all(spy: Spy, chain: Chain, grammar: type[Grammar] = CosGrammar) -> list[float | None]:
     """The scores of all prefixes of a chain, from one session."""
-    session = await CosPrm(spy, ScriptedVocabulary()).open(Question("?"))
+    session = await cos_prm(spy, grammar).open(Question("?"))
     prefixes = [Chain(chain.candidates[: i + 1]) for i in range(len(chain.candidates))]
     return [(await session.score(prefix)).score for prefix in prefixes]
 
@@ -80,10 +91,10 @@ async def read_all(spy: Spy, chain: Chain) -> list[float | None]:
 @pytest.mark.parametrize("controls", [COS_TOKENS, OTHER])
 async def test_the_tag_is_glued_to_every_segment_whichever_vocabulary_the_prm_has(controls: tuple[str, ...]) -> None:
     spy = Spy(ScriptedVocabulary(controls))
-    await read_all(spy, written([READ, ADD], "45"))
+    await read_all(spy, chain_of([READ, ADD], "45"))
     golden = "".join(segment + STEP_TAG for segment in render_segments([READ, ADD], "45"))
-    assert spy.vocabulary.decode(spy.continuations[-1]) == golden
-    assert spy.continuations[-1] == spy.vocabulary.encode_markup(golden)
+    assert spy.vocabulary.decode(spy.prefixes[-1]) == golden
+    assert spy.prefixes[-1] == spy.vocabulary.encode_markup(golden)
 
 
 @pytest.mark.parametrize("controls", [COS_TOKENS, OTHER])
@@ -91,79 +102,75 @@ async def test_two_steps_and_an_answer_are_three_reads_each_ending_with_the_tag_
     controls: tuple[str, ...],
 ) -> None:
     spy = Spy(ScriptedVocabulary(controls))
-    assert len(await read_all(spy, written([READ, ADD], "45"))) == len(spy.continuations) == 3
+    assert len(await read_all(spy, chain_of([READ, ADD], "45"))) == len(spy.prefixes) == 3
     tag = spy.vocabulary.control_id(STEP_TAG)
-    assert [ids.count(tag or 0) for ids in spy.continuations] == [1, 2, 3]
-    assert {ids[-1] for ids in spy.continuations} == {tag}
+    assert [ids.count(tag or 0) for ids in spy.prefixes] == [1, 2, 3]
+    assert {ids[-1] for ids in spy.prefixes} == {tag}
 
 
 async def test_every_read_extends_the_one_before_so_that_its_prefix_is_cached() -> None:
     spy = Spy(ScriptedVocabulary(OTHER))
-    await read_all(spy, written([READ, ADD], "45"))
-    for shorter, longer in zip(spy.continuations, spy.continuations[1:], strict=False):
+    await read_all(spy, chain_of([READ, ADD], "45"))
+    for shorter, longer in zip(spy.prefixes, spy.prefixes[1:], strict=False):
         assert longer[: len(shorter)] == shorter
 
 
 async def test_the_labels_are_read_as_good_and_bad_in_this_order() -> None:
     spy = Spy(ScriptedVocabulary(OTHER))
-    await read_all(spy, written([READ], "45"))
+    await read_all(spy, chain_of([READ], "45"))
     assert spy.labels == {(spy.vocabulary.control_id(LABEL_GOOD), spy.vocabulary.control_id(LABEL_BAD))}
 
 
 async def test_a_reading_carries_the_score_and_what_it_cost() -> None:
-    session = await CosPrm(Spy(good=-0.25, bad=-1.5), ScriptedVocabulary()).open(Question("?"))
-    chain = written([READ], None)
+    session = await cos_prm(Spy(logprobs=(-0.25, -1.5))).open(Question("?"))
+    chain = chain_of([READ])
     reading = await session.score(chain)
     assert reading.score == pytest.approx(1 / (1 + math.exp(-1.25)))
-    assert reading.prompt_tokens == 10 + len(chain.token_ids) + 1
+    assert reading.prompt_tokens == 10 + chain.tokens + 1
     assert reading.cached_tokens == 7
 
 
 @pytest.mark.parametrize(("good", "bad"), [(math.nan, -1.0), (-1.0, math.nan), (-math.inf, -1.0), (-1.0, -math.inf)])
 async def test_a_label_without_a_finite_log_probability_leaves_the_step_unscored(good: float, bad: float) -> None:
-    assert await read_all(Spy(good=good, bad=bad), written([READ], None)) == [None]
-
-
-def test_both_labels_at_minus_infinity_are_no_score() -> None:
-    assert p_good(-math.inf, -math.inf) is None
-
-
-@pytest.mark.parametrize(("good", "bad"), [(-9999.0, -9999.0), (-14.0, -20.0), (-25.0, -14.0)])
-def test_labels_that_the_model_meant_neither_of_are_no_score(good: float, bad: float) -> None:
-    assert p_good(good, bad) is None
-
-
-@pytest.mark.parametrize(
-    ("good", "bad", "p"),
-    [(-1.0, -1.0, 0.5), (0.0, -1e6, 1.0), (-1e6, 0.0, 0.0), (0.0, -745.0, 1.0), (-800.0, 0.0, 0.0)],
-)
-def test_extreme_margins_saturate_without_overflow(good: float, bad: float, p: float) -> None:
-    assert p_good(good, bad) == pytest.approx(p, abs=1e-300)
-
-
-@given(st.floats(-13, 0), st.floats(-1e4, 0))
-def test_p_good_is_the_softmax_over_the_two_labels(good: float, bad: float) -> None:
-    p, q = p_good(good, bad), p_good(bad, good)
-    assert p is not None
-    assert q is not None
-    assert 0 <= p <= 1
-    assert p + q == pytest.approx(1)
-    assert p >= 0.5 or good < bad
-    assert p <= 0.5 or good > bad
-    if abs(good - bad) < 700:
-        assert p == pytest.approx(1 / (1 + math.exp(bad - good)))
-
-
-@given(st.floats(-30, 30), st.floats(1e-6, 5))
-def test_a_larger_margin_is_never_a_smaller_score(margin: float, more: float) -> None:
-    assert (p_good(margin + more, 0.0) or 0.0) >= (p_good(margin, 0.0) or 0.0)
+    assert await read_all(Spy(logprobs=(good, bad)), chain_of([READ])) == [None]
 
 
 async def test_in_the_policys_own_vocabulary_ids_pass_through_untouched() -> None:
-    spy, strange = Spy(), (299, 17, 200, 4)
-    chain = Chain((Candidate(path=(0,), token_ids=strange, text="?", end="step", step=READ),))
-    await read_all(spy, chain)
-    assert spy.continuations == [(*strange, spy.vocabulary.control_id(STEP_TAG))]
+    spy = Spy()
+    await read_all(spy, STRANGE)
+    assert spy.prefixes == [(*STRANGE.prefix, spy.vocabulary.control_id(STEP_TAG))]
+
+
+@pytest.mark.parametrize("grammar", [CosGrammar, Parrot])
+async def test_text_and_what_another_grammar_wrote_are_encoded_even_in_the_policys_own_vocabulary(
+    grammar: type[Grammar],
+) -> None:
+    spy = Spy()
+    chain = STRANGE if grammar is Parrot else Chain((over_http(STRANGE.candidates[0]),))
+    await read_all(spy, chain, grammar)
+    golden = render_segments([READ], "")[0] + STEP_TAG
+    assert spy.prefixes == [spy.vocabulary.encode_markup(golden)]
+
+
+async def test_a_step_without_named_parts_is_shown_as_a_thought() -> None:
+    spy = Spy()
+    piece = Piece("step", "2019 shows 40.")
+    await read_all(spy, Chain((Candidate(path=(0,), written=(1,), tokens=1, piece=piece, end="step"),)), Parrot)
+    golden = render_segments([Step("", "2019 shows 40.", "")], "")[0] + STEP_TAG
+    assert spy.prefixes == [spy.vocabulary.encode_markup(golden)]
+
+
+async def test_the_question_is_shown_with_the_prms_own_suffix() -> None:
+    spy = Spy()
+    question = Question("How many?")
+    await cos_prm(spy, suffix="Think.").open(question)
+    assert spy.prompts == [question_prompt(question, suffix="Think.")]
+
+
+def test_its_scale_is_the_papers() -> None:
+    scale = CosPrm.scale
+    assert (scale.aggregation, scale.step_weight, scale.threshold) == ("cos", 0.2, 0.5)
+    assert (scale.lowest, scale.highest, scale.is_probability) == (0.0, 1.0, True)
 
 
 FIELDS = st.one_of(
@@ -180,16 +187,15 @@ async def test_no_field_of_another_vocabulary_ever_becomes_a_control_token(
     vocabulary = ScriptedVocabulary(OTHER)
     spy, step = Spy(vocabulary), Step(name, thought, reflection)
     steps = [step] if first else [READ, step]
-    chain = written(steps, None)
-    end = Candidate(path=(*chain.path, 0), token_ids=(0,), text="", end="answer", answer=answer)
-    await read_all(spy, chain.then(end))
+    chain = chain_of(steps)
+    piece = Piece("answer", answer)
+    await read_all(spy, chain.then(Candidate(path=(*chain.path, 0), written=(0,), tokens=1, piece=piece, end="answer")))
 
-    blank = Step("", "", "")
-    markup = [piece for index in range(len(steps)) for piece in step_pieces(blank, first=index == 0)]
-    markup += answer_pieces("", first=False)
+    blanks = [*(step_piece(Step("", "", "")) for _ in steps), Piece("answer", "")]
+    spans = [span for index, blank in enumerate(blanks) for span in spans_of(blank, first=index == 0)]
     tags = len(steps) + 1
-    ids = spy.continuations[-1]
-    assert sum(token <= len(OTHER) for token in ids) == sum(piece in COS_TOKENS for piece in markup) + tags
+    ids = spy.prefixes[-1]
+    assert sum(token <= len(OTHER) for token in ids) == sum(span.is_control for span in spans) + tags
     assert ids.count(vocabulary.control_id(STEP_TAG) or 0) == tags
     golden = "".join(segment + STEP_TAG for segment in render_segments(steps, answer))
     assert vocabulary.decode(ids) == golden
@@ -199,30 +205,7 @@ async def test_no_field_of_another_vocabulary_ever_becomes_a_control_token(
 def test_a_prm_without_tag_or_labels_is_refused_by_their_names(lacking: tuple[str, ...]) -> None:
     vocabulary = ScriptedVocabulary([token for token in COS_TOKENS if token not in lacking])
     with pytest.raises(InputError, match="tokenizer lacks") as error:
-        CosPrm(Spy(vocabulary), ScriptedVocabulary())
+        cos_prm(Spy(vocabulary))
     assert error.value.param == "prm"
     named = {token for token in (STEP_TAG, LABEL_GOOD, LABEL_BAD) if repr(token) in str(error.value)}
     assert named == set(lacking)
-
-
-def test_a_pair_names_the_side_that_does_not_fit() -> None:
-    plain = ScriptedEngine(vocabulary=ScriptedVocabulary(["<pad>"]))
-    policy_only = ScriptedEngine(vocabulary=ScriptedVocabulary(POLICY_TOKENS))
-    with pytest.raises(InputError) as error:
-        pair(plain, ScriptedEngine())
-    assert error.value.param == "policy"
-    with pytest.raises(InputError) as error:
-        pair(ScriptedEngine(), policy_only)
-    assert error.value.param == "prm"
-
-
-def test_a_policy_alone_is_a_pair_without_a_scorer() -> None:
-    assert pair(ScriptedEngine(vocabulary=ScriptedVocabulary(POLICY_TOKENS)), None).scorer is None
-
-
-async def test_a_pair_of_different_vocabularies_searches_as_well() -> None:
-    bridged = pair(ScriptedEngine(), ScriptedEngine(vocabulary=ScriptedVocabulary(OTHER)))
-    shared = pair(ScriptedEngine(), ScriptedEngine())
-    spec = SearchSpec("beam", {"n": 4})
-    one, other = [await solve(Question("?"), spec, p.policy, p.scorer, p.grammar) for p in (bridged, shared)]
-    assert (one.chain, one.value) == (other.chain, other.value)
