@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair, pair
 from cos.search.grammar import STEP_END, answer_pieces, step_pieces
 from cos.search.requests import Requests
@@ -26,7 +27,6 @@ from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.result import Result
 from cos.search.types import Chain, Question, Step
-from cos.training.provenance import Facts
 
 CHAIN_STEPS = 4
 WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")

@@ -10,6 +10,7 @@ from typing import Any
 
 from cos.clients import models
 from cos.engines.pictures import Origin, decode
+from cos.evaluation.in_process import Running
 from cos.search import events
 from cos.search.answers import meant
 from cos.search.run import run
@@ -17,7 +18,6 @@ from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
 from cos.search.result import Result
 from cos.search.types import Candidate, Question
-from cos.training.engines import Running
 
 EXCERPT_CHARS = 400
 

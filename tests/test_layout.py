@@ -22,15 +22,17 @@ MAY_IMPORT = {
     "prm": {"search"},
     "engines": {"search"},
     "server": {"search", "prm", "engines", "checkpoints"},
-    "clients": {"search", "prm", "engines", "checkpoints", "training", "benchmarks"},
-    "training": {"search", "prm", "engines", "checkpoints"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints", "training"},
+    "clients": {"search", "prm", "engines", "checkpoints", "evaluation", "training", "benchmarks"},
+    "evaluation": {"search", "prm", "engines", "checkpoints"},
+    "ledger": {"search", "engines", "training"},
+    "training": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training"},
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
-ASKS_A_JUDGE = ROOT / "training" / "judge.py"
+ASKS_A_JUDGE = ROOT / "training" / "labels" / "llm_judge.py"
 MOST_LINES = 400
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from cos.checkpoints import EXAMPLE_ID, heldout
 from cos.engines.launch import Engines
 from cos.engines.scripted import Judge, Script, ScriptedEngine, Writer
+from cos.ledger.task import Problem, derive
 from cos.search.errors import EngineDead, EngineError
 from cos.search.grammar import ANSWER_END, answer_pieces
 from cos.search.types import Question
@@ -17,7 +18,6 @@ from cos.server.app import create_app
 from cos.server.golden import RIGHT, WRONG
 from cos.server.selfcheck import Unusable, self_check
 from cos.server.settings import Settings
-from cos.training.ledger import Problem, derive
 
 
 def decided(question: Question, written: str) -> float:

@@ -30,9 +30,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from cos.ledger.tiny_model import token_id
 from cos.search.grammar import COS_TOKENS, render_segments
 from cos.search.types import Step
-from cos.training.models import token_id
 
 Architecture = Literal["internvl", "llava_next", "qwen2_5_vl"]
 ARCHITECTURES: tuple[Architecture, ...] = ("internvl", "llava_next", "qwen2_5_vl")
