@@ -21,7 +21,7 @@ from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair, pair
-from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.grammars.cos import STEP_END, answer_text, step_text
 from cos.search.requests import Requests
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
@@ -44,14 +44,14 @@ def brief(question: Question, written: str, rng: random.Random) -> str:
     del question
     done = written.count(STEP_END)
     if done >= CHAIN_STEPS:
-        return "".join(answer_pieces(str(rng.randrange(4)), first=False))
+        return answer_text(str(rng.randrange(4)), first=False)
     return step(rng.choice(WORDS), rng.choice(WORDS), first=not done)
 
 
 @cache
 def step(name: str, thought: str, *, first: bool) -> str:
     """A step as the policy writes it: what it takes to put one together is no part of a search."""
-    return "".join(step_pieces(Step(name, thought, "ok"), first=first))
+    return step_text(Step(name, thought, "ok"), first=first)
 
 
 def verdict(question: Question, written: str) -> float:

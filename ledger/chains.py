@@ -1,7 +1,7 @@
 """A ledger's chains as text and as judged turns."""
 
 from cos.ledger.task import Derivation, is_reading
-from cos.search.grammar import STEP_TAG, render_segments
+from cos.search.grammars.cos import STEP_TAG, render_segments
 from cos.training.learning.encode import IGNORED, Turn, TurnEncoder
 
 

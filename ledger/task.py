@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 
 Kind = Literal["total", "difference", "largest", "count"]
 KINDS: tuple[Kind, ...] = ("total", "difference", "largest", "count")

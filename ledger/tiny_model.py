@@ -20,7 +20,7 @@ from transformers import (
 
 from cos.ledger.chains import chain_text, prompt_text
 from cos.ledger.task import derive, sample_problem
-from cos.search.grammar import COS_TOKENS
+from cos.search.grammars.cos import COS_TOKENS
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 IMAGE_TOKENS = 16

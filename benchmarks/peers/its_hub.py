@@ -19,7 +19,7 @@ from cos.engines.settings import EngineSettings, Role
 from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
 from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError
-from cos.search.grammar import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.search.grammars.cos import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
 from cos.search.tasks import together
 
 VERSION = "1.2.0"

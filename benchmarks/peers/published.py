@@ -26,7 +26,7 @@ from cos.evaluation.accuracy import ask
 from cos.evaluation.in_process import Running
 from cos.evaluation.sampling import Ending, Manner, Writer
 from cos.search.errors import InputError
-from cos.search.grammar import segment_ids
+from cos.search.grammars.cos import segment_ids
 from cos.search.ports import ScorerSession, Vocabulary
 from cos.search.search import Search
 from cos.search.spec import SearchSpec

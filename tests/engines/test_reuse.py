@@ -22,7 +22,7 @@ from cos.engines.scripted import ScriptedEngine
 from cos.evaluation.in_process import Running
 from cos.prm.cos import CosPrm
 from cos.prm.pair import pair
-from cos.search.grammar import CosGrammar
+from cos.search.grammars.cos import CosGrammar
 from cos.search.ports import Draw
 from cos.search.types import Candidate, Chain, Picture, Question
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
-from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
-from cos.search.spec import Sampling
+from cos.search.grammars.cos import ANSWER_END, STEP_END, answer_text, step_text
+from cos.search.terms import Sampling
 from cos.search.result import Result
 from cos.search.types import Candidate, Chain, End, Question, Step
 
@@ -59,7 +59,7 @@ async def test_children_of_likely_survivors_begin_while_a_straggler_runs(find: F
     policy = straggler()
     ahead = await find("greedy_prm", policy=policy)
     assert policy.most_in_flight > 4
-    assert ahead.usage.tokens_generated > sum(len(candidate.token_ids) for candidate in ahead.tree)
+    assert ahead.usage.tokens_generated > sum(candidate.tokens for candidate in ahead.tree)
 
 
 class Witness:
@@ -81,8 +81,8 @@ class Witness:
         done = written.count(STEP_END)
         first = not written
         if done == 4:
-            return "".join(answer_pieces("7", first=first))
-        return "".join(step_pieces(Step(f"Step {done}", "I look.", "Fine"), first=first))
+            return answer_text("7", first=first)
+        return step_text(Step(f"Step {done}", "I look.", "Fine"), first=first)
 
     def judge(self, question: Question, written: str) -> float:
         del question

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.search.grammar import STEP_END, CosGrammar, answer_pieces
+from cos.search.grammars.cos import STEP_END, CosGrammar, answer_text
 from cos.search.ports import Reading
-from cos.search.requests import seed_of
+from cos.search.place import seed_of
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.result import Result
@@ -78,7 +78,7 @@ async def test_the_vote_follows_the_answers_and_not_the_scores(find: Find) -> No
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         lonely = rng.getstate() == random.Random(seed_of(0, (0,))).getstate()
-        return "".join(answer_pieces("7" if lonely else "15", first=not written))
+        return answer_text("7" if lonely else "15", first=not written)
 
     prm = ScriptedEngine(Script(judge=lambda _, written: 0.9 if "7" in written else 0.1))
     result = await find("self_consistency", {"n": 3}, policy=ScriptedEngine(Script(writer=write)), prm=prm)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
-from cos.search.grammar import STEP_END, answer_pieces, step_pieces
-from cos.search.spec import Sampling
+from cos.search.grammars.cos import STEP_END, answer_text, step_text
+from cos.search.terms import Sampling
 from cos.search.strategies import menu
 from cos.search.result import Result
 from cos.search.types import Question, Step
@@ -28,9 +28,9 @@ def rambling(question: Question, written: str, rng: random.Random) -> str:
     del question
     first, done = not written, written.count(STEP_END)
     if done >= 3 and (done == 5 or rng.random() < 0.5):
-        return "".join(answer_pieces(str(rng.randrange(100)), first=first))
+        return answer_text(str(rng.randrange(100)), first=first)
     thought = "so " * rng.randint(1, 12)
-    return "".join(step_pieces(Step(f"Step {rng.randrange(1000)}", thought, "Fine"), first=first))
+    return step_text(Step(f"Step {rng.randrange(1000)}", thought, "Fine"), first=first)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 
 from cos.engines.scripted import ScriptedVocabulary
 from cos.search.errors import InputError
-from cos.search.grammar import (
+from cos.search.grammars.cos import (
     ANSWER_END,
     ANSWER_START,
     COS_TOKENS,
@@ -23,7 +23,7 @@ from cos.search.grammar import (
     render_segments,
     step_pieces,
 )
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 
 READ = Step("Read the bars", "2019 shows 40, 2020 shows 55.", "Both values are printed above the bars.")
 SUBTRACT = Step("Subtract", "55 - 40 = 15.", "Uses the two values of the previous step.")
@@ -63,11 +63,11 @@ def read(grammar: CosGrammar, text: str, *, cut: bool = False) -> Segment:
 
 
 def whole_step(step: Step = READ) -> str:
-    return "".join(step_pieces(step, first=True))
+    return step_text(step, first=True)
 
 
 def whole_answer(answer: str) -> str:
-    return "".join(answer_pieces(answer, first=False))
+    return answer_text(answer, first=False)
 
 
 def test_the_papers_chain_is_serialised_exactly_with_the_tag_glued_to_each_segment() -> None:

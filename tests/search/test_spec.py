@@ -10,7 +10,8 @@ from cos.search import strategies
 from cos.search.errors import InputError
 from cos.search.search import Search
 from cos.search.select import Ruler
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
 from cos.search.strategies import Params, Strategy, menu, parse_params, resolve
 from cos.search.strategies.beam import BeamParams, spread
 from cos.search.result import Result

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
-from cos.search.ports import Pair
+from cos.search.ports import Models
 from cos.search.run import run
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
 from cos.search.stopwatch import Interval, Stopwatch
 from cos.search.strategies import menu
 from cos.search.result import Result
@@ -54,10 +55,10 @@ async def timed(
     limits: Limits | None = None,
 ) -> Result | None:
     """The result of a search with this stopwatch; None where it had none."""
-    pairing = pair(policy, prm)
+    models = match(policy, prm)
     params = {"n": n} if "n" in menu()[strategy].params.model_fields else {}
     spec = SearchSpec(strategy, params, sampling=Sampling(seed=n), limits=limits or Limits())
-    searching = run(Question("How much?"), spec, pairing.policy, pairing.scorer, pairing.grammar, stopwatch=watch)
+    searching = run(Question("How much?"), spec, models, stopwatch=watch)
     result: Result | None = None
     try:
         async with aclosing(searching) as events:
@@ -163,7 +164,7 @@ async def test_work_that_overlaps_is_counted_once() -> None:
 
 async def test_a_vote_that_takes_algebra_counts_as_vote() -> None:
     class Slow:
-        async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        async def agree(self, pairs: Sequence[Models]) -> list[bool | None]:
             await asyncio.sleep(0.02)
             return [True] * len(pairs)
 
@@ -171,9 +172,9 @@ async def test_a_vote_that_takes_algebra_counts_as_vote() -> None:
         del question, written
         return f"Answer:\n<|answer_start|>{rng.choice(['sqrt(8)', '2*sqrt(2)'])}<|answer_end|>"
 
-    pairing = pair(ScriptedEngine(Script(writer=roots)), None)
+    models = match(ScriptedEngine(Script(writer=roots)), None)
     spec = SearchSpec("self_consistency", {"n": 8}, score="likelihood")
-    asked = run(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar, Slow())
+    asked = run(Question("?"), spec, models, Slow())
     async with aclosing(asked) as events:
         last = [event async for event in events][-1]
     assert last.result.timings.stages.vote_s >= 0.02  # pyright: ignore[reportAttributeAccessIssue]

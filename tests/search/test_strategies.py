@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine, story
-from cos.search.grammar import answer_pieces, step_pieces
-from cos.search.spec import Sampling
+from cos.search.grammars.cos import answer_text, step_text
+from cos.search.terms import Sampling
 from cos.search.strategies.mcts import Node, carry_up, descend
 from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
@@ -30,7 +30,7 @@ async def test_a_weighted_vote_pools_what_equal_answers_are_worth(find: Find) ->
 
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
-        return "".join(answer_pieces("7" if rng.random() < 0.3 else "15", first=not written))
+        return answer_text("7" if rng.random() < 0.3 else "15", first=not written)
 
     def judge(question: Question, written: str) -> float:
         del question
@@ -116,8 +116,8 @@ async def test_lookahead_prefers_the_step_that_leads_further(find: Find) -> None
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         if not written:
-            return "".join(step_pieces(Step("First", rng.choice("ab"), ""), first=True))
-        return "".join(answer_pieces("the end", first=False))
+            return step_text(Step("First", rng.choice("ab"), ""), first=True)
+        return answer_text("the end", first=False)
 
     def judge(question: Question, written: str) -> float:
         del question
@@ -277,7 +277,7 @@ async def test_auto_takes_the_best_of_both_chains_when_nothing_convinces(find: F
 async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> None:
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
-        return "".join(answer_pieces("7" if rng.random() < 0.2 else "15", first=not written))
+        return answer_text("7" if rng.random() < 0.2 else "15", first=not written)
 
     result = await find("auto", policy=ScriptedEngine(Script(writer=write)), has_prm=False, score="likelihood")
     assert result.chain.answer == "15"
@@ -290,7 +290,7 @@ def habit(*thoughts: str) -> ScriptedEngine:
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question, rng
         thought = thoughts[written.count("step_end") % len(thoughts)]
-        return "".join(step_pieces(Step("Go", thought, "") if thought else Step("", "", ""), first=not written))
+        return step_text(Step("Go", thought, "") if thought else Step("", "", ""), first=not written)
 
     return ScriptedEngine(Script(writer=write))
 
@@ -318,10 +318,8 @@ async def test_what_is_said_twice_is_read_once_and_expanded_once(find: Find) -> 
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         if written.count("step_end") == 2:
-            return "".join(answer_pieces("7", first=False))
-        return "".join(
-            step_pieces(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
-        )
+            return answer_text("7", first=False)
+        return step_text(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
 
     result = await find("beam", {"n": 8, "beam_width": 4}, policy=ScriptedEngine(Script(writer=write)))
     second = {candidate.path[0] for candidate in result.tree if len(candidate.path) == 2}
@@ -355,11 +353,11 @@ async def test_one_bad_score_stops_a_chain_where_the_worst_step_counts(find: Fin
     def sure_or_not(question: Question, written: str, rng: random.Random) -> str:
         del question
         if "good" in written and written.count("step_end") == 1:
-            return "".join(answer_pieces("7", first=False))
+            return answer_text("7", first=False)
         if written.count("step_end") > 5:
-            return "".join(answer_pieces("8", first=False))
+            return answer_text("8", first=False)
         word = ("good" if rng.random() < 0.3 else "bad") if not written else f"bad {written.count('step_end')}"
-        return "".join(step_pieces(Step("Try", word, ""), first=not written))
+        return step_text(Step("Try", word, ""), first=not written)
 
     policy = ScriptedEngine(Script(writer=sure_or_not, seconds_per_token=1e-4))
     prm = ScriptedEngine(Script(judge=lambda _, written: 0.1 if "bad" in written else 0.9))

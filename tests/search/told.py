@@ -50,7 +50,7 @@ def candidate_told(candidate: Candidate) -> dict[str, Any]:
     return {
         "path": list(candidate.path),
         "end": candidate.end,
-        "tokens": len(candidate.token_ids),
+        "tokens": candidate.tokens,
         "text": candidate.text,
         "answer": candidate.answer,
         "step": None if step is None else {"name": step.name, "thought": step.thought, "reflection": step.reflection},

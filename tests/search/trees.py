@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cos.engines.scripted import Script, ScriptedEngine, Writer
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import CosError
 from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
 from cos.search.strategies import BUILT_IN
 from cos.search.types import Question
 from tests.search.told import digest, told
@@ -50,10 +51,10 @@ async def searched(asked: Case) -> dict[str, Any]:
         limits=Limits(**asked.limits),
         **asked.spec,
     )
-    pairing = pair(policy, prm if asked.has_prm else None)
+    models = match(policy, prm if asked.has_prm else None)
     question = Question(asked.question, choices=asked.choices)
     try:
-        result = await solve(question, spec, pairing.policy, pairing.scorer, pairing.grammar)
+        result = await solve(question, spec, models)
     except CosError as error:
         return {"error": type(error).__name__}
     return {**told(result), "prompts": sorted(prompts)}

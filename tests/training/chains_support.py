@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from cos.engines.scripted import Fault, Script, ScriptedEngine, Writer
-from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.grammars.cos import STEP_END, answer_pieces, step_pieces
 from cos.search.types import Question, Step
 from cos.training.data.rows import ProblemRow
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.keys import JudgeKeys
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, read_rows, write_rows

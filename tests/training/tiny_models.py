@@ -31,8 +31,8 @@ from transformers import (
 )
 
 from cos.ledger.tiny_model import token_id
-from cos.search.grammar import COS_TOKENS, render_segments
-from cos.search.types import Step
+from cos.search.grammars.cos import COS_TOKENS, render_segments
+from cos.search.grammars.cos import Step
 
 Architecture = Literal["internvl", "llava_next", "qwen2_5_vl"]
 ARCHITECTURES: tuple[Architecture, ...] = ("internvl", "llava_next", "qwen2_5_vl")

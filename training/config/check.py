@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cos.search.errors import CosError
-from cos.search.grammar import COS_TOKENS
+from cos.search.grammars.cos import COS_TOKENS
 from cos.training.config.keys import TrainingKeys
 from cos.training.config.label_sources import label_faults
 from cos.training.config.packages import missing

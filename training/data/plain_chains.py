@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
 
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, kind_of
 
 IMAGE = "<image>"

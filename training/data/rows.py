@@ -28,8 +28,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from cos.ledger.mnist import Split
 from cos.ledger.task import Problem
 from cos.search.errors import InputError
-from cos.search.grammar import render_segments
-from cos.search.types import Step
+from cos.search.grammars.cos import render_segments
+from cos.search.grammars.cos import Step
 from cos.training.runs.folder import replacing
 
 Source = Literal["exact", "monte_carlo", "judge", "serving", "published"]

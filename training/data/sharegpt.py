@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from cos.search.grammar import (
+from cos.search.grammars.cos import (
     ANSWER_END,
     ANSWER_START,
     LABEL_BAD,
@@ -49,7 +49,7 @@ from cos.search.grammar import (
     THOUGHT_END,
     THOUGHT_START,
 )
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, kind_of
 
 IMAGE = "<image>"

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel
 
 VERSION = 1

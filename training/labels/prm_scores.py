@@ -20,7 +20,7 @@ from cos.evaluation.provenance import revision
 from cos.prm.cos import CosPrm
 from cos.prm.ports import Reader
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammar import segment_ids
+from cos.search.grammars.cos import segment_ids
 from cos.search.ports import Scorer, ScorerSession, Vocabulary
 from cos.search.tasks import together
 from cos.search.types import Candidate, Chain, Path, Step

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS
+from cos.search.grammars.cos import COS_TOKENS
 from cos.training.config.keys import LoraKeys, TrainingKeys
 from cos.training.learning.parts import modules_of, part_of, trained_parts
 from cos.training.learning.quantized import merged_at_full_precision, quantized_by

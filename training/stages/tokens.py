@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.search.grammars.cos import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG
 from cos.training.config.recipe import TokensConfig
 from cos.training.learning.encode import load_checkpoint
 from cos.training.runs.folder import StageContext, StageRun

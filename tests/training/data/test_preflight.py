@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import (
     DpoConfig,
     EvaluateConfig,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.keys import ProblemSource
 from cos.training.data.preflight import Intake
 from cos.training.data.problems import images_of, problems_of

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cos.search.errors import InputError
-from cos.search.grammar import LABEL_BAD, LABEL_GOOD, STEP_TAG, render_segments
-from cos.search.types import Step
+from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, STEP_TAG, render_segments
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import PrmConfig, SftConfig
 from cos.training.data.rows import ChainRow, Source, TagLabel, read_rows, write_rows
 from cos.training.data.sharegpt import SPLIT

@@ -12,7 +12,7 @@ from PIL import Image
 from cos.ledger.mnist import Split
 from cos.ledger.sight import run_sight
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.cli import run_all
 from cos.training.config.keys import LedgerSource
 from cos.training.config.recipe import (

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cos.search.grammar import render_segments
+from cos.search.grammars.cos import render_segments
 from cos.training.config.keys import ProblemSource
 from cos.training.config.recipe import EvaluateConfig, LabelConfig, PairsConfig, RolloutConfig
 from cos.training.data.rows import ChainRow, PairRow, ProblemRow, read_rows, write_rows

@@ -16,7 +16,7 @@ from PIL import Image
 from cos.ledger.checker import exact_labels
 from cos.ledger.task import Problem, derive
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import LabelConfig
 from cos.training.config.recipe_file import parse_recipe
 from cos.training.data.rows import ChainRow, ProblemRow, ledger_meta

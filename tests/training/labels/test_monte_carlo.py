@@ -13,7 +13,7 @@ from cos.evaluation.failures import StageError
 from cos.evaluation.sampling import Manner, Writer
 from cos.ledger.checker import BAD, GOOD
 from cos.search.errors import EngineError, InputError
-from cos.search.grammar import answer_pieces
+from cos.search.grammars.cos import answer_text
 from cos.search.types import Question, Step
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.rows import ChainRow, TagLabel
@@ -133,7 +133,7 @@ async def test_one_id_for_two_chains_is_refused(tmp_path: Path) -> None:
 
 async def test_an_unreadable_continuation_ends_wrong(tmp_path: Path) -> None:
     def write(question: Question, written: str, rng: random.Random) -> str:
-        return "no grammar at all" if rng.random() < 0.5 else "".join(answer_pieces("5", first=False))
+        return "no grammar at all" if rng.random() < 0.5 else answer_text("5", first=False)
 
     found, _ = await label(engine(write), chains(tmp_path, (STEPS, "5")), Continuing(continuations=200))
     assert found["p0/0"][0].soft == pytest.approx(0.5, abs=0.15)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cos.ledger.tiny_model import build_model, build_tokenizer, deepen
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows
 from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss

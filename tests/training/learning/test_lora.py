@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS
+from cos.search.grammars.cos import COS_TOKENS
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.learning.encode import load_checkpoint
 from cos.training.learning.parts import part_of

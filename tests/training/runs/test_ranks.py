@@ -21,7 +21,7 @@ import yaml
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.cli import run_all
 from cos.training.config.keys import TrainingKeys
 from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows

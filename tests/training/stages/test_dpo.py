@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import DpoConfig
 from cos.training.data.row_data import picture_of
 from cos.training.data.rows import PairRow, Written, read_rows

@@ -13,7 +13,7 @@ from PIL import Image
 from cos.engines.scripted import ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.keys import ProblemSource
 from cos.training.config.recipe import EvaluateConfig
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, write_rows

@@ -12,7 +12,7 @@ from cos.ledger.checker import exact_labels
 from cos.ledger.task import Problem, clumsy, derive, sample_problem
 from cos.ledger.tiny_model import build_tokenizer
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.row_data import judged
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows

@@ -7,7 +7,7 @@ import pytest
 
 from cos.evaluation.failures import StageError
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import PairsConfig
 from cos.training.data.rows import ChainRow, PairRow, read_rows, write_rows
 from cos.training.labels.prm_scores import Prm

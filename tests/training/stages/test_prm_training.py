@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from cos.ledger.task import clumsy, derive, sample_problem
 from cos.ledger.tiny_model import Size, build_model, build_processor, build_tokenizer, deepen
 from cos.search.errors import InputError
-from cos.search.types import Step
+from cos.search.grammars.cos import Step
 from cos.training.config.recipe import PrmConfig
 from cos.training.data.row_data import good_to_bad, taught_labels
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel

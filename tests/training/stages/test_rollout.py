@@ -12,7 +12,7 @@ from cos.evaluation.failures import StageError
 from cos.evaluation.journal import Journal
 from cos.evaluation.sampling import Manner, Writer
 from cos.search.errors import EngineError, InputError
-from cos.search.grammar import answer_pieces, render_segments
+from cos.search.grammars.cos import answer_text, render_segments
 from cos.search.types import Question
 from cos.training.data.problems import read_problems
 from cos.training.data.rows import ChainRow, ProblemRow, read_rows, write_rows
@@ -161,7 +161,7 @@ async def test_a_chain_that_is_cut_by_the_limit_has_no_answer() -> None:
 
 
 async def test_an_answer_in_odd_brackets_is_read_as_the_search_reads_it() -> None:
-    writes = Writer(engine(lambda q, w, r: "".join(answer_pieces(" (15) ", first=True))), Manner(), 4)
+    writes = Writer(engine(lambda q, w, r: answer_text(" (15) ", first=True)), Manner(), 4)
     (ending,) = await writes.write(await writes.open(problem_question()), "p", 1)
     assert ending.answer == "15"
 
