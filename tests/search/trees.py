@@ -57,14 +57,14 @@ async def searched(asked: Case) -> dict[str, Any]:
         result = await solve(question, spec, models)
     except CosError as error:
         return {"error": type(error).__name__}
-    return {**told(result), "prompts": sorted(prompts)}
+    return {**told(result, policy.vocabulary), "prompts": sorted(prompts)}
 
 
 def writer_of(asked: Case, prompts: set[str]) -> Writer:
     """The case's writer, which replies to prompts of the search's own and notes them."""
 
     def write(question: Question, written: str, rng: random.Random) -> str:
-        if not question.is_bare:
+        if question.text == asked.question:
             return WRITERS[asked.writer](question.text, written, rng)
         prompts.add(question.text)
         return reply(question.text)
