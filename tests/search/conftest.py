@@ -10,10 +10,10 @@ import pytest
 
 from cos.engines.scripted import ScriptedEngine
 from cos.prm.matching import match
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.search.result import Result
 from cos.search.types import Question
 
 
@@ -37,9 +37,7 @@ def find() -> Callable[..., Awaitable[Result]]:
         if params is None:
             params = {"n": 4} if "n" in resolve(strategy).params.model_fields else {}
         models = match(policy or ScriptedEngine(), (prm or ScriptedEngine()) if has_prm else None)
-        return await solve(
-            Question(question), SearchSpec(strategy, params, **spec), models
-        )
+        return await solve(Question(question), SearchSpec(strategy, params, **spec), models)
 
     return search
 

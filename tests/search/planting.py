@@ -3,9 +3,9 @@
 import random
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.search.grammars.cos import answer_text, step_text
+from cos.search.grammars.cos import Step, answer_text, step_text
 from cos.search.place import seed_of
-from cos.search.types import Path, Question, Step
+from cos.search.types import Path, Question
 
 Tree = dict[Path, tuple[str, float]]
 """What stands at a place: "step" or an answer, and its score."""

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
-from cos.search.grammars.cos import ANSWER_END, STEP_END, answer_text, step_text
-from cos.search.terms import Sampling
+from cos.search.grammars.cos import ANSWER_END, STEP_END, Step, answer_text, step_text
 from cos.search.result import Result
-from cos.search.types import Candidate, Chain, End, Question, Step
+from cos.search.select import PROBABILITIES
+from cos.search.terms import Sampling
+from cos.search.types import Candidate, Chain, End, Piece, Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -131,12 +132,12 @@ async def test_auto_drops_what_follows_on_a_candidate_it_does_not_believe(find: 
 
 
 def chain(index: int, token: int, score: float | None = None, end: End = "step") -> Chain:
-    return Chain((Candidate(path=(index,), token_ids=(token,), text="", end=end, score=score),))
+    return Chain((Candidate(path=(index,), written=(token,), tokens=1, piece=Piece("step", ""), end=end, score=score),))
 
 
 def test_a_score_that_is_not_there_is_guessed_by_what_says_the_same() -> None:
     level = [chain(3, 7), chain(0, 7), chain(1, 8), chain(2, 9, 0.6), chain(4, 9), chain(5, 7, end="broken")]
-    scores = [one.candidates[-1].score for one in guessed(level)]
+    scores = [one.candidates[-1].score for one in guessed(level, PROBABILITIES)]
     assert scores == [2 / 6 + 1 / 6, 1 / 6, 0.6, 2 / 6 + 1 / 6, 0.6, None]
 
 

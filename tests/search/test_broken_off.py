@@ -14,10 +14,10 @@ from PIL import Image
 
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.matching import match
-from cos.search.models import Models
 from cos.search.budget import Limits
 from cos.search.errors import CosError, EngineDead, EngineError, SearchFailed
 from cos.search.events import Proposed
+from cos.search.models import Models
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu

@@ -16,13 +16,13 @@ from cos.engines.scripted import Fault, Script, ScriptedEngine, story, sureness
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
-from cos.search.events import Event, Scored, Proposed
+from cos.search.events import Event, Proposed, Scored
 from cos.search.grammars.cos import answer_text
 from cos.search.place import seed_of
+from cos.search.result import Result
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Picture, Question
 
 Find = Callable[..., Awaitable[Result]]

@@ -10,13 +10,13 @@ from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession, story
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import InputError, SearchFailed
-from cos.search.grammars.cos import step_text
+from cos.search.grammars.cos import Step, step_text
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.terms import Sampling
 from cos.search.strategies import menu
-from cos.search.result import Result
-from cos.search.types import Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -157,7 +157,7 @@ async def test_a_chain_never_grows_beyond_the_policys_context(find: Find, strate
 
 async def test_a_chain_too_long_for_the_prm_is_unscored_and_the_search_goes_on(find: Find) -> None:
     first, second = (await find("beam")).chain.candidates[:2]
-    two_steps_with_tags = len(first.token_ids) + 1 + len(second.token_ids) + 1
+    two_steps_with_tags = first.tokens + 1 + second.tokens + 1
     room_for_two = len("How much is it?") + two_steps_with_tags + 1
     result = await find("beam", prm=ScriptedEngine(context_tokens=room_for_two))
     assert result.finish_reason == "answer"

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
-from cos.search.grammars.cos import LABEL_GOOD, STEP_END, STEP_TAG, answer_text, step_text
+from cos.search.grammars.cos import LABEL_GOOD, STEP_END, STEP_TAG, Step, answer_text, step_text
+from cos.search.result import Result
 from cos.search.select import rank
 from cos.search.spec import SearchSpec
-from cos.search.terms import Sampling
 from cos.search.strategies import menu
-from cos.search.result import Result
-from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question
 
 Find = Callable[..., Awaitable[Result]]
 

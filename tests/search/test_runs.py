@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from cos.engines.scripted import CHAIN_STEPS, Script, ScriptedEngine, sureness
 from cos.prm.matching import match
 from cos.search.errors import EngineError, InputError
-from cos.search.events import Answered, Event, Opened, Scored, Selected, Proposed
+from cos.search.events import Answered, Event, Opened, Proposed, Scored, Selected
 from cos.search.grammars.cos import ANSWER_END
 from cos.search.place import seed_of
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
-from cos.search.terms import Sampling
 from cos.search.strategies import menu
-from cos.search.result import Result
+from cos.search.terms import Sampling
 from cos.search.types import Candidate, Question
 from tests.search.test_ahead import LOOKS_AHEAD
 
@@ -64,7 +64,7 @@ def told(result: Result) -> tuple[Any, ...]:
 def distinct(result: Result) -> int:
     """How many chains of a tree say something of their own."""
     tree = {candidate.path: candidate for candidate in result.tree}
-    return len({tuple(tree[path[: i + 1]].token_ids for i in range(len(path))) for path in tree})
+    return len({tuple(tree[path[: i + 1]].written for i in range(len(path))) for path in tree})
 
 
 async def events_of(spec: SearchSpec, policy: ScriptedEngine, prm: ScriptedEngine | None) -> list[Event]:
@@ -256,8 +256,7 @@ async def test_likelihoods_of_long_texts_still_tell_chains_apart(find: Find) -> 
     searched = await find("mcts", {"n": 4, "iterations": 16, "exploration": 0.05}, has_prm=False, score="likelihood")
     below = Counter(candidate.path[0] for candidate in searched.tree if len(candidate.path) > 1)
     assert max(below.values()) > 2 * sorted([*below.values(), 0, 0, 0])[-2]
-    spec = SearchSpec("mcts", score="likelihood")
-    assert 0.8 < (spec.ruler.confidence(searched.chain) or 0.0) < 0.92
+    assert 0.8 < (searched.ruler.confidence(searched.chain) or 0.0) < 0.92
     assert math.exp(searched.value or 0.0) < 1e-6
 
 

@@ -15,13 +15,13 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
-from cos.search.ports import Models
+from cos.search.ports import Pair
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
-from cos.search.terms import Sampling
 from cos.search.stopwatch import Interval, Stopwatch
 from cos.search.strategies import menu
-from cos.search.result import Result
+from cos.search.terms import Sampling
 from cos.search.types import Question, Stages, Timings
 
 
@@ -164,7 +164,7 @@ async def test_work_that_overlaps_is_counted_once() -> None:
 
 async def test_a_vote_that_takes_algebra_counts_as_vote() -> None:
     class Slow:
-        async def agree(self, pairs: Sequence[Models]) -> list[bool | None]:
+        async def agree(self, pairs: Sequence[Pair]) -> list[bool | None]:
             await asyncio.sleep(0.02)
             return [True] * len(pairs)
 

@@ -19,8 +19,8 @@ from cos.search.budget import Limits
 from cos.search.errors import CosError
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.terms import Sampling
 from cos.search.strategies import BUILT_IN
+from cos.search.terms import Sampling
 from cos.search.types import Question
 from tests.search.told import digest, told
 from tests.search.tree_cases import CASES, WRITERS, Case, case, reply, verdict
