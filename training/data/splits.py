@@ -19,9 +19,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cos.ledger.mnist import Split
 from cos.search.errors import InputError
 from cos.training.config.keys import LedgerSource, ProblemSource
+from cos.training.config.names import Split
 from cos.training.config.recipe import Recipe, StageConfig, folder_name
 from cos.training.data.rows import ProblemRow
 from cos.training.data.sources import paths_of

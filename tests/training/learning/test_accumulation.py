@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from cos.ledger.tiny_model import build_model, build_tokenizer, deepen
+from cos.ledger.tiny_model import build_model, build_tokenizer
 from cos.search.types import Step
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss
+from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss, deepen
 from cos.training.learning.encode import IGNORED, UNJUDGED, load_checkpoint
 from cos.training.learning.losses import LabelLoss
 from cos.training.runs.metrics import read_metrics
