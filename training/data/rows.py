@@ -25,11 +25,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from cos.evaluation.files import replacing
 from cos.search.errors import InputError
 from cos.search.grammar import render_segments
 from cos.search.types import Step
 from cos.training.config.names import Split
-from cos.training.runs.folder import replacing
 
 Source = Literal["exact", "monte_carlo", "judge", "serving", "published"]
 """Who labelled: the ledger's exact checker, continuations by a policy, a judging model, the PRM of a search, or whoever

@@ -14,8 +14,8 @@ from cos.evaluation.sampling import Writer
 from cos.search.ports import PolicySession
 from cos.search.tasks import together
 from cos.search.types import Step
+from cos.training.data.questions import is_right, question_of
 from cos.training.data.rows import BAD, GOOD, ChainRow, TagLabel
-from cos.training.stages.rollout import is_right, question_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

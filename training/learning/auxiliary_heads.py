@@ -38,7 +38,7 @@ DEPARTURES = 5.0
 the first makes the layer sure of itself, the second gets it off the ground."""
 
 
-class JudgeHeads(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """The heads that are thrown away after training."""
 
     def __init__(self, width: int, words: int) -> None:
@@ -49,10 +49,10 @@ class JudgeHeads(nn.Module):
 
 
 @dataclass(frozen=True)
-class JudgeLoss:
+class AuxiliaryLoss:
     """All losses of a reader with `LAYERS` judging layers above it. For a Qwen2 text model."""
 
-    heads: JudgeHeads
+    heads: AuxiliaryHeads
     label: LabelLoss
     reading_weight: float = 1.0
     comparing_weight: float = 1.0

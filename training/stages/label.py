@@ -20,6 +20,7 @@ from typing import Any
 from cos.evaluation.failures import check_share, most_often, naming, of_row, of_stage
 from cos.evaluation.in_process import NO_PRM, running
 from cos.evaluation.journal import Journal, work_off
+from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import Manner, Writer
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig
@@ -32,7 +33,7 @@ from cos.training.labels.llm_judge import judge_labels
 from cos.training.labels.monte_carlo import Continuing, monte_carlo_labels
 from cos.training.menu import generated_task
 from cos.training.runs.folder import StageContext, StageRun
-from cos.training.stages.rollout import CHAINS, bar_of, tell
+from cos.training.stages.rollout import CHAINS
 
 JOURNAL = "labels.journal"
 JUDGE_JOURNAL = "judge.journal"

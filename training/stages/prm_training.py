@@ -31,7 +31,7 @@ from cos.training.data.row_data import RowData, collator_of, good_to_bad, judged
 from cos.training.data.rows import ChainRow
 from cos.training.data.splits import claim, ledger_digits
 from cos.training.learning.adapters import merge_lora, with_lora
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss, deepen
+from cos.training.learning.auxiliary_heads import LAYERS, AuxiliaryHeads, AuxiliaryLoss, deepen
 from cos.training.learning.encode import Sample, TurnEncoder
 from cos.training.learning.losses import LabelLoss
 from cos.training.learning.quantized import load_base
@@ -71,7 +71,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         if config.judging_layers:
             model, heads = with_judging_layers(model, config, context)
-            loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
+            loss = AuxiliaryLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = collator_of(processor, config, context)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
@@ -107,10 +107,10 @@ def unlabelled(chains: Sequence[ChainRow], config: PrmConfig) -> dict[str, int]:
 
 def with_judging_layers(
     model: PreTrainedModel, config: PrmConfig, context: StageContext
-) -> tuple[PreTrainedModel, JudgeHeads]:
+) -> tuple[PreTrainedModel, AuxiliaryHeads]:
     """New judging layers with new heads, or those of an earlier stage. Errors: InputError (no such heads)."""
     text = cast(Any, model).config.text_config
-    heads = JudgeHeads(text.hidden_size, text.vocab_size)
+    heads = AuxiliaryHeads(text.hidden_size, text.vocab_size)
     if config.judging_heads is None:
         return deepen(model, LAYERS), heads
     path = context.resolve(config.judging_heads)

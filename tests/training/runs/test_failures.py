@@ -344,7 +344,7 @@ def test_a_picture_reader_that_ends_early_stops_the_stage_instead_of_leaving_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_engines("stages.rollout", monkeypatch)
-    monkeypatch.setattr("cos.training.stages.rollout.decode", ended)
+    monkeypatch.setattr("cos.training.data.questions.decode", ended)
     with pytest.raises(StageError, match=r"^stage 'rollout': row 'p(\d)': picture '.*\1.png': StopIteration$"):
         run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))
 

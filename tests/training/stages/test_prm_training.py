@@ -19,7 +19,14 @@ from cos.search.types import Step
 from cos.training.config.recipe import PrmConfig
 from cos.training.data.row_data import good_to_bad, taught_labels
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss, deepen, head_logits, residual_streams
+from cos.training.learning.auxiliary_heads import (
+    LAYERS,
+    AuxiliaryHeads,
+    AuxiliaryLoss,
+    deepen,
+    head_logits,
+    residual_streams,
+)
 from cos.training.learning.encode import IGNORED, UNJUDGED, Collator, Sample, TurnEncoder
 from cos.training.learning.losses import LabelLoss, turn_logits
 from cos.training.learning.trainer import text_layers
@@ -48,9 +55,9 @@ def batch(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     )
 
 
-def judge_loss(tokenizer: PreTrainedTokenizerFast) -> JudgeLoss:
+def judge_loss(tokenizer: PreTrainedTokenizerFast) -> AuxiliaryLoss:
     torch.manual_seed(0)
-    return JudgeLoss(JudgeHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss(TurnEncoder(tokenizer).labels))
+    return AuxiliaryLoss(AuxiliaryHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss(TurnEncoder(tokenizer).labels))
 
 
 def test_a_deeper_model_reads_as_the_one_below_its_judging_layers(
