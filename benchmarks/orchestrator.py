@@ -21,12 +21,13 @@ from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair, pair
-from cos.search.grammars.cos import STEP_END, answer_text, step_text
+from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
 from cos.search.requests import Requests
-from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
 from cos.search.result import Result
-from cos.search.types import Chain, Question, Step
+from cos.search.run import solve
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
+from cos.search.types import Chain, Question
 
 CHAIN_STEPS = 4
 WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")

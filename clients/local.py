@@ -13,10 +13,10 @@ from cos.engines.pictures import Origin, decode
 from cos.evaluation.in_process import Running
 from cos.search import events
 from cos.search.answers import meant
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
-from cos.search.result import Result
 from cos.search.types import Candidate, Question
 
 EXCERPT_CHARS = 400

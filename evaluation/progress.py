@@ -1,9 +1,11 @@
-"""Many searches side by side, with a progress bar on stderr."""
+"""What is told on stderr while work goes on and when it has ended, and many pieces of work side by side."""
+
+from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -32,3 +34,14 @@ async def side_by_side(work: Callable[[T], Awaitable[R]], items: Sequence[T], co
             return result
 
         return await together(one(item) for item in items)
+
+
+def bar_of(label: str, total: int, done: int) -> tqdm[Any]:
+    """A progress bar on stderr that begins where an earlier run stopped."""
+    interval_s = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
+    return tqdm(total=total, initial=done, desc=label, file=sys.stderr, mininterval=interval_s)
+
+
+def tell(label: str, outcome: Mapping[str, Any]) -> None:
+    """A stage's summary, one line on stderr."""
+    print(f"{label}: " + ", ".join(f"{name} {value}" for name, value in outcome.items()), file=sys.stderr)  # noqa: T201

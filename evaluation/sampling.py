@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammars.cos import ANSWER_END, STEP_END, CosGrammar, segment_ids
+from cos.search.grammars.cos import ANSWER_END, STEP_END, CosGrammar, Step, segment_ids
 from cos.search.ports import Draw, Drawn, Policy, PolicySession
 from cos.search.tasks import together
-from cos.search.types import Question, Step
+from cos.search.types import Question
 
 ATTEMPTS = 2
 """Tries for one request."""

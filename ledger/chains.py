@@ -1,7 +1,11 @@
 """A ledger's chains as text and as judged turns."""
 
-from cos.ledger.task import Derivation, is_reading
+import random
+
+from cos.ledger.rows import ledger_problem
+from cos.ledger.task import Derivation, Problem, clumsy, derive, is_reading
 from cos.search.grammars.cos import STEP_TAG, render_segments
+from cos.training.data.rows import ChainRow
 from cos.training.learning.encode import IGNORED, Turn, TurnEncoder
 
 
@@ -57,3 +61,21 @@ def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> 
         step_is_good = written.answer == gold.answer if last else not departed
         verdict += [so_far] * good + [0.0] * (len(tokens) - good) + [1.0 if step_is_good else 0.0]
     return Turn(ids, expected, verdict, [token == tag for token in ids])
+
+
+def checked_turn(encoder: TurnEncoder, chain: ChainRow) -> Turn:
+    """The chain of a row as the clumsy writers' are judged: exactly, at every token. Errors: InputError (no ledger)."""
+    return judged_turn(encoder, Derivation(chain.steps, chain.answer), derive(ledger_problem(chain.problem)))
+
+
+def clumsy_turn(encoder: TurnEncoder, problem: Problem, rng: random.Random) -> Turn:
+    """A chain by somebody who makes no mistakes, misreads, miscalculates, or both; labelled by the exact checker."""
+    kind = rng.choices(("careful", "misreads", "miscounts", "both"), (0.2, 0.3, 0.4, 0.1))[0]
+    misreads = rng.uniform(0.02, 0.5) if kind == "misreads" else 0.1
+    miscounts = rng.uniform(0.03, 0.25) if kind == "miscounts" else 0.05
+    slip = clumsy(
+        rng,
+        misreads if kind in ("misreads", "both") else 0.0,
+        miscounts if kind in ("miscounts", "both") else 0.0,
+    )
+    return judged_turn(encoder, derive(problem, slip), derive(problem))

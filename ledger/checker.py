@@ -4,13 +4,11 @@ A step is good as long as it and all before it equal the gold derivation's (what
 false step on, few continuations end right); the answer is good when it is right.
 """
 
+from cos.ledger.rows import ledger_problem
 from cos.ledger.task import derive
 from cos.search.answers import equal
 from cos.search.errors import InputError
-from cos.training.data.rows import ChainRow, TagLabel, ledger_problem
-
-GOOD = TagLabel(1.0, True)
-BAD = TagLabel(0.0, False)
+from cos.training.data.rows import BAD, GOOD, ChainRow, TagLabel
 
 
 def exact_labels(chain: ChainRow) -> tuple[TagLabel, ...]:

@@ -13,15 +13,15 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from cos.training.config.names import Split
+
 if TYPE_CHECKING:
     from cos.training.runs.folder import StageContext
-
-Split = Literal["policy", "prm", "evaluation"]
 
 POLICY_DIGITS = 24_000
 """How many of the 60,000 training digits the policy learns from; the PRM gets the others."""

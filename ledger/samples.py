@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from cos.ledger.mnist import Digits
 from cos.ledger.render import Renderer, cells_of
-from cos.ledger.task import Problem, sample_problem
-from cos.training.learning.encode import Sample, Turn
+from cos.ledger.task import Problem, derive, sample_problem
+from cos.training.data.generated import Samples
+from cos.training.learning.encode import Sample, Turn, TurnEncoder
 
 GROUP = 4
 """Batches drawn together."""
@@ -20,7 +21,7 @@ GROUP = 4
 Write = Callable[[Problem, random.Random], Turn]
 
 
-class LedgerData(Dataset[Sample]):
+class LedgerData(Samples):
     """``samples`` fresh problems on fresh pictures, to be read in order and in batches of ``batch``."""
 
     def __init__(self, renderer: Renderer, write: Write, samples: int, batch: int, seed: int) -> None:
@@ -33,9 +34,6 @@ class LedgerData(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self._samples
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch at once, which is how a data loader asks: its pictures are drawn together."""
@@ -59,3 +57,13 @@ class LedgerData(Dataset[Sample]):
             group.sort(key=lambda pair: len(pair[1].ids))
             self._group = (number, group)
         return self._group[1][place]
+
+
+def gold_ledgers(digits: Digits, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:
+    """Gold derivations on fresh pictures."""
+
+    def write(problem: Problem, _: random.Random) -> Turn:
+        gold = derive(problem)
+        return encoder.chain(gold.steps, gold.answer)
+
+    return LedgerData(Renderer(digits), write, samples, batch, seed)

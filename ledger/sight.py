@@ -19,11 +19,12 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from cos.ledger.mnist import Split, fetched
+from cos.ledger.mnist import fetched
 from cos.ledger.mnist import load as load_digits
 from cos.ledger.render import EMPTY, Pen, Renderer, random_cells
 from cos.ledger.task import GRID
 from cos.ledger.tiny_model import SIZES, build_model, build_processor, build_tokenizer
+from cos.training.config.names import Split
 from cos.training.config.recipe import SightConfig
 from cos.training.data.splits import claim
 from cos.training.learning.encode import load_checkpoint

@@ -1,10 +1,8 @@
 """Builds an untrained InternVL (HF-native, the paper's family) with its tokenizer and processor, in a given size."""
 
-import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,7 +12,6 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLProcessor,
     InternVLVideoProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -152,17 +149,6 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> In
     return model
 
 
-def take_text(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Gives a model the text layers, embeddings and final norm of another one with the same text model.
-
-    Errors: RuntimeError when they do not fit.
-    """
-    eyes = ("vision", "visual", "projector", "merger")
-    own = {name: value for name, value in target.state_dict().items() if any(part in name for part in eyes)}
-    others = {name: value for name, value in source.state_dict().items() if not any(part in name for part in eyes)}
-    target.load_state_dict({**own, **others})
-
-
 def build_processor(size: Size, tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
     """The processor of a checkpoint of this size."""
     square = {"height": size.image_side, "width": size.image_side}
@@ -174,17 +160,3 @@ def build_processor(size: Size, tokenizer: PreTrainedTokenizerFast) -> InternVLP
         image_seq_length=IMAGE_TOKENS,
         chat_template=CHAT_TEMPLATE,
     )
-
-
-def deepen(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """The same InternVL with some untrained text layers more on top."""
-    config = copy.deepcopy(model.config)
-    text = cast(Any, config).text_config
-    text.num_hidden_layers += layers
-    # Qwen2 lists the kind of every layer.
-    text.layer_types = ["full_attention"] * text.num_hidden_layers
-    deeper = InternVLForConditionalGeneration(cast(InternVLConfig, config))
-    found = deeper.load_state_dict(model.state_dict(), strict=False)
-    if found.unexpected_keys:
-        raise ValueError(f"a {type(model).__name__} cannot be deepened: {found.unexpected_keys[:3]}")
-    return deeper

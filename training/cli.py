@@ -156,10 +156,9 @@ def heldout(
     mnist: Annotated[Path, typer.Option(help="Folder of the digits.")] = Path("runs/mnist"),
 ) -> None:
     """Draw the held-out ledgers that ship, with the digits of MNIST's test writers."""
-    from cos.ledger.heldout import write_heldout
-    from cos.ledger.mnist import load
+    from cos.training.menu import generated_task
 
-    write_heldout(out, load(mnist, "evaluation"), problems, seed)
+    generated_task().write_heldout(out, mnist, problems, seed)
 
 
 @app.command()
@@ -245,10 +244,10 @@ def _runner(stage: StageConfig) -> Callable[[Any, StageContext], None]:
 
     Errors: InputError when a library of the extra ``train`` is not installed.
     """
-    from cos.training.stages.menu import function_of
+    from cos.training.menu import stage_function
 
     try:
-        return function_of(stage.stage)
+        return stage_function(stage.stage)
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise

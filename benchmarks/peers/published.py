@@ -26,13 +26,13 @@ from cos.evaluation.accuracy import ask
 from cos.evaluation.in_process import Running
 from cos.evaluation.sampling import Ending, Manner, Writer
 from cos.search.errors import InputError
-from cos.search.grammars.cos import segment_ids
+from cos.search.grammars.cos import Step, segment_ids
 from cos.search.ports import ScorerSession, Vocabulary
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.strategies.base import Strategy
 from cos.search.strategies.beam import BeamParams, spread
-from cos.search.types import Candidate, Chain, Step
+from cos.search.types import Candidate, Chain
 
 BATCH = 25
 """Questions that search-and-learn's best-of-N draws chains for at once (``search_batch_size``, src/sal/config.py)."""

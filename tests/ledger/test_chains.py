@@ -6,8 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from cos.ledger.chains import chain_text, judged_turn
 from cos.ledger.task import Derivation, Problem, derive
 from cos.ledger.tiny_model import CONTROL_TOKENS, build_tokenizer
-from cos.search.grammars.cos import COS_TOKENS, STEP_TAG
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import COS_TOKENS, STEP_TAG, Step
 from cos.training.learning.encode import IGNORED, TurnEncoder
 
 PROBLEM = Problem(("47", "85"), "total")

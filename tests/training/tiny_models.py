@@ -31,8 +31,7 @@ from transformers import (
 )
 
 from cos.ledger.tiny_model import token_id
-from cos.search.grammars.cos import COS_TOKENS, render_segments
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import COS_TOKENS, Step, render_segments
 
 Architecture = Literal["internvl", "llava_next", "qwen2_5_vl"]
 ARCHITECTURES: tuple[Architecture, ...] = ("internvl", "llava_next", "qwen2_5_vl")

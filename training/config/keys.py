@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cos.ledger.mnist import Split
-from cos.training.config.names import FolderName, OtherFile, ProblemFile
+from cos.training.config.names import FolderName, OtherFile, ProblemFile, Split
 from cos.training.config.section import Keys
 from cos.training.data.sources import ChainSource, RowKeys
 from cos.training.learning.precision import Precision

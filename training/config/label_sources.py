@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig, Recipe, RolloutConfig, StageConfig, folder_name
 from cos.training.config.references import Reference, references
-from cos.training.data.rows import ChainRow, PairRow, ProblemRow, ledger_problem
+from cos.training.data.rows import ChainRow, PairRow, ProblemRow
+from cos.training.menu import generated_task
 
 
 def label_faults(
@@ -20,10 +21,10 @@ def label_faults(
     match stage.stage:
         case "label":
             if "exact" in stage.sources:
-                yield from _no_ledger(rows)
+                yield from _not_checkable(rows)
         case "rollout":
             if any("exact" in later.sources for later in _labelling(recipe, stage)):
-                yield from _no_ledger(rows)
+                yield from _not_checkable(rows)
         case "prm" | "evaluate":
             if stage.stage == "prm" and stage.ledger is not None:
                 return
@@ -45,11 +46,11 @@ def label_faults(
             return
 
 
-def _no_ledger(rows: Sequence[ChainRow | PairRow | ProblemRow]) -> Iterator[str]:
+def _not_checkable(rows: Sequence[ChainRow | PairRow | ProblemRow]) -> Iterator[str]:
     """What the exact checker says of the first row that it cannot label."""
     for row in rows:
         try:
-            ledger_problem(row if isinstance(row, ProblemRow) else row.problem)
+            generated_task().check_own(row if isinstance(row, ProblemRow) else row.problem)
         except InputError as error:
             yield f"sources: {error}"
             return

@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel
 
+Split = Literal["policy", "prm", "evaluation"]
+"""The sets that a generated task draws its pictures from. No two have a picture's part in common."""
+
 Thing = Literal["checkpoint", "chains", "pairs", "problems", "file", "folder", "images"]
 """What is named: a checkpoint (folder or hub name), a JSONL file of rows, another file, a folder, or the folder that
 rows' pictures are below."""

@@ -13,8 +13,8 @@ from cos.search.errors import CosError
 from cos.training.config.names import renamed
 from cos.training.config.recipe import Recipe, StageConfig, folder_name
 from cos.training.config.references import Reference
+from cos.training.menu import stage_function
 from cos.training.runs.folder import DONE
-from cos.training.stages.menu import function_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def one_step(recipe: Recipe, stage: StageConfig, named: Sequence[Reference]) -> 
     folder = Path(tempfile.mkdtemp(prefix="cos-check-"))
     context = replace(here, folder=folder / folder_name(stage), runs=folder, leaks="report", trial=True)
     try:
-        function_of(stage.stage)(tried, context)
+        stage_function(stage.stage)(tried, context)
         done = json.loads((context.folder / DONE).read_text(encoding="utf-8"))
     except (CosError, FloatingPointError) as error:
         return f"one step was tried: {error}"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from cos.evaluation.failures import named, of_row
+from cos.evaluation.files import replacing
 from cos.evaluation.progress import LOG_INTERVAL_S
 from cos.search.errors import CosError, InputError
 from cos.training.config.recipe import StageConfig
@@ -24,7 +25,7 @@ from cos.training.data.formats import reader_of
 from cos.training.data.problems import read_problems
 from cos.training.data.rows import ChainRow, PairRow, ProblemRow, read_rows
 from cos.training.data.sources import FileKeys, paths_of
-from cos.training.runs.folder import SKIPPED, StageContext, replacing
+from cos.training.runs.folder import SKIPPED, StageContext
 
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 FileRow = TypeVar("FileRow", ChainRow, PairRow)

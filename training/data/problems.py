@@ -1,15 +1,13 @@
-"""A stage's problems: ledgers drawn with the digits of one split, or rows from files."""
+"""A stage's problems: drawn by a generated task, or rows from files."""
 
-import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cos.ledger.mnist import Digits, Split
-from cos.ledger.task import derive, sample_problem
 from cos.search.errors import InputError
-from cos.training.data.rows import ChainRow, ProblemRow, check_gold, holds_chains, ledger_meta, read_rows, write_rows
+from cos.training.data.rows import ChainRow, ProblemRow, check_gold, holds_chains, read_rows, write_rows
 from cos.training.data.sources import RowKeys
+from cos.training.menu import generated_task
 from cos.training.runs.folder import StageContext
 
 if TYPE_CHECKING:
@@ -34,12 +32,10 @@ def problems_of(source: "ProblemSource", context: StageContext, intake: "Intake"
             raise InputError(f"{', '.join(source.data)}: there is no problem in it", "problems")
         check_gold(found)
         return found
-    from cos.ledger import mnist
-
     if ledger.problems is None:
         raise InputError("ledger: give problems, how many are to be drawn", "ledger.problems")
     seed = context.seed if ledger.seed is None else ledger.seed
-    rows = draw_ledgers(context.folder, mnist.load(context.mnist, ledger.digits), ledger.digits, ledger.problems, seed)
+    rows = generated_task().draw(context, ledger.digits, ledger.problems, seed)
     write_rows(context.folder / PROBLEMS, rows)
     return rows
 
@@ -75,41 +71,3 @@ def read_problems(
             if found.setdefault(row.id, row) != row:
                 raise InputError(f"{where[-1]}: id {row.id!r} names two different problems; rename one", "problems")
     return list(found.values())
-
-
-def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed: int) -> list[ProblemRow]:
-    """Rows ``<split>-<seed>-<number>`` with pictures in ``folder/images``; pictures that are there already are kept.
-
-    Number i follows from split, seed and i alone: asking for more problems adds to the same ones.
-    """
-    import torch
-    from PIL import Image
-
-    from cos.ledger.render import Renderer, cells_of
-
-    renderer = Renderer(digits)
-    images = folder.resolve() / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    rows: list[ProblemRow] = []
-    for index in range(problems):
-        name = f"{split}-{seed}-{index:06d}"
-        rng = random.Random(f"ledger/{name}")
-        problem = sample_problem(rng)
-        noise = torch.Generator().manual_seed(rng.getrandbits(48))
-        path = images / f"{name}.png"
-        if not path.exists():
-            picture = renderer.draw(torch.tensor([cells_of(problem.rows)]), noise)[0]
-            beside = path.with_suffix(".partial")
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(beside, "PNG")
-            beside.replace(path)
-        rows.append(
-            ProblemRow(
-                id=name,
-                image=str(path),
-                question=problem.question,
-                answer=derive(problem).answer,
-                digits=split,
-                meta=ledger_meta(problem),
-            )
-        )
-    return rows

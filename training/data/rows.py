@@ -25,12 +25,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from cos.ledger.mnist import Split
-from cos.ledger.task import Problem
+from cos.evaluation.files import replacing
 from cos.search.errors import InputError
-from cos.search.grammars.cos import render_segments
-from cos.search.grammars.cos import Step
-from cos.training.runs.folder import replacing
+from cos.search.grammars.cos import Step, render_segments
+from cos.training.config.names import Split
 
 Source = Literal["exact", "monte_carlo", "judge", "serving", "published"]
 """Who labelled: the ledger's exact checker, continuations by a policy, a judging model, the PRM of a search, or whoever
@@ -58,7 +56,7 @@ class ProblemRow:
     digits: Split | None = None
     """Which set of digits drew the picture; None for other pictures."""
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What else is known; for a ledger what `ledger_problem` needs."""
+    """What else is known; for a generated problem what its task needs to check chains."""
 
     def __post_init__(self) -> None:
         """Errors: ValueError for a problem that nothing names or that asks nothing."""
@@ -78,6 +76,10 @@ class TagLabel:
 
 Labels = tuple[TagLabel | None, ...]
 """One a tag; None for a tag of which its source says nothing."""
+
+
+GOOD = TagLabel(1.0, True)
+BAD = TagLabel(0.0, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,25 +158,6 @@ Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 
 Reader = Callable[[Mapping[str, Any], str], Sequence[ChainRow]]
 """Makes chains of a line; its text is put into their ids. Errors: ValueError saying what is wrong with the line."""
-
-
-def ledger_problem(row: ProblemRow) -> Problem:
-    """The ledger behind a problem. Errors: InputError when there is none."""
-    try:
-        meta = cast("Mapping[str, Any]", row.meta)
-        first, second = meta.get("pair", (0, 0))
-        return Problem(tuple(str(r) for r in meta["rows"]), meta["kind"], (first, second), int(meta.get("limit", 0)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"problem {row.id!r} is no ledger (its meta lacks rows and kind): only ledgers have exact labels; "
-            "have other chains labelled by monte_carlo or a judge",
-            "problems",
-        ) from error
-
-
-def ledger_meta(problem: Problem) -> dict[str, Any]:
-    """What `ledger_problem` reads."""
-    return {"rows": list(problem.rows), "kind": problem.kind, "pair": list(problem.pair), "limit": problem.limit}
 
 
 def read_rows(

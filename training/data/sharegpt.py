@@ -48,8 +48,8 @@ from cos.search.grammars.cos import (
     STEP_TAG,
     THOUGHT_END,
     THOUGHT_START,
+    Step,
 )
-from cos.search.grammars.cos import Step
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, kind_of
 
 IMAGE = "<image>"

@@ -19,14 +19,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cos.ledger.mnist import Split
+from cos.evaluation.files import replacing
+from cos.evaluation.progress import tell
 from cos.search.errors import InputError
 from cos.training.config.keys import LedgerSource, ProblemSource
+from cos.training.config.names import Split
 from cos.training.config.recipe import Recipe, StageConfig, folder_name
 from cos.training.data.rows import ProblemRow
 from cos.training.data.sources import paths_of
-from cos.training.runs.folder import DONE, StageContext, replacing
-from cos.training.stages.rollout import tell
+from cos.training.runs.folder import DONE, StageContext
 
 Role = Literal["policy", "prm", "evaluation"]
 """What data is used for."""

@@ -27,11 +27,12 @@ from openai.types.shared_params import ResponseFormatJSONSchema
 
 from cos.evaluation.failures import check_share, named, naming, of_row
 from cos.evaluation.journal import Journal, work_off
+from cos.evaluation.progress import bar_of
 from cos.search.errors import InputError
 from cos.search.types import Picture
+from cos.training.data.questions import is_right, question_of
 from cos.training.data.rows import ChainRow, TagLabel
 from cos.training.labels.ratings import MOST_TOLD, RATINGS, Verdict, completion_of, labels_of, ratings_of, summary_of
-from cos.training.stages.rollout import bar_of, is_right, question_of
 
 if TYPE_CHECKING:
     from cos.training.config.keys import JudgeKeys

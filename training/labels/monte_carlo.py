@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cos.evaluation.sampling import Writer
-from cos.ledger.checker import BAD, GOOD
+from cos.search.grammars.cos import Step
 from cos.search.ports import PolicySession
 from cos.search.tasks import together
-from cos.search.grammars.cos import Step
-from cos.training.data.rows import ChainRow, TagLabel
-from cos.training.stages.rollout import is_right, question_of
+from cos.training.data.questions import is_right, question_of
+from cos.training.data.rows import BAD, GOOD, ChainRow, TagLabel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ once, and a step is read when the one before it has been: the engine's prefix ca
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path as File
@@ -16,20 +16,16 @@ from cos.checkpoints import resolve
 from cos.evaluation.failures import naming, of_row
 from cos.evaluation.in_process import running_alone
 from cos.evaluation.journal import Journal, work_off
+from cos.evaluation.progress import bar_of
 from cos.evaluation.provenance import revision
+from cos.evaluation.tree_scores import CONCURRENCY, read_tree
 from cos.prm.cos import CosPrm
 from cos.prm.ports import Reader
-from cos.search.errors import EngineDead, EngineError
-from cos.search.grammars.cos import segment_ids
-from cos.search.ports import Scorer, ScorerSession, Vocabulary
-from cos.search.tasks import together
-from cos.search.types import Candidate, Chain, Path, Step
+from cos.search.grammars.cos import Step, segment_ids
+from cos.search.ports import Scorer, Vocabulary
+from cos.search.types import Candidate, Path
+from cos.training.data.questions import question_of
 from cos.training.data.rows import ChainRow
-from cos.training.stages.rollout import bar_of, question_of
-
-ATTEMPTS = 2
-"""Tries for one read."""
-CONCURRENCY = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,55 +133,6 @@ async def _read_question(
     nodes, leaves = tree_of(vocabulary, group)
     scores = await read_tree(session, nodes, gate, failed)
     return [[scores[leaf[:depth]] for depth in range(1, len(leaf) + 1)] for leaf in leaves]
-
-
-async def read_tree(
-    session: ScorerSession,
-    nodes: Mapping[Path, Candidate],
-    gate: asyncio.Semaphore,
-    failed: list[str] | None = None,
-) -> dict[Path, float | None]:
-    """P(good) of every candidate of a tree; None for unreadable text, and where a read failed twice or was not finite.
-
-    ``gate``: reads at once. ``failed``: gets why each that could be read has no score. Errors: EngineDead.
-    """
-    reasons = [] if failed is None else failed
-    children: dict[Path, list[Path]] = {}
-    for path in nodes:
-        children.setdefault(path[:-1], []).append(path)
-    scores: dict[Path, float | None] = {}
-
-    async def read(path: Path) -> None:
-        chain = Chain(tuple(nodes[path[:depth]] for depth in range(1, len(path) + 1)))
-        async with gate:
-            scores[path] = await _score(session, chain, reasons)
-        if children.get(path):
-            await together(read(child) for child in children[path])
-
-    # The first step goes ahead: it brings prompt and picture into the cache for all others.
-    for some in (children[()][:1], children[()][1:]):
-        if some:
-            await together(read(path) for path in some)
-    return scores
-
-
-async def _score(session: ScorerSession, chain: Chain, failed: list[str]) -> float | None:
-    if chain.candidates[-1].end in ("broken", "truncated"):
-        return None
-    why = ""
-    for _ in range(ATTEMPTS):
-        try:
-            score = (await session.score(chain)).score
-        except EngineDead:
-            raise
-        except EngineError as error:
-            why = str(error)
-            continue
-        if score is None:
-            failed.append("the PRM gave no score")
-        return score
-    failed.append(why)
-    return None
 
 
 def tree_of(vocabulary: Vocabulary, rows: Sequence[ChainRow]) -> tuple[dict[Path, Candidate], list[Path]]:

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cos.evaluation.failures import kind_of_failure
-from cos.ledger.checker import BAD, GOOD
-from cos.training.data.rows import TagLabel
+from cos.training.data.rows import BAD, GOOD, TagLabel
 
 Rating = Literal["Good", "Neutral", "Bad"]
 RATINGS: tuple[Rating, ...] = ("Good", "Neutral", "Bad")

@@ -11,12 +11,12 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cos.evaluation.files import replacing_folder
 from cos.search.errors import InputError
 from cos.search.grammars.cos import COS_TOKENS
 from cos.training.config.keys import LoraKeys, TrainingKeys
 from cos.training.learning.parts import modules_of, part_of, trained_parts
 from cos.training.learning.quantized import merged_at_full_precision, quantized_by
-from cos.training.runs.folder import replacing_folder
 
 ADAPTERS = "adapters"
 """The folder of kept adapters, in the stage's."""

@@ -8,6 +8,7 @@ reader's layers reading; and a verdict at every token says where a chain went wr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
 
 from cos.training.learning.encode import IGNORED, UNJUDGED
 from cos.training.learning.losses import (
@@ -36,7 +38,7 @@ DEPARTURES = 5.0
 the first makes the layer sure of itself, the second gets it off the ground."""
 
 
-class JudgeHeads(nn.Module):
+class AuxiliaryHeads(nn.Module):
     """The heads that are thrown away after training."""
 
     def __init__(self, width: int, words: int) -> None:
@@ -47,10 +49,10 @@ class JudgeHeads(nn.Module):
 
 
 @dataclass(frozen=True)
-class JudgeLoss:
+class AuxiliaryLoss:
     """All losses of a reader with `LAYERS` judging layers above it. For a Qwen2 text model."""
 
-    heads: JudgeHeads
+    heads: AuxiliaryHeads
     label: LabelLoss
     reading_weight: float = 1.0
     comparing_weight: float = 1.0
@@ -73,8 +75,11 @@ class JudgeLoss:
         }
 
     def __call__(self, model: nn.Module, batch: Batch, counts: Counts | None = None) -> tuple[Tensor, Numbers]:
-        """As `cos.training.learning.losses.StageLoss`. Needs a verdict at every token of the turn, as
-        `cos.ledger.chains.judged_turn` writes it. Errors: ValueError where no tag is labelled."""
+        """As `cos.training.learning.losses.StageLoss`. Needs a verdict at every token of the turn,
+        as the chains of a generated task have it (`cos.training.data.generated`).
+
+        Errors: ValueError where no tag is labelled.
+        """
         own = self.counts(batch)
         by = own if counts is None else counts
         first = int(batch["first"])
@@ -167,3 +172,17 @@ def head_logits(model: nn.Module, stream: Tensor) -> Tensor:
     """What the model's own head says of a residual stream: float32 (batch, length, vocabulary)."""
     whole: Any = model
     return whole.lm_head(whole.model.language_model.norm(stream)).float()
+
+
+def deepen(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """The same InternVL with some untrained text layers more on top."""
+    config = copy.deepcopy(model.config)
+    text = cast(Any, config).text_config
+    text.num_hidden_layers += layers
+    # Qwen2 lists the kind of every layer.
+    text.layer_types = ["full_attention"] * text.num_hidden_layers
+    deeper = InternVLForConditionalGeneration(cast(InternVLConfig, config))
+    found = deeper.load_state_dict(model.state_dict(), strict=False)
+    if found.unexpected_keys:
+        raise ValueError(f"a {type(model).__name__} cannot be deepened: {found.unexpected_keys[:3]}")
+    return deeper

@@ -22,8 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary, templater_of
 from cos.search.errors import InputError
-from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, segment_ids
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, Step, segment_ids
 
 IGNORED = -100
 """No target (the index that PyTorch's cross-entropy leaves out)."""

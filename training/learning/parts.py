@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from cos.search.errors import InputError
 from cos.training.config.keys import TrainingKeys
@@ -51,3 +52,14 @@ def modules_of(model: nn.Module, wanted: Callable[[str], bool]) -> list[str]:
 
     visit("", model)
     return found
+
+
+def take_text(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Gives a model the text layers, embeddings and final norm of another one with the same text model.
+
+    Errors: RuntimeError when they do not fit.
+    """
+    eyes = ("vision", "visual", "projector", "merger")
+    own = {name: value for name, value in target.state_dict().items() if any(part in name for part in eyes)}
+    others = {name: value for name, value in source.state_dict().items() if not any(part in name for part in eyes)}
+    target.load_state_dict({**own, **others})

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cos.evaluation.failures import naming, of_row
+from cos.evaluation.files import replacing
 from cos.search.errors import InputError
 from cos.training.learning.encode import IGNORED, Collator, Sample, Turn, TurnEncoder, model_inputs
 from cos.training.learning.losses import Batch, Counts, Numbers
 from cos.training.learning.trainer import StageTrainer
-from cos.training.runs.folder import replacing
 from cos.training.runs.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from cos.evaluation.files import LOCK
 from cos.evaluation.provenance import commit
 from cos.search.errors import InputError
 from cos.training.config.overrides import concerns
@@ -26,7 +27,6 @@ from cos.training.config.recipe import Recipe, StageConfig, folder_name
 from cos.training.config.references import ROWS, Reference, references
 from cos.training.runs.folder import (
     DONE,
-    LOCK,
     MODEL,
     StageContext,
     disk_errors,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cos.training.runs.folder import replacing
+from cos.evaluation.files import replacing
 
 METRICS = "metrics.jsonl"
 

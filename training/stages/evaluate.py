@@ -16,6 +16,7 @@ from cos.engines.pictures import read_file
 from cos.evaluation.accuracy import Outcome, evaluate, root_seed
 from cos.evaluation.calibration import plot_reliability
 from cos.evaluation.failures import naming, of_stage
+from cos.evaluation.files import replacing
 from cos.evaluation.in_process import NO_PRM, running, running_alone
 from cos.evaluation.provenance import Facts, machine, revision
 from cos.evaluation.statistics import bootstrap_mean
@@ -31,7 +32,8 @@ from cos.prm.pair import Pair
 from cos.prm.ports import Reader
 from cos.search.errors import InputError
 from cos.search.select import ScoreKind
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
 from cos.training.config.recipe import EvaluateConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures
 from cos.training.data.problems import images_of, problems_of
@@ -39,7 +41,7 @@ from cos.training.data.rows import ChainRow, ProblemRow
 from cos.training.data.sources import ChainSource
 from cos.training.data.splits import claim
 from cos.training.labels.prm_scores import read_chains
-from cos.training.runs.folder import StageContext, StageRun, replacing
+from cos.training.runs.folder import StageContext, StageRun
 
 REPORT, PLOT = "evaluation.json", "reliability.png"
 

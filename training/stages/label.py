@@ -20,8 +20,8 @@ from typing import Any
 from cos.evaluation.failures import check_share, most_often, naming, of_row, of_stage
 from cos.evaluation.in_process import NO_PRM, running
 from cos.evaluation.journal import Journal, work_off
+from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import Manner, Writer
-from cos.ledger.checker import exact_labels
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures
@@ -31,8 +31,9 @@ from cos.training.data.splits import check_unseen
 from cos.training.labels.consensus import agreed_chains, agreements, table
 from cos.training.labels.llm_judge import judge_labels
 from cos.training.labels.monte_carlo import Continuing, monte_carlo_labels
+from cos.training.menu import generated_task
 from cos.training.runs.folder import StageContext, StageRun
-from cos.training.stages.rollout import CHAINS, bar_of, tell
+from cos.training.stages.rollout import CHAINS
 
 JOURNAL = "labels.journal"
 JUDGE_JOURNAL = "judge.journal"
@@ -82,7 +83,7 @@ def run_label(config: LabelConfig, context: StageContext) -> None:
 
 def _exact(chain: ChainRow) -> tuple[TagLabel, ...]:
     with naming(of_row(chain.id)):
-        return exact_labels(chain)
+        return generated_task().exact_labels(chain)
 
 
 def with_labels(chain: ChainRow, source: Source, labels: Labels | None) -> ChainRow:

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from cos.evaluation.failures import check_share, most_often, naming, of_stage
+from cos.evaluation.progress import tell
 from cos.search.errors import InputError
 from cos.training.config.recipe import PairsConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures
+from cos.training.data.questions import is_right
 from cos.training.data.rows import ChainRow, PairRow, Written, write_rows
 from cos.training.data.trace_reader import harvest
 from cos.training.labels.prm_scores import Prm, needs_scores, score_chains
 from cos.training.runs.folder import StageContext, StageRun
-from cos.training.stages.rollout import is_right, tell
 
 JOURNAL = "scores.journal"
 

@@ -1,6 +1,6 @@
 """Stage `prm`: a process reward model from labelled chains (paper, section 3.3).
 
-Chains come as rows with labels, or, for ledgers, from clumsy writers without end. With ``judging_layers`` a small
+Chains come as rows with labels, or without end from a generated task. With ``judging_layers`` a small
 model gets layers of its own for judging (`cos.training.learning.auxiliary_heads`); without, only labels are taught
 (as in the paper).
 """
@@ -8,7 +8,8 @@ model gets layers of its own for judging (`cos.training.learning.auxiliary_heads
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,29 +19,25 @@ from transformers import PreTrainedModel
 
 from cos.checkpoints import resolve
 from cos.evaluation.failures import naming, of_stage
-from cos.ledger.chains import judged_turn
-from cos.ledger.mnist import fetched
-from cos.ledger.render import Renderer
-from cos.ledger.samples import LedgerData
-from cos.ledger.task import Derivation, Problem, clumsy, derive
-from cos.ledger.tiny_model import deepen
 from cos.search.errors import InputError
 from cos.training.config.recipe import PrmConfig
 from cos.training.data.batches import lengths_of
+from cos.training.data.generated import Samples
 from cos.training.data.lengths import Lengths, fitting, room
 from cos.training.data.mixing import mix
 from cos.training.data.preflight import Intake, chains_of, training_facts
 from cos.training.data.problems import images_of
 from cos.training.data.row_data import RowData, collator_of, good_to_bad, judged
-from cos.training.data.rows import ChainRow, ledger_problem
+from cos.training.data.rows import ChainRow
 from cos.training.data.splits import claim, ledger_digits
 from cos.training.learning.adapters import merge_lora, with_lora
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss
-from cos.training.learning.encode import Sample, Turn, TurnEncoder
+from cos.training.learning.auxiliary_heads import LAYERS, AuxiliaryHeads, AuxiliaryLoss, deepen
+from cos.training.learning.encode import Sample, TurnEncoder
 from cos.training.learning.losses import LabelLoss
 from cos.training.learning.quantized import load_base
 from cos.training.learning.trainer import StageTrainer
 from cos.training.learning.validation import held_out_chains, taken
+from cos.training.menu import generated_task
 from cos.training.runs.folder import StageContext, StageRun
 
 HEADS = "heads.safetensors"
@@ -74,7 +71,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
         torch.manual_seed(context.seed)
         if config.judging_layers:
             model, heads = with_judging_layers(model, config, context)
-            loss = JudgeLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
+            loss = AuxiliaryLoss(heads, label, tag_weight=config.tag_weight, stream_noise=config.stream_noise)
         data = prm_data(config, context, encoder, chains)
         collate = collator_of(processor, config, context)
         trained = with_lora(model, config, processor.tokenizer, context.seed)
@@ -110,10 +107,10 @@ def unlabelled(chains: Sequence[ChainRow], config: PrmConfig) -> dict[str, int]:
 
 def with_judging_layers(
     model: PreTrainedModel, config: PrmConfig, context: StageContext
-) -> tuple[PreTrainedModel, JudgeHeads]:
+) -> tuple[PreTrainedModel, AuxiliaryHeads]:
     """New judging layers with new heads, or those of an earlier stage. Errors: InputError (no such heads)."""
     text = cast(Any, model).config.text_config
-    heads = JudgeHeads(text.hidden_size, text.vocab_size)
+    heads = AuxiliaryHeads(text.hidden_size, text.vocab_size)
     if config.judging_heads is None:
         return deepen(model, LAYERS), heads
     path = context.resolve(config.judging_heads)
@@ -128,14 +125,16 @@ def with_judging_layers(
 def prm_data(
     config: PrmConfig, context: StageContext, encoder: TurnEncoder, rows: Sequence[ChainRow]
 ) -> Dataset[Sample]:
-    """Rows alone, or clumsy writers and rows by turns."""
+    """Rows alone, or a generated task's imperfect chains and rows by turns."""
     if config.ledger is None:
         return rows_judged(config, encoder, rows)
-    digits = fetched(context, config.ledger.digits)
+    task, seed = generated_task(), config.ledger.seed or context.seed
+    task.fetch(context)
     samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
-    seed = config.ledger.seed or context.seed
-    writers = LedgerData(Renderer(digits), lambda p, rng: clumsy_turn(encoder, p, rng), samples, config.batch, seed)
-    return Alternating(writers, rows, encoder, config.batch, seed, config.row_batches)
+    drawn = task.imperfect(context, config.ledger.digits, encoder, samples, config.batch, seed)
+    # Rows beside them are judged as they are: exactly, at every token.
+    beside = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), partial(task.checked_turn, encoder))
+    return Alternating(drawn, beside, config.batch, seed, config.row_batches)
 
 
 def rows_judged(config: PrmConfig, encoder: TurnEncoder, rows: Sequence[ChainRow]) -> Dataset[Sample]:
@@ -160,22 +159,14 @@ def bad_weight(config: PrmConfig, rows: Sequence[ChainRow]) -> float:
 
 
 class Alternating(Dataset[Sample]):
-    """By turns a batch of clumsy writers' chains and ``row_batches`` of rows; rows of a batch are alike in length."""
+    """By turns a batch of generated chains and ``row_batches`` of rows; rows of a batch are alike in length."""
 
-    def __init__(
-        self,
-        writers: LedgerData,
-        rows: Sequence[ChainRow],
-        encoder: TurnEncoder,
-        batch: int,
-        seed: int,
-        row_batches: int,
-    ) -> None:
-        self._writers, self._batch, self._seed, self._turns = writers, batch, seed, row_batches + 1
-        self._rows = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), checked_by(encoder))
+    def __init__(self, drawn: Samples, rows: RowData, batch: int, seed: int, row_batches: int) -> None:
+        """``rows``: by length. ``row_batches``: batches of them to one of ``drawn``."""
+        self._drawn, self._rows, self._batch, self._seed, self._turns = drawn, rows, batch, seed, row_batches + 1
 
     def __len__(self) -> int:
-        return len(self._writers)
+        return len(self._drawn)
 
     def __getitem__(self, index: int) -> Sample:
         return self.__getitems__([index])[0]
@@ -184,28 +175,6 @@ class Alternating(Dataset[Sample]):
         """A batch at once."""
         number = indices[0] // self._batch
         if not len(self._rows) or number % self._turns == 0:
-            return self._writers.__getitems__(indices)
+            return self._drawn.__getitems__(indices)
         start = random.Random(f"{self._seed}/{number}").randrange(max(1, len(self._rows) - len(indices) + 1))
         return [self._rows[place] for place in range(start, min(start + len(indices), len(self._rows)))]
-
-
-def checked_by(encoder: TurnEncoder) -> Callable[[ChainRow], Turn]:
-    """Judges the chain of a ledger as the clumsy writers' are: exactly, at every token."""
-
-    def write(row: ChainRow) -> Turn:
-        return judged_turn(encoder, Derivation(row.steps, row.answer), derive(ledger_problem(row.problem)))
-
-    return write
-
-
-def clumsy_turn(encoder: TurnEncoder, problem: Problem, rng: random.Random) -> Turn:
-    """A chain by somebody who makes no mistakes, misreads, miscalculates, or both; labelled by the exact checker."""
-    kind = rng.choices(("careful", "misreads", "miscounts", "both"), (0.2, 0.3, 0.4, 0.1))[0]
-    misreads = rng.uniform(0.02, 0.5) if kind == "misreads" else 0.1
-    miscounts = rng.uniform(0.03, 0.25) if kind == "miscounts" else 0.05
-    slip = clumsy(
-        rng,
-        misreads if kind in ("misreads", "both") else 0.0,
-        miscounts if kind in ("miscounts", "both") else 0.0,
-    )
-    return judged_turn(encoder, derive(problem, slip), derive(problem))

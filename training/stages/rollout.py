@@ -6,25 +6,20 @@ there, and no chain is drawn with another seed than it would have had.
 """
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from cos.engines.pictures import decode, of_file, read_file
-from cos.evaluation.failures import StageError, check_share, named, naming, of_row, of_stage
+from cos.evaluation.failures import StageError, check_share, naming, of_row, of_stage
 from cos.evaluation.in_process import NO_PRM, running
 from cos.evaluation.journal import Journal, work_off
-from cos.evaluation.progress import LOG_INTERVAL_S
+from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import Manner, Writer
-from cos.search.answers import equal
-from cos.search.errors import InputError
-from cos.search.types import Picture, Question, Step
+from cos.search.grammars.cos import Step
 from cos.training.data.preflight import Intake
 from cos.training.data.problems import problems_of
+from cos.training.data.questions import is_right, question_of
 from cos.training.data.rows import ChainRow, ProblemRow, write_rows
 from cos.training.runs.folder import StageContext, StageRun
 
@@ -143,38 +138,3 @@ def _summary(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any
         "mean_steps": round(sum(len(ending["steps"]) for ending, _ in answered) / max(1, len(answered)), 3),
         "tokens": sum(ending["tokens"] for ending, _ in every),
     }
-
-
-def is_right(answer: str | None, problem: ProblemRow) -> bool:
-    """Whether an answer equals gold, compared as votes are."""
-    return answer is not None and equal(answer, problem.answer)
-
-
-async def question_of(problem: ProblemRow) -> Question:
-    """The question with its picture if it has one, read beside the event loop. Errors: InputError, StageError; they
-    name the picture, not the problem."""
-    if problem.image is None:
-        return Question(problem.question)
-    return Question(problem.question, await asyncio.to_thread(_picture, problem.image))
-
-
-def _picture(path: str) -> Picture:
-    try:
-        return decode(read_file(path), of_file(path))
-    except InputError:
-        # It names the picture.
-        raise
-    except Exception as error:
-        # Named before it leaves its thread: an asyncio.Future that is to be given a bare StopIteration never ends.
-        raise named(of_file(path).name, error) from error
-
-
-def bar_of(label: str, total: int, done: int) -> "tqdm[Any]":
-    """A progress bar on stderr that begins where an earlier run stopped."""
-    interval_s = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
-    return tqdm(total=total, initial=done, desc=label, file=sys.stderr, mininterval=interval_s)
-
-
-def tell(label: str, outcome: Mapping[str, Any]) -> None:
-    """A stage's summary, one line on stderr."""
-    print(f"{label}: " + ", ".join(f"{name} {value}" for name, value in outcome.items()), file=sys.stderr)  # noqa: T201

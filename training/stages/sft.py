@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,12 +9,6 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from cos.evaluation.failures import naming, of_stage
-from cos.ledger.mnist import Digits, fetched
-from cos.ledger.mnist import load as load_digits
-from cos.ledger.render import Renderer
-from cos.ledger.samples import LedgerData
-from cos.ledger.task import Problem, derive
-from cos.ledger.tiny_model import take_text
 from cos.search.errors import InputError
 from cos.training.config.recipe import SftConfig
 from cos.training.data.batches import lengths_of
@@ -27,11 +20,13 @@ from cos.training.data.row_data import collator_of, imitated
 from cos.training.data.rows import ChainRow
 from cos.training.data.splits import claim, ledger_digits
 from cos.training.learning.adapters import merge_lora, with_lora
-from cos.training.learning.encode import Collator, Sample, Turn, TurnEncoder, load_checkpoint
+from cos.training.learning.encode import Collator, Sample, TurnEncoder, load_checkpoint
 from cos.training.learning.losses import SftLoss
+from cos.training.learning.parts import take_text
 from cos.training.learning.quantized import load_base, quantized_by
 from cos.training.learning.trainer import StageTrainer
 from cos.training.learning.validation import held_out_chains, taken
+from cos.training.menu import generated_task
 from cos.training.runs.folder import StageContext, StageRun
 
 CHECKED_AT_ONCE = 32
@@ -95,22 +90,13 @@ def check_answered(chains: Sequence[ChainRow]) -> None:
 def sft_data(
     config: SftConfig, context: StageContext, encoder: TurnEncoder, chains: Sequence[ChainRow]
 ) -> Dataset[Sample]:
-    """Gold ledgers without end, or the chains of files."""
+    """Gold chains of a generated task without end, or the chains of files."""
     if config.ledger is not None:
-        digits = fetched(context, config.ledger.digits)
+        task, seed = generated_task(), config.ledger.seed or context.seed
+        task.fetch(context)
         samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
-        return gold_ledgers(digits, encoder, samples, config.batch, config.ledger.seed or context.seed)
+        return task.gold(context, config.ledger.digits, encoder, samples, config.batch, seed)
     return imitated(chains, encoder)
-
-
-def gold_ledgers(digits: Digits, encoder: TurnEncoder, samples: int, batch: int, seed: int) -> LedgerData:
-    """Gold derivations on fresh pictures."""
-
-    def write(problem: Problem, _: random.Random) -> Turn:
-        gold = derive(problem)
-        return encoder.chain(gold.steps, gold.answer)
-
-    return LedgerData(Renderer(digits), write, samples, batch, seed)
 
 
 @torch.no_grad()
@@ -121,7 +107,7 @@ def exact_on_unseen(
     if config.ledger is None:
         return {}
     other = "prm" if config.ledger.digits == "policy" else "policy"
-    data = gold_ledgers(load_digits(context.mnist, other), encoder, config.checked, CHECKED_AT_ONCE, context.seed + 1)
+    data = generated_task().gold(context, other, encoder, config.checked, CHECKED_AT_ONCE, context.seed + 1)
     model.eval()
     exact = 0.0
     for start in range(0, config.checked, CHECKED_AT_ONCE):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cos.evaluation.progress import tell
 from cos.search.errors import InputError
 from cos.training.config.recipe import PairsConfig
 from cos.training.config.section import Keys
@@ -17,7 +18,6 @@ from cos.training.data.rows import write_rows
 from cos.training.data.trace_reader import harvest
 from cos.training.runs.folder import StageContext, StageRun
 from cos.training.stages.pairs import pairs_of, summary
-from cos.training.stages.rollout import tell
 
 CHAINS, PAIRS = "chains.jsonl", "pairs.jsonl"
 

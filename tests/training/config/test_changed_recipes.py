@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cos.evaluation.files import take_lock
 from cos.search.errors import InputError
 from cos.training.cli import app, run_all
 from cos.training.config.recipe import Recipe
@@ -18,7 +19,7 @@ from cos.training.data.rows import write_rows
 from cos.training.data.sources import MixedChains
 from cos.training.runs import digest
 from cos.training.runs.digest import STAGE, begin, changes, read_record, record_of
-from cos.training.runs.folder import DONE, StageContext, take_lock
+from cos.training.runs.folder import DONE, StageContext
 from tests.training.stages.test_label import chain, slipped
 
 LABELS = """

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cos.search.grammars.cos import render_segments
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import Step, render_segments
 from cos.training.cli import app
 from cos.training.config.check import check_recipe
 from cos.training.config.recipe_file import load_recipe

@@ -12,8 +12,7 @@ from transformers import AddedToken, AutoProcessor
 
 from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
-from cos.search.grammars.cos import COS_TOKENS
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import COS_TOKENS, Step
 from cos.training.data.rows import ChainRow, PairRow, read_rows, write_rows
 from cos.training.learning.encode import Collator, Sample, Turn, TurnEncoder
 from tests.training.stages.test_smoke import metrics, run

@@ -32,18 +32,20 @@ from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary
 from cos.evaluation.accuracy import ask
+from cos.evaluation.tree_scores import read_tree
 from cos.prm.cos import CosPrm
 from cos.search.errors import BadImage, InputError
+from cos.search.grammars.cos import Step
 from cos.search.ports import LabelRead
-from cos.search.types import Picture, Question, Step
+from cos.search.types import Picture, Question
 from cos.server.images import take
+from cos.training.data.questions import question_of
 from cos.training.data.row_data import RowData, picture_of, read_picture
 from cos.training.data.rows import ChainRow, ProblemRow
 from cos.training.labels.llm_judge import messages_of
-from cos.training.labels.prm_scores import read_tree, tree_of
+from cos.training.labels.prm_scores import tree_of
 from cos.training.learning.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.stages.evaluate import RowProblem
-from cos.training.stages.rollout import question_of
 from tests.server.test_refusals import declared_png
 from tests.training.nasty_rows import ROWS, noise, pictures, questions, rows, saved
 from tests.training.tiny_models import ARCHITECTURES, SIDE, Architecture, build

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from cos.search.errors import InputError
-from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, STEP_TAG, render_segments
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, STEP_TAG, Step, render_segments
 from cos.training.config.recipe import PrmConfig, SftConfig
 from cos.training.data.rows import ChainRow, Source, TagLabel, read_rows, write_rows
 from cos.training.data.sharegpt import SPLIT

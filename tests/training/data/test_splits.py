@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cos.ledger.mnist import Split
 from cos.ledger.sight import run_sight
 from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.cli import run_all
 from cos.training.config.keys import LedgerSource
+from cos.training.config.names import Split
 from cos.training.config.recipe import (
     DpoConfig,
     EvaluateConfig,

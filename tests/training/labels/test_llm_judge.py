@@ -14,12 +14,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from PIL import Image
 
 from cos.ledger.checker import exact_labels
+from cos.ledger.rows import ledger_meta
 from cos.ledger.task import Problem, derive
 from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import LabelConfig
 from cos.training.config.recipe_file import parse_recipe
-from cos.training.data.rows import ChainRow, ProblemRow, ledger_meta
+from cos.training.data.rows import ChainRow, ProblemRow
 from cos.training.labels.llm_judge import INSTRUCTIONS, MOST_FAILURES
 from cos.training.labels.ratings import labels_of
 from cos.training.stages.label import JUDGE_JOURNAL, with_labels

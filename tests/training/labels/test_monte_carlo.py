@@ -13,8 +13,8 @@ from cos.evaluation.failures import StageError
 from cos.evaluation.sampling import Manner, Writer
 from cos.ledger.checker import BAD, GOOD
 from cos.search.errors import EngineError, InputError
-from cos.search.grammars.cos import answer_text
-from cos.search.types import Question, Step
+from cos.search.grammars.cos import Step, answer_text
+from cos.search.types import Question
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.rows import ChainRow, TagLabel
 from cos.training.data.sources import files_of

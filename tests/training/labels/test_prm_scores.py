@@ -15,10 +15,11 @@ from cos.evaluation.journal import Journal
 from cos.prm.cos import CosPrm
 from cos.prm.ports import Reader
 from cos.search.errors import EngineDead, EngineError, InputError
-from cos.search.types import Chain, Question, Step
+from cos.search.grammars.cos import Step
+from cos.search.types import Chain, Question
+from cos.training.data.questions import question_of
 from cos.training.data.rows import ChainRow, ProblemRow
 from cos.training.labels.prm_scores import Prm, read_chains, score_chains, tree_of
-from cos.training.stages.rollout import question_of
 from tests.training.chains_support import lines, problems, until
 
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from cos.ledger.tiny_model import build_model, build_tokenizer, deepen
+from cos.ledger.tiny_model import build_model, build_tokenizer
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss
+from cos.training.learning.auxiliary_heads import LAYERS, AuxiliaryHeads, AuxiliaryLoss, deepen
 from cos.training.learning.encode import IGNORED, UNJUDGED, load_checkpoint
 from cos.training.learning.losses import LabelLoss
 from cos.training.runs.metrics import read_metrics
@@ -113,7 +113,7 @@ def test_each_part_of_the_judging_layers_loss_is_divided_by_its_own_number_of_ta
     tokenizer = build_tokenizer()
     model = deepen(build_model(SHALLOW, tokenizer, seed=1), LAYERS)
     torch.manual_seed(0)
-    loss = JudgeLoss(JudgeHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss((0, 1), bad_weight=2.0))
+    loss = AuxiliaryLoss(AuxiliaryHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss((0, 1), bad_weight=2.0))
     picture = tokenizer.get_vocab()["<IMG_CONTEXT>"]
     length, rows = 40, 3
     ids = torch.randint(10, 200, (rows, length))

@@ -9,10 +9,11 @@ from transformers import AutoProcessor, InternVLForConditionalGeneration, PreTra
 
 from cos.ledger.mnist import Digits
 from cos.ledger.render import EMPTY, Renderer, cells_of
-from cos.ledger.tiny_model import IMAGE_TOKENS, Size, build_model, build_processor, build_tokenizer, take_text
+from cos.ledger.samples import gold_ledgers
+from cos.ledger.tiny_model import IMAGE_TOKENS, Size, build_model, build_processor, build_tokenizer
 from cos.search.errors import InputError
 from cos.training.learning.encode import Collator, TurnEncoder, load_checkpoint
-from cos.training.stages.sft import gold_ledgers
+from cos.training.learning.parts import take_text
 
 TINY = Size(image_side=56, vision_width=64, vision_layers=1, text_width=64, text_layers=1, text_mlp=64)
 

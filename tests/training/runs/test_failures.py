@@ -249,7 +249,7 @@ def test_an_error_of_the_exact_checker_stops_the_stage_and_names_stage_and_row(
     def labels(chain: ChainRow) -> tuple[TagLabel, ...]:
         return ended() if chain.id == "p3/0" else (TagLabel(1.0, True),) * (len(chain.steps) + 1)
 
-    monkeypatch.setattr("cos.training.stages.label.exact_labels", labels)
+    monkeypatch.setattr("cos.ledger.generated.exact_labels", labels)
     where = context(tmp_path, "label")
     with pytest.raises(StageError, match=r"^stage 'label': row 'p3/0': StopIteration$"):
         run_label(LabelConfig(chains=files_of([str(data / "chains.jsonl")])), where)
@@ -344,7 +344,7 @@ def test_a_picture_reader_that_ends_early_stops_the_stage_instead_of_leaving_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_engines("stages.rollout", monkeypatch)
-    monkeypatch.setattr("cos.training.stages.rollout.decode", ended)
+    monkeypatch.setattr("cos.training.data.questions.decode", ended)
     with pytest.raises(StageError, match=r"^stage 'rollout': row 'p(\d)': picture '.*\1.png': StopIteration$"):
         run_rollout(rollout_config(tmp_path), context(tmp_path, "rollout"))
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from cos.evaluation.files import replacing
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.rows import write_rows
 from cos.training.data.sources import files_of
-from cos.training.runs.folder import StageRun, check_disk, replacing
+from cos.training.runs.folder import StageRun, check_disk
 from cos.training.stages.label import run_label
 from tests.training.stages.test_label import chain
 from tests.training.training_support import context

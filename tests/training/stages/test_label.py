@@ -9,13 +9,14 @@ from PIL import Image
 
 from cos.ledger.chains import judged_turn
 from cos.ledger.checker import exact_labels
+from cos.ledger.rows import ledger_meta
 from cos.ledger.task import Problem, clumsy, derive, sample_problem
 from cos.ledger.tiny_model import build_tokenizer
 from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.row_data import judged
-from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, ledger_meta, read_rows, write_rows
+from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, read_rows, write_rows
 from cos.training.data.sources import files_of
 from cos.training.labels.consensus import agreed_chains, agreements
 from cos.training.learning.encode import TurnEncoder

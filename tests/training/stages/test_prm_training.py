@@ -11,19 +11,27 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
+from cos.ledger.chains import clumsy_turn
 from cos.ledger.task import clumsy, derive, sample_problem
-from cos.ledger.tiny_model import Size, build_model, build_processor, build_tokenizer, deepen
+from cos.ledger.tiny_model import Size, build_model, build_processor, build_tokenizer
 from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import PrmConfig
 from cos.training.data.row_data import good_to_bad, taught_labels
 from cos.training.data.rows import ChainRow, ProblemRow, TagLabel
-from cos.training.learning.auxiliary_heads import LAYERS, JudgeHeads, JudgeLoss, head_logits, residual_streams
+from cos.training.learning.auxiliary_heads import (
+    LAYERS,
+    AuxiliaryHeads,
+    AuxiliaryLoss,
+    deepen,
+    head_logits,
+    residual_streams,
+)
 from cos.training.learning.encode import IGNORED, UNJUDGED, Collator, Sample, TurnEncoder
 from cos.training.learning.losses import LabelLoss, turn_logits
 from cos.training.learning.trainer import text_layers
 from cos.training.runs.folder import StageContext
-from cos.training.stages.prm_training import clumsy_turn, with_judging_layers
+from cos.training.stages.prm_training import with_judging_layers
 
 SHALLOW = Size(image_side=56, vision_width=64, vision_layers=1, text_width=128, text_layers=2, text_mlp=64)
 
@@ -47,9 +55,9 @@ def batch(tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     )
 
 
-def judge_loss(tokenizer: PreTrainedTokenizerFast) -> JudgeLoss:
+def judge_loss(tokenizer: PreTrainedTokenizerFast) -> AuxiliaryLoss:
     torch.manual_seed(0)
-    return JudgeLoss(JudgeHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss(TurnEncoder(tokenizer).labels))
+    return AuxiliaryLoss(AuxiliaryHeads(SHALLOW.text_width, len(tokenizer)), LabelLoss(TurnEncoder(tokenizer).labels))
 
 
 def test_a_deeper_model_reads_as_the_one_below_its_judging_layers(
