@@ -12,7 +12,7 @@ from tests.real.trees import changed, elsewhere, load, some
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
-LEDGERS = os.environ.get("COS_TREES_LEDGERS", "0:4")
+LEDGERS = os.environ.get("TREES_LEDGERS", "0:4")
 """Which of the stored ledgers are searched; all of them are 0:20, which takes minutes."""
 
 

@@ -30,9 +30,10 @@ from cos.engines.settings import EngineSettings
 from cos.prm.pair import pair
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
-from cos.search.strategies import BUILT_IN, resolve
+from cos.search.strategies import resolve
 from cos.search.types import Picture, Question, Result
 from tests.search.told import digest, told
+from tests.search.tree_cases import STRATEGIES
 
 STORED = Path(__file__).parent / "trees.json"
 LEDGERS = 20
@@ -42,11 +43,6 @@ TOLERANCE = 1e-3
 """The largest gap between two scores that counts as none."""
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_tile")
 """What of a CPU decides which kernels multiply."""
-
-
-def strategies() -> list[str]:
-    """The built-in strategies by name."""
-    return sorted(strategy.name for strategy in BUILT_IN)
 
 
 def machine() -> dict[str, Any]:
@@ -91,7 +87,7 @@ async def search(engines: Engines, strategy: str, ledger: int) -> Result:
 async def searches(engines: Engines, ledgers: range) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Every strategy on every one of the ledgers, one at a time, as stored."""
     for ledger in ledgers:
-        for strategy in strategies():
+        for strategy in STRATEGIES:
             yield f"{strategy} {ledger}", stored(told(await search(engines, strategy, ledger)))
 
 
