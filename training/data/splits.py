@@ -103,7 +103,7 @@ def _digits(problems: Iterable[ProblemRow]) -> frozenset[Split]:
 
 
 def digits_of(source: ProblemSource | LedgerSource | None) -> tuple[Split, ...]:
-    """The digits of a source's ledgers."""
+    """The set of digits that a source's generated problems are drawn with; none for rows of files."""
     ledger = source.ledger if isinstance(source, ProblemSource) else source
     return () if ledger is None else (ledger.digits,)
 
