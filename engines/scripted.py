@@ -213,11 +213,11 @@ class ScriptedSession:
             self._tokens_aborted += min(passed, len(ids))
             raise
         cached_tokens, _ = self._recalled(before)
-        text = self._engine.vocabulary.decode(ids)
-        self._remember(before + ids, written + text)
+        decode = self._engine.vocabulary.decode
+        self._remember(before + ids, written + decode(ids))
         return Drawn(
             written=ids,
-            text=text,
+            text=decode(ids[:-1] if is_whole and stop is None else ids),
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,
