@@ -72,7 +72,7 @@ def solve(
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context) -> None:
     """Train a policy and a PRM, stage by stage."""
-    from cos.training.run import app as stages
+    from cos.training.cli import app as stages
 
     stages(context.args, prog_name="cos train")
 

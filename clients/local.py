@@ -10,13 +10,14 @@ from typing import Any
 
 from cos.clients import models
 from cos.engines.pictures import Origin, decode
+from cos.evaluation.in_process import Running
 from cos.search import events
 from cos.search.answers import meant
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
-from cos.search.types import Candidate, Question, Result
-from cos.training.engines import Running
+from cos.search.types import Candidate, Question
 
 EXCERPT_CHARS = 400
 

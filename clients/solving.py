@@ -78,7 +78,7 @@ async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -
     """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
     from cos.benchmarks.setting import Setting, prm_for, score_kind
     from cos.clients.local import stream
-    from cos.training.engines import running
+    from cos.evaluation.in_process import running
 
     policy = ask.policy or EMBEDDED
     prm = prm_for(policy, ask.prm)

@@ -1,35 +1,44 @@
-"""The ledger of a search: generated = kept + duplicate + asked + aborted + discarded, in tokens."""
+"""What a search has spent, and which limit it met.
 
-from collections.abc import Mapping
+In tokens: generated = kept + duplicate + asked + aborted + discarded.
+"""
 
-from cos.search.types import Candidate, Chain, Path, Usage
+from collections import Counter
 
-
-def account(
-    spent: Mapping[str, int], tree: Mapping[Path, Candidate], numbers: Mapping[Path, int], winner: Chain
-) -> Usage:
-    """What a search cost. ``spent``: by the names of `Usage`; ``numbers``: the same for candidates whose chains say the
-    same."""
-    duplicates, duplicate, discarded = fates(tree, numbers, winner)
-    kept = sum(len(candidate.token_ids) for candidate in winner.candidates)
-    tokens = {"tokens_kept": kept, "tokens_duplicate": duplicate, "tokens_discarded": discarded}
-    return Usage(**{**spent, **tokens, "candidates_duplicate": duplicates})
+from cos.search.errors import BudgetKind
+from cos.search.tree import Tree
+from cos.search.types import Chain, Path, Usage
 
 
-def fates(tree: Mapping[Path, Candidate], numbers: Mapping[Path, int], winner: Chain) -> tuple[int, int, int]:
-    """Duplicates, their tokens, and tokens that were discarded: of candidates outside the winner whose chains say what
-    another one says, and of all others. Of the winner's candidates all are originals, and of others that say the same
-    one is."""
-    seen = {numbers[candidate.path] for candidate in winner.candidates}
-    kept = {candidate.path for candidate in winner.candidates}
-    duplicates = duplicate = discarded = 0
-    for path, candidate in tree.items():
-        if path in kept:
-            continue
-        if numbers[path] in seen:
-            duplicates += 1
-            duplicate += len(candidate.token_ids)
-        else:
-            discarded += len(candidate.token_ids)
-        seen.add(numbers[path])
-    return duplicates, duplicate, discarded
+class Account:
+    """The counts of one search."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        """By the names of `cos.search.types.Usage`."""
+        self.first_candidate_at: float | None = None
+        """`time.perf_counter` seconds."""
+        self.starved: set[Path] = set()
+        """Candidates that were cut because the token budget had no more for them."""
+        self.limit: BudgetKind | None = None
+        """The limit that kept the search from what its strategy wanted."""
+
+    def meet(self, kind: BudgetKind) -> None:
+        """Notes that a limit kept the search from something. Where several did, it is tokens: which came first depends
+        on what ended first."""
+        if kind == "tokens" or self.limit is None:
+            self.limit = kind
+
+    def usage(self, tree: Tree, winner: Chain, tokens_aborted: int) -> Usage:
+        """What was spent by now, if ``winner`` is the answer's chain. ``tokens_aborted``: of all aborted requests."""
+        waste = tree.waste(winner)
+        counts = {
+            **self.spent,
+            "tokens_aborted": tokens_aborted,
+            "tokens_generated": self.spent["tokens_generated"] + tokens_aborted,
+            "tokens_kept": winner.tokens,
+            "tokens_duplicate": waste.tokens_duplicate,
+            "tokens_discarded": waste.tokens_discarded,
+            "candidates_duplicate": waste.duplicates,
+        }
+        return Usage(**counts)

@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from cos.search.types import Candidate, Path, Result
+from cos.search.result import Result
+from cos.search.types import Candidate, Path
 
 
 class Opened(Struct, frozen=True):
@@ -12,7 +13,7 @@ class Opened(Struct, frozen=True):
     prompt_tokens: int
 
 
-class Written(Struct, frozen=True, gc=False):
+class Proposed(Struct, frozen=True, gc=False):
     """The policy has written a candidate; its score may follow later."""
 
     candidate: Candidate
@@ -38,4 +39,4 @@ class Answered(Struct, frozen=True):
     result: Result
 
 
-Event = Opened | Written | Scored | Selected | Answered
+Event = Opened | Proposed | Scored | Selected | Answered

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from cos.search.budget import Budget, dealt
 from cos.search.errors import BudgetKind
-from cos.search.spec import Sampling
+from cos.search.terms import Sampling
 from cos.search.types import Chain
 
 FIRST_STEP_TOKENS = 64
@@ -37,7 +37,7 @@ class Growth:
     @property
     def tokens(self) -> int:
         """What it has written."""
-        return len(self.chain.token_ids) - len(self.start.token_ids) if self.chain else 0
+        return self.chain.tokens - self.start.tokens if self.chain else 0
 
     @property
     def steps(self) -> int:
@@ -65,7 +65,7 @@ class Rations:
 
     def room(self, chain: Chain) -> int:
         """Tokens that the policy's context has left behind a chain."""
-        return self.free_tokens - len(chain.token_ids)
+        return self.free_tokens - chain.tokens
 
     def longest(self, chain: Chain) -> int:
         """Most tokens of one candidate after a chain."""
@@ -82,7 +82,7 @@ class Rations:
 
     def step(self, chains: Iterable[Chain]) -> int:
         """What a step after these chains will hardly be longer than."""
-        seen = max((len(candidate.token_ids) for chain in chains for candidate in chain.candidates), default=None)
+        seen = max((candidate.tokens for chain in chains for candidate in chain.candidates), default=None)
         likely = FIRST_STEP_TOKENS if seen is None else math.ceil(SLACK * seen)
         return max(1, min(self.sampling.step_tokens, likely))
 

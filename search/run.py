@@ -10,16 +10,18 @@ from typing import Any
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened
-from cos.search.grammar import CosGrammar
-from cos.search.ports import Comparer, Policy, PolicySession, Scorer, ScorerSession
-from cos.search.requests import Requests
+from cos.search.models import Models
+from cos.search.ports import Comparer, PolicySession, Scorer, ScorerSession
+from cos.search.prompt import question_prompt
+from cos.search.result import Result
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import dismiss, forget_frames, leaving_nothing
-from cos.search.trust import doubts
-from cos.search.types import Chain, FinishReason, Question, Result
+from cos.search.trust import score_warnings
+from cos.search.types import Chain, FinishReason, Question
+from cos.search.workings import Workings
 
 PLAIN = PlainComparer()
 
@@ -27,9 +29,7 @@ PLAIN = PlainComparer()
 async def run(
     question: Question,
     spec: SearchSpec,
-    policy: Policy,
-    scorer: Scorer | None,
-    grammar: CosGrammar,
+    models: Models,
     comparer: Comparer = PLAIN,
     stop: Stop | None = None,
     stopwatch: Stopwatch | None = None,
@@ -44,7 +44,7 @@ async def run(
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    searching = _search(question, spec, policy, scorer, grammar, comparer, events.put_nowait, stop, stopwatch)
+    searching = _search(question, spec, models, comparer, events.put_nowait, stop, stopwatch)
     task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:
@@ -66,31 +66,24 @@ async def _tell(searching: Coroutine[Any, Any, Result], events: asyncio.Queue[Ev
         events.put_nowait(None)
 
 
-async def solve(
-    question: Question,
-    spec: SearchSpec,
-    policy: Policy,
-    scorer: Scorer | None,
-    grammar: CosGrammar,
-    comparer: Comparer = PLAIN,
-) -> Result:
+async def solve(question: Question, spec: SearchSpec, models: Models, comparer: Comparer = PLAIN) -> Result:
     """The result of a search. Cancel it to cancel the search. Errors: as `run`."""
-    return await leaving_nothing(_search(question, spec, policy, scorer, grammar, comparer, lambda _: None))
+    return await leaving_nothing(_search(question, spec, models, comparer, lambda _: None))
 
 
 async def _search(
     question: Question,
     spec: SearchSpec,
-    policy: Policy,
-    scorer: Scorer | None,
-    grammar: CosGrammar,
+    models: Models,
     comparer: Comparer,
     emit: Callable[[Event], None],
     stop: Stop | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Result:
     watch = stopwatch or Stopwatch()
-    requests: Requests | None = None
+    scorer = models.scorer
+    terms = spec.terms(scorer.scale if scorer else None)
+    workings: Workings | None = None
     search: Search | None = None
     limit: FinishReason | None = None
     chain: Chain | None = None
@@ -99,17 +92,16 @@ async def _search(
         async with deadline:
             stop.watch(deadline)
             with watch.during("open"):
-                session, judge = await _open(question, spec, policy, scorer)
+                session, scoring = await _open(question, spec, models)
             emit(Opened(spec.strategy.name, session.prompt_tokens))
-            requests = Requests(spec, grammar, policy, session, judge, emit, watch)
-            search = Search(question, spec, policy, requests, comparer, emit, watch)
-            if judge is None and scorer is not None and spec.ruler.kind == "prm":
+            workings = Workings.of(terms, models, session, scoring, emit, watch)
+            search = Search(question, terms, models, workings, comparer, emit, watch)
+            search.warnings += spec.warnings
+            if scoring is None and scorer is not None and spec.score == "prm":
                 search.warnings.append("the PRM's engine is gone; nothing is scored")
-            # Type checkers that follow the links under src/ see this module, and its Search, twice.
-            chain = await spec.strategy.run(search, spec.params)  # pyright: ignore[reportArgumentType]
-            chain = search.settled(chain)
+            chain = search.settled(await spec.strategy.run(search, spec.params))
             if spec.explain:
-                chain = await search.explain(chain)
+                await search.explain(chain)
     except BudgetExhausted as spent:
         forget_frames(spent)
         limit = spent.kind
@@ -126,53 +118,53 @@ async def _search(
         limit = "shutdown" if stop.is_set else "seconds"
     finally:
         stop.forget(deadline)
-        if requests is not None:
-            await requests.settle()
+        if workings is not None:
+            await workings.speculation.settle()
     winner = chain or (search.best_so_far() if search else None)
-    if requests is None or search is None or winner is None:
+    if workings is None or search is None or winner is None:
         raise SearchFailed(f"the limit on {limit} was reached before the first candidate; raise it", str(limit))
-    requests.trust.check()
-    usage = requests.usage(winner)
-    if spec.ruler.kind == "likelihood" or scorer is not None:
-        search.warnings += doubts(winner, usage.candidates, usage.unscored)
+    workings.scoring.trust.check()
+    usage = workings.usage(winner)
+    if spec.score == "likelihood" or scorer is not None:
+        search.warnings += score_warnings(winner, usage.candidates, usage.unscored)
     return Result(
         chain=winner,
-        value=spec.ruler.value(winner),
-        finish_reason=limit if limit and chain is None else _reason(requests, winner),
+        ruler=terms.ruler,
+        value=terms.ruler.value(winner),
+        finish_reason=limit if limit and chain is None else _reason(workings, winner),
         usage=usage,
-        timings=watch.read(requests.first_candidate_at),
-        tree=tuple(requests.tree[path] for path in sorted(requests.tree)),
+        timings=watch.read(workings.account.first_candidate_at),
+        tree=workings.tree.in_order(),
         # A vote that is taken several times says the same of itself each time.
         warnings=tuple(dict.fromkeys(search.warnings)),
     )
 
 
-def _reason(requests: Requests, winner: Chain) -> FinishReason:
-    if requests.limit is not None:
-        return requests.limit
+def _reason(workings: Workings, winner: Chain) -> FinishReason:
+    if workings.account.limit is not None:
+        return workings.account.limit
     last = winner.candidates[-1]
-    if last.path in requests.starved:
+    if last.path in workings.account.starved:
         return "tokens"
     return "max_steps" if last.end == "step" else last.end
 
 
-async def _open(
-    question: Question, spec: SearchSpec, policy: Policy, scorer: Scorer | None
-) -> tuple[PolicySession, ScorerSession | None]:
-    name = spec.strategy.name
-    if scorer is None and spec.ruler.kind == "prm" and spec.strategy.needs_scores:
+async def _open(question: Question, spec: SearchSpec, models: Models) -> tuple[PolicySession, ScorerSession | None]:
+    name, policy, scorer = spec.strategy.name, models.policy, models.scorer
+    if scorer is None and spec.score == "prm" and spec.strategy.needs_scores:
         message = f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'"
         raise InputError(message, "score")
-    if scorer is None or spec.ruler.kind != "prm":
-        return await policy.open(question), None
-    judge = asyncio.create_task(_open_scorer(scorer, question, must=spec.strategy.needs_scores))
+    prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
+    if scorer is None or spec.score != "prm":
+        return await policy.open(prompt), None
+    opening = asyncio.create_task(_open_scorer(scorer, question, must=spec.strategy.needs_scores))
     try:
-        return await policy.open(question), await judge
+        return await policy.open(prompt), await opening
     finally:
         try:
-            await dismiss(judge)
+            await dismiss(opening)
         finally:
-            del judge
+            del opening
 
 
 async def _open_scorer(scorer: Scorer, question: Question, *, must: bool) -> ScorerSession | None:

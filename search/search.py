@@ -10,27 +10,29 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from cos.search.ahead import Ahead, Foresee
+from cos.search.ahead import Ahead, Predict
 from cos.search.budget import Budget, even_parts
 from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError, InputError
 from cos.search.events import Event, Selected
-from cos.search.ports import Comparer, Policy
+from cos.search.models import Models
+from cos.search.place import Place
+from cos.search.ports import Comparer
+from cos.search.prompt import bare_prompt
 from cos.search.rations import Growth
-from cos.search.requests import Place, Requests, seed_of
 from cos.search.select import rank, rank_level
-from cos.search.spec import SearchSpec
 from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import TaskGroup, forget_frames, together
-from cos.search.types import UNREADABLE, Chain, Path, Question, Wish
+from cos.search.terms import Terms
+from cos.search.types import UNREADABLE, Chain, Path, Prefix, Question, Wish
 from cos.search.vote import Group, groups_of
+from cos.search.workings import Workings
 
 T = TypeVar("T")
 
 Wanted = Sequence[tuple[Chain, int]]
 """Chains to continue, each with the number of its new children."""
 
-
-Plan = Callable[[Sequence[Chain]], Sequence[tuple[Chain, int] | Wish]]
+NextLevel = Callable[[Sequence[Chain]], Sequence[tuple[Chain, int] | Wish]]
 """What a strategy will expand next, given a level's chains: a pure function of them, whatever their order."""
 
 
@@ -40,26 +42,28 @@ class Search:
     def __init__(
         self,
         question: Question,
-        spec: SearchSpec,
-        policy: Policy,
-        requests: Requests,
+        terms: Terms,
+        models: Models,
+        workings: Workings,
         comparer: Comparer,
         emit: Callable[[Event], None],
         watch: Stopwatch,
     ) -> None:
         self.root = Chain()
-        self.warnings = [*spec.doubts]
+        self.warnings: list[str] = []
         self._question = question
-        self._spec = spec
-        self._policy = policy
-        self._requests = requests
+        self._terms = terms
+        self._models = models
         self._comparer = comparer
         self._emit = emit
         self._watch = watch
+        self._tree, self._account = workings.tree, workings.account
+        self._generation, self._scoring = workings.generation, workings.scoring
+        self._speculation, self._draws = workings.speculation, workings.draws
+        self._rations = workings.rations
         self._children: dict[Path, int] = {}
-        self._budget = Budget(spec.limits)
-        self._budget.part(requests.for_guesses, 0)
-        self._rations = requests.rations
+        self._budget = Budget(terms.limits)
+        self._budget.part(workings.speculation.set_aside, 0)
         self._pilot: Chain | None = None
 
     @property
@@ -69,15 +73,15 @@ class Search:
 
     @property
     def values_are_probabilities(self) -> bool:
-        """Whether a chain's value says how likely it is right: a PRM's does, a likelihood does not."""
-        return self._spec.ruler.kind == "prm" and self._requests.has_scorer
+        """Whether a chain's value says how likely it is right: that of many PRMs does, a likelihood does not."""
+        return self._terms.ruler.gives_probabilities and self._scoring.has_scorer
 
     async def expand(
         self,
         wanted: Wanted,
         *,
         temperature: float | None = None,
-        then: Plan | None = None,
+        then: NextLevel | None = None,
         otherwise: Sequence[Wish] = (),
     ) -> list[Chain]:
         """Draws and scores new children: ``n`` of each chain, all at once, in path order; each is scored the moment it
@@ -90,19 +94,21 @@ class Search:
         ``temperature``: the search's unless given. Errors: EngineError when no child could be had; BudgetExhausted,
         which a strategy lets pass.
         """
-        places = await self._granted(wanted, self._heat(temperature), reads=self._requests.has_scorer)
-        ahead = then and Ahead(self._requests, self._foresee(then), len(places), self._places(otherwise))
+        places = await self._granted(wanted, self._heat(temperature), reads=self._scoring.has_scorer)
+        ahead = then and Ahead(
+            self._speculation, self._predict(then), self._terms.ruler.scale, len(places), self._places(otherwise)
+        )
 
         async def child(place: Place, grant: int) -> Chain | None:
-            longer = await self._requests.write(place, grant, self._budget)
+            longer = await self._generation.write(place, grant, self._budget)
             if longer is None:
                 return None
-            if ahead is None:
-                return await self._requests.judge(longer, self._budget)
-            ahead.written(longer)
-            judged = await self._requests.judge(longer, self._budget)
-            ahead.judged(judged)
-            return judged
+            if ahead is not None:
+                ahead.written(longer)
+            await self._scoring.score(longer, self._budget)
+            if ahead is not None:
+                ahead.scored()
+            return longer
 
         async def begin(ahead: Ahead) -> None:
             ahead.begin()
@@ -112,15 +118,15 @@ class Search:
         found = _alive(await together([*(child(place, grant) for place, grant in places), *after]))
         if ahead is not None:
             ahead.decide(found)
-        if self._requests.has_scorer:
-            read = {chain.token_ids for chain in found if chain.candidates[-1].end not in UNREADABLE}
+        if self._scoring.has_scorer:
+            read = {chain.prefix for chain in found if chain.candidates[-1].end not in UNREADABLE}
             self._budget.settle_reads(len(places), len(read))
         return found
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
         places = await self._granted(wanted, self._heat(None), reads=False)
-        return _alive(await together(self._requests.write(place, grant, self._budget) for place, grant in places))
+        return _alive(await together(self._generation.write(place, grant, self._budget) for place, grant in places))
 
     async def apart(self, works: Sequence[Callable[["Search"], Awaitable[T]]], *, keep: Chain | None = None) -> list[T]:
         """Runs parts of a search side by side, each on a handle and an equal share of the limits of its own; what they
@@ -141,14 +147,14 @@ class Search:
             try:
                 return (await work(handle),)
             except BudgetExhausted as spent:
-                self._requests.meet(spent.kind)
+                self._account.meet(spent.kind)
                 return spent.kind
 
         found = await together(branch(work, part) for work, part in zip(works, parts, strict=True))
         self._budget.take_back([*parts, *held])
         done = [result[0] for result in found if isinstance(result, tuple)]
         if not done:
-            raise self._budget.spent(self._requests.limit or "tokens")
+            raise self._budget.spent(self._account.limit or "tokens")
         return done
 
     async def sample(
@@ -170,7 +176,7 @@ class Search:
     ) -> list[Chain]:
         """Grows every chain to its end, or by at most ``steps`` candidates. Where a limit has no room for all,
         the first ones are grown. Otherwise as `sample`."""
-        heat, reads = self._heat(temperature), scored and self._requests.has_scorer
+        heat, reads = self._heat(temperature), scored and self._scoring.has_scorer
         growths = [Growth(chain, chain, chain.is_last) for chain in chains]
         places = [self._place(chain, heat) for chain in chains]
         answered: list[Chain] = []
@@ -193,13 +199,13 @@ class Search:
                     place = places[index] if chain is growth.start else Place(chain, (*chain.path, 0), heat)
                     grant = part.reserve_tokens(self._rations.longest(chain))
                     part.reserve_reads(reads)
-                    longer = await self._requests.write(place, grant, part)
+                    longer = await self._generation.write(place, grant, part)
                     growth = growth.grown(longer, steps)
                     if longer is None or is_hopeless(longer) or (reads and longer.candidates[-1].end in UNREADABLE):
                         part.settle_reads(reads, 0)
                         growth = replace(growth, is_over=True)
                     elif scored:
-                        group.create_task(self._requests.judge(longer, part))
+                        group.create_task(self._scoring.score(longer, part))
             return growth
 
         while waiting := [index for index, growth in enumerate(growths) if not growth.is_over]:
@@ -222,9 +228,9 @@ class Search:
 
     def distinct(self, chains: Iterable[Chain]) -> list[Chain]:
         """The chains without those that say what one with an earlier path says; in path order."""
-        first: dict[tuple[int, ...], Chain] = {}
+        first: dict[Prefix, Chain] = {}
         for chain in sorted(chains, key=lambda chain: chain.path):
-            first.setdefault(chain.token_ids, chain)
+            first.setdefault(chain.prefix, chain)
         return list(first.values())
 
     async def groups(self, chains: Iterable[Chain]) -> list[Group]:
@@ -234,23 +240,23 @@ class Search:
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by chain value; answered chains before others."""
-        return rank(chains, self._spec.ruler)
+        return rank(chains, self._terms.ruler)
 
     def rank_level(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by value so far, steps and answers alike."""
-        return rank_level(chains, self._spec.ruler.value)
+        return rank_level(chains, self._terms.ruler.value)
 
     def rank_newest(self, chains: Sequence[Chain]) -> list[Chain]:
         """Best first, by the newest candidate's score alone, steps and answers alike."""
-        return rank_level(chains, self._spec.ruler.newest)
+        return rank_level(chains, self._terms.ruler.newest)
 
     def confidence(self, chain: Chain) -> float | None:
         """A chain's value on a scale from 0 to 1; None is unscored."""
-        return self._spec.ruler.confidence(chain)
+        return self._terms.ruler.confidence(chain)
 
     def random(self, label: str) -> random.Random:
         """Chance that follows from the search's seed and a label."""
-        return random.Random(f"{self._spec.sampling.seed}/{label}")
+        return random.Random(f"{self._terms.sampling.seed}/{label}")
 
     def select(self, kept: Sequence[Chain], considered: Sequence[Chain]) -> None:
         """Tells which of the considered chains go on; changes nothing."""
@@ -263,52 +269,49 @@ class Search:
         failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
             with self._watch.during("open"):
-                session = await self._policy.open(Question(prompt, self._question.picture, is_bare=True))
+                session = await self._models.policy.open(bare_prompt(prompt, self._question))
         except InputError:
             return ""
-        seed = seed_of(self._spec.sampling.seed, (*path, len(prompt)))
-        return await self._requests.ask(session, seed, max_tokens, self._budget)
+        return await self._draws.ask(session, (*path, len(prompt)), max_tokens, self._budget)
 
-    async def explain(self, chain: Chain) -> Chain:
-        """The chain with scores for candidates that were never read, as far as the budget allows."""
-        if not self._requests.has_scorer:
-            return chain
+    def in_words(self, chain: Chain) -> str:
+        """A chain as plain text: a line a step, then the answer."""
+        steps = [candidate.piece for candidate in chain.candidates if candidate.piece.kind == "step"]
+        lines = [f"Step {index}. {self._models.grammar.brief(step)}" for index, step in enumerate(steps, start=1)]
+        return "\n".join([*lines, *([f"Answer: {chain.answer}"] if chain.answer is not None else [])])
+
+    async def explain(self, chain: Chain) -> None:
+        """Has the chain's candidates that were never read scored, as far as the budget allows."""
+        if not self._scoring.has_scorer:
+            return
         prefixes = [
             Chain(chain.candidates[: i + 1])
             for i, candidate in enumerate(chain.candidates)
-            if candidate.path not in self._requests.judged and candidate.end not in UNREADABLE
+            if candidate.path not in self._scoring.read and candidate.end not in UNREADABLE
         ]
         left = self._budget.reads_left
         affordable = prefixes if left is None else prefixes[:left]
         self._budget.reserve_reads(len(affordable))
         try:
-            await together(self._requests.judge(prefix, self._budget, decides=False) for prefix in affordable)
+            await together(self._scoring.score(prefix, self._budget, decides=False) for prefix in affordable)
         except EngineError as error:
             forget_frames(error)
             self.warnings.append(f"the winning chain could not be scored: {error}")
         if len(affordable) < len(prefixes):
             self.warnings.append(f"the winning chain could not be scored: {self._budget.spent('prm_reads')}")
-        return self._with_scores(chain)
 
     def settled(self, chain: Chain) -> Chain:
         """The winner, where a strategy came to ``chain``: that, unless a limit kept it from an answer that another
         chain has."""
-        is_short = self._pilot is not None or self._requests.limit is not None
+        is_short = self._pilot is not None or self._account.limit is not None
         return (is_short and not chain.is_answered and self.best_so_far()) or chain
 
     def best_so_far(self) -> Chain | None:
         """The best of all chains in the tree; None before the first candidate."""
-        tree = self._requests.tree
-        parents = {path[:-1] for path in tree}
-        leaves = [path for path in tree if path not in parents]
-        chains = [Chain(tuple(tree[leaf[: i + 1]] for i in range(len(leaf)))) for leaf in leaves]
-        return self.rank(chains)[0] if chains else None
+        return next(iter(self.rank(self._tree.leaves())), None)
 
     def _heat(self, temperature: float | None) -> float:
-        return self._spec.sampling.temperature if temperature is None else temperature
-
-    def _with_scores(self, chain: Chain) -> Chain:
-        return chain.with_scores({c.path: self._requests.tree[c.path].score for c in chain.candidates})
+        return self._terms.sampling.temperature if temperature is None else temperature
 
     async def _steer(self, branches: int) -> None:
         """Before anything else: the pilot, where so many branches cannot all have room for the longest chain."""
@@ -334,9 +337,9 @@ class Search:
         if left is not None:
             grants = self._rations.level(chains, left, self._pilot)
         if len(grants) < len(order):
-            self._requests.meet("tokens")
+            self._account.meet("tokens")
         if reads and looks is not None and looks < len(grants):
-            self._requests.meet("prm_reads")
+            self._account.meet("prm_reads")
             if looks == 0:
                 await self._unread(self._place(chains[0], temperature))
             grants = grants[:looks]
@@ -349,28 +352,28 @@ class Search:
 
     async def _unread(self, place: Place) -> None:
         """Where no read is left: one candidate without a score, if there is none at all. Errors: BudgetExhausted."""
-        if not self._requests.tree:
+        if not self._tree:
             grant = self._budget.reserve_tokens(self._rations.longest(place.chain))
-            await self._requests.write(place, grant, self._budget)
+            await self._generation.write(place, grant, self._budget)
         raise self._budget.spent("prm_reads")
 
     def _is_hopeless(self, chain: Chain, answered: Sequence[Chain]) -> bool:
         """Whether a growing chain can no longer be worth as much as one that has answered."""
-        values = (self._spec.ruler.value(self._with_scores(other)) for other in answered)
+        values = (self._terms.ruler.value(other) for other in answered)
         best = max((value for value in values if value is not None), default=None)
-        most = self._spec.sampling.max_steps
-        return best is not None and self._spec.ruler.ceiling(self._with_scores(chain), most) < best
+        most = self._terms.sampling.max_steps
+        return best is not None and self._terms.ruler.ceiling(chain, most) < best
 
     def _grown(self, growths: Sequence[Growth]) -> list[Chain]:
-        """What has grown, with its scores. Errors: EngineError where the engine failed all, BudgetExhausted where
+        """What has grown. Errors: EngineError where the engine failed all, BudgetExhausted where
         a limit did."""
         shorts: list[BudgetKind] = [growth.short for growth in growths if not growth.is_over and growth.short]
         for short in shorts:
-            self._requests.meet(short)
+            self._account.meet(short)
         chains = [growth.chain for growth in growths if growth.chain and (growth.is_over or growth.steps)]
         if not chains and shorts:
             raise self._budget.spent(shorts[0])
-        return [self._with_scores(chain) for chain in _alive(chains)]
+        return _alive(chains)
 
     def _place(self, chain: Chain, temperature: float) -> Place:
         path = chain.path
@@ -378,7 +381,7 @@ class Search:
         self._children[path] = index + 1
         return Place(chain, (*path, index), temperature)
 
-    def _foresee(self, then: Plan) -> Foresee:
+    def _predict(self, then: NextLevel) -> Predict:
         """The places that the next children would be given, without giving them."""
         return lambda chains: self._places([w if isinstance(w, Wish) else Wish(*w) for w in then(chains)])
 

@@ -1,4 +1,4 @@
-"""What missing scores mean for an answer: a few are told, most of them are an error of the PRM's engine."""
+"""How far a search's scores can be trusted: a few that are missing are a warning, most of them an error of the PRM."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MOST_FAILED = 0.5
 """A larger share of failed reads than this leaves nothing to decide by."""
 
 DOUBTFUL = 0.5
-"""An answer or a confidence below this, of 1, is told to be doubtful."""
+"""A confidence below this, of 1, is warned of."""
 
 
 @dataclass(slots=True)
@@ -34,8 +34,8 @@ class Trust:
             raise EngineError(f"the PRM failed to score {self.failed} of {self.judged} candidates")
 
 
-def doubts(winner: Chain, candidates: int, unscored: int) -> list[str]:
-    """What is to be said of scores that are missing, in words for whoever asked. ``unscored`` of ``candidates``."""
+def score_warnings(winner: Chain, candidates: int, unscored: int) -> list[str]:
+    """Which scores are missing, in words for whoever asked. ``unscored`` of ``candidates``."""
     found: list[str] = []
     if unscored:
         found.append(f"{unscored} of {candidates} candidates are unscored: their reads failed or gave no finite number")
@@ -45,13 +45,15 @@ def doubts(winner: Chain, candidates: int, unscored: int) -> list[str]:
     return found
 
 
-def hesitation(winner: Chain, ruler: Ruler) -> list[str]:
-    """That there is no answer, or that it is hardly believed, in words for whoever asked."""
+def answer_warnings(winner: Chain, ruler: Ruler) -> list[str]:
+    """That there is no answer, or that its scores speak against it, in words for whoever asked."""
     if winner.answer is None:
         return [f"there is no answer: the best chain ended with {winner.candidates[-1].end!r}"]
-    score, confidence = finite(winner.answer_score), ruler.confidence(winner)
-    if ruler.kind == "prm" and score is not None and score < DOUBTFUL:
-        return [f"the PRM gives this answer {score:.2f} of 1, so it is more likely wrong than right"]
+    score, confidence, threshold = finite(winner.answer_score), ruler.confidence(winner), ruler.scale.threshold
+    if ruler.kind == "prm" and score is not None and threshold is not None and score < threshold:
+        if ruler.gives_probabilities:
+            return [f"the PRM gives this answer {score:.2f} of 1, so it is more likely wrong than right"]
+        return [f"the PRM gives this answer {score:.2f}, less than its threshold of {threshold:g}: likely wrong"]
     if confidence is None or confidence >= DOUBTFUL:
         return []
     whose = f"the PRM's scores of this chain, by {ruler.aggregation!r}"

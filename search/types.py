@@ -1,5 +1,5 @@
-"""The nouns of a search: question, piece, candidate, chain, usage, result. All are frozen, but that a candidate is given
-its score once the PRM has read it."""
+"""The nouns of a search: question, piece, candidate, chain, usage. All are frozen, but that a candidate is given its
+score once the PRM has read it."""
 
 from __future__ import annotations
 
@@ -246,23 +246,3 @@ class Timings:
     total_s: float = 0.0
     stages: Stages = Stages()
     """They add up to the total."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """The end of a search: the best chain, and all it took to find it."""
-
-    chain: Chain
-    value: float | None
-    """The chain's score under the aggregation in force; None where it is unscored."""
-    finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
-    tree: tuple[Candidate, ...] = field(repr=False)
-    """Every candidate, in path order."""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is a whole answer."""
-        return self.chain.is_answered

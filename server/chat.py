@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cos.search.errors import InputError
+from cos.search.result import Result
 from cos.search.strategies import resolve
-from cos.search.types import Result
 from cos.server.chat_schemas import (
     ChatReply,
     ChatRequest,

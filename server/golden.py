@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cos.search.grammar import segment_ids
+from cos.search.grammars.cos import Step, segment_ids
 from cos.search.ports import Encoder
-from cos.search.types import Candidate, Chain, Step
+from cos.search.types import Candidate, Chain
 
 
 @dataclass(frozen=True, slots=True)

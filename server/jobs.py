@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from cos.search.budget import Limits
 from cos.search.errors import InputError
 from cos.search.select import ScoreKind
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import Strategy, menu, parse_params, resolve
 from cos.search.strategies.base import MAX_WIDTH
+from cos.search.terms import Sampling
 from cos.search.types import Question
 from cos.server.errors import UnknownField, input_error
 from cos.server.schemas import BudgetOptions, SearchOptions

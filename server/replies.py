@@ -2,8 +2,9 @@
 
 from cos.search.answers import meant
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
+from cos.search.result import Result
 from cos.search.trust import hesitation
-from cos.search.types import Candidate, Result, Timings, Usage
+from cos.search.types import Candidate, Timings, Usage
 from cos.server.jobs import Job
 from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.streaming import frame

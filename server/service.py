@@ -14,10 +14,11 @@ from cos.prm.pair import Pair, pair
 from cos.search.errors import BadImage, EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened, Written
 from cos.search.math_answers import MathComparer
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
-from cos.search.types import Picture, Question, Result
+from cos.search.types import Picture, Question
 from cos.server.admission import Admission
 from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout, fault_of
 from cos.server.exposition import Exposition, Source

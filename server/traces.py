@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cos.search.errors import InputError
-from cos.search.types import FinishReason, Picture, Result
+from cos.search.result import Result
+from cos.search.types import FinishReason, Picture
 from cos.server.jobs import Job
 from cos.server.replies import timings_reply, tree_reply, usage_reply
 from cos.server.schemas import NodeReply, ReplyModel, TimingsReply, UsageReply

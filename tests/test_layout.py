@@ -22,15 +22,17 @@ MAY_IMPORT = {
     "prm": {"search"},
     "engines": {"search"},
     "server": {"search", "prm", "engines", "checkpoints"},
-    "clients": {"search", "prm", "engines", "checkpoints", "training", "benchmarks"},
-    "training": {"search", "prm", "engines", "checkpoints"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints", "training"},
+    "clients": {"search", "prm", "engines", "checkpoints", "evaluation", "training", "benchmarks"},
+    "evaluation": {"search", "prm", "engines", "checkpoints"},
+    "ledger": {"search", "engines", "training"},
+    "training": {"search", "prm", "engines", "checkpoints", "evaluation"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training"},
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
-ASKS_A_JUDGE = ROOT / "training" / "judge.py"
+ASKS_A_JUDGE = ROOT / "training" / "labels" / "llm_judge.py"
 MOST_LINES = 400
 
 
@@ -89,6 +91,11 @@ def test_imports_point_one_way(package: str) -> None:
         allowed = MAY_IMPORT[package] | {package}
         others = {name.split(".")[1] for name in imported(path) if name.startswith("cos.")} & set(PACKAGES)
         assert others <= allowed, path
+
+
+def test_generic_training_knows_the_ledger_task_by_its_name_in_one_menu_alone() -> None:
+    naming = [path.name for path in modules("training", "evaluation") if "cos.ledger" in path.read_text("utf-8")]
+    assert naming == ["menu.py"]
 
 
 def test_only_two_files_import_vllm() -> None:

@@ -14,16 +14,14 @@ arXiv 2305.11860).
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from cos.search.errors import EngineDead, EngineError
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain, Wish
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 GROWTH = 4
 """By how much a step's candidates grow in number: fewer rounds take less time, more of them fewer tokens."""
@@ -50,14 +48,14 @@ class Auto(Strategy):
     params = AutoParams
     needs_scores = False
 
-    async def run(self, search: "Search", params: AutoParams) -> Chain:
+    async def run(self, search: Search, params: AutoParams) -> Chain:
         chains = await (believed if search.values_are_probabilities else voted)(search, params)
         winner = await leader(search, chains)
         search.select([winner], chains)
         return winner
 
 
-async def believed(search: "Search", params: AutoParams) -> list[Chain]:
+async def believed(search: Search, params: AutoParams) -> list[Chain]:
     """One chain of steps that are believed, and a second one while the answer is open."""
     half = max(1, params.n // 2)
     chains = await climb(search, params, half, first=0.0)
@@ -66,7 +64,7 @@ async def believed(search: "Search", params: AutoParams) -> list[Chain]:
     return chains
 
 
-async def climb(search: "Search", params: AutoParams, most: int, *, first: float | None = None) -> list[Chain]:
+async def climb(search: Search, params: AutoParams, most: int, *, first: float | None = None) -> list[Chain]:
     """A chain that follows the best of up to ``most`` candidates a step, and whatever else answered on its way.
     ``first``: the temperature of a step's first candidate, the search's unless given."""
     trunk, others = search.root, list[Chain]()
@@ -90,7 +88,7 @@ async def climb(search: "Search", params: AutoParams, most: int, *, first: float
     return [trunk, *others]
 
 
-def believable(search: "Search", params: AutoParams, level: Sequence[Chain]) -> bool:
+def believable(search: Search, params: AutoParams, level: Sequence[Chain]) -> bool:
     """Whether the best candidate of a step is good enough to go on with."""
     best = search.rank_newest(level)[:1]
     return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
@@ -108,7 +106,7 @@ def next_round(drawn: int, most: int) -> int:
 
 
 def plan(
-    search: "Search",
+    search: Search,
     params: AutoParams,
     earlier: Sequence[Chain],
     more: Sequence[Wish],
@@ -123,7 +121,7 @@ def plan(
     return [] if best.is_last else [Wish(best, 1, first)]
 
 
-async def voted(search: "Search", params: AutoParams) -> list[Chain]:
+async def voted(search: Search, params: AutoParams) -> list[Chain]:
     """Whole chains, until one answer has the votes."""
     chains = list[Chain]()
     while len(chains) < params.n and not await elected(search, chains, params):
@@ -131,14 +129,14 @@ async def voted(search: "Search", params: AutoParams) -> list[Chain]:
     return chains
 
 
-def probabilities(search: "Search", group: Sequence[Chain]) -> list[float]:
+def probabilities(search: Search, group: Sequence[Chain]) -> list[float]:
     """What each chain is worth, where that says how likely it is right."""
     if not search.values_are_probabilities:
         return []
     return [value for chain in group if (value := search.confidence(chain)) is not None]
 
 
-async def leader(search: "Search", chains: Sequence[Chain]) -> Chain:
+async def leader(search: Search, chains: Sequence[Chain]) -> Chain:
     """The best chain by value; without values, the best of the most frequent answer."""
     groups = await search.groups(chains)
     if probabilities(search, chains) or not groups:
@@ -146,13 +144,13 @@ async def leader(search: "Search", chains: Sequence[Chain]) -> Chain:
     return search.rank(max(groups, key=len))[0]
 
 
-async def elected(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
+async def elected(search: Search, chains: Sequence[Chain], params: AutoParams) -> bool:
     """Whether one answer has so many votes that more would hardly change it."""
     votes = max((len(group) for group in await search.groups(chains)), default=0)
     return len(chains) >= ENOUGH_VOTES and votes >= params.confidence * len(chains)
 
 
-async def sure(search: "Search", chains: Sequence[Chain], params: AutoParams) -> bool:
+async def sure(search: Search, chains: Sequence[Chain], params: AutoParams) -> bool:
     """Whether the best answer is believed, and no other comes near it."""
     groups = await search.groups(chains)
     worth = sorted((max(probabilities(search, group), default=0.0) for group in groups), reverse=True)

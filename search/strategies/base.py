@@ -1,13 +1,11 @@
 """What a strategy is: a coroutine of some thirty lines against the Search handle, and its parameters."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from cos.search.search import Search
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 MAX_WIDTH = 256
 """Most candidates of one level."""
@@ -28,6 +26,6 @@ class Strategy(Protocol):
     needs_scores: ClassVar[bool]
     """Whether it decides by scores, so that it needs a PRM or the policy's likelihood."""
 
-    async def run(self, search: "Search", params: Any) -> Chain:
+    async def run(self, search: Search, params: Any) -> Chain:
         """The winning chain. ``params`` is an instance of the strategy's own ``params`` type."""
         ...

@@ -8,15 +8,13 @@ chain wins.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class BeamParams(Params):
@@ -46,7 +44,7 @@ class Beam(Strategy):
     params = BeamParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: BeamParams) -> Chain:
+    async def run(self, search: Search, params: BeamParams) -> Chain:
         done, places, wanted = list[Chain](), params.width, [(search.root, params.n)]
         while wanted:
             level = await search.expand(wanted, then=partial(plan, search, params, places))
@@ -58,12 +56,12 @@ class Beam(Strategy):
         return search.rank(done)[0]
 
 
-def plan(search: "Search", params: BeamParams, places: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+def plan(search: Search, params: BeamParams, places: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
     """What is expanded after a level."""
     return children(params, places, best(search, level, places))
 
 
-def best(search: "Search", level: Sequence[Chain], places: int) -> list[Chain]:
+def best(search: Search, level: Sequence[Chain], places: int) -> list[Chain]:
     """The chains of a level that survive."""
     return search.rank_level(search.distinct(level))[:places]
 

@@ -4,15 +4,13 @@ Source: the paper, section 4.3.1. Steps are read by the PRM while their chain is
 slowest chain but the final ranking.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class BestOfNParams(Params):
@@ -34,7 +32,7 @@ class BestOfN(Strategy):
     params = BestOfNParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: BestOfNParams) -> Chain:
+    async def run(self, search: Search, params: BestOfNParams) -> Chain:
         ranked = search.rank(await search.sample(params.n, scored=True, stop_hopeless=params.stop_hopeless))
         search.select(ranked[:1], ranked)
         return ranked[0]

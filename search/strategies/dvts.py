@@ -6,16 +6,14 @@ that answers stops while the others go on. With beam_width = n it is greedy_prm 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.strategies.greedy_prm import descend
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class DvtsParams(Params):
@@ -45,12 +43,12 @@ class Dvts(Strategy):
     params = DvtsParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: DvtsParams) -> Chain:
+    async def run(self, search: Search, params: DvtsParams) -> Chain:
         ranked = search.rank(await search.apart([partial(subtree, params)] * params.subtrees))
         search.select(ranked[:1], ranked)
         return ranked[0]
 
 
-async def subtree(params: DvtsParams, search: "Search") -> Chain:
+async def subtree(params: DvtsParams, search: Search) -> Chain:
     """The chain of one sub-tree."""
     return await descend(search, params.n // params.subtrees, search.rank_level)

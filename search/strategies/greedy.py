@@ -1,12 +1,8 @@
 """One chain, the likeliest token each time. No search; the baseline of every search."""
 
-from typing import TYPE_CHECKING
-
+from cos.search.search import Search
 from cos.search.strategies.base import Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class GreedyParams(Params):
@@ -21,5 +17,5 @@ class Greedy(Strategy):
     params = GreedyParams
     needs_scores = False
 
-    async def run(self, search: "Search", params: GreedyParams) -> Chain:
+    async def run(self, search: Search, params: GreedyParams) -> Chain:
         return (await search.sample(1, scored=False, temperature=0.0))[0]

@@ -6,15 +6,13 @@ at its own tag; the search ends when an answer wins its level.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class GreedyPrmParams(Params):
@@ -32,11 +30,11 @@ class GreedyPrm(Strategy):
     params = GreedyPrmParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: GreedyPrmParams) -> Chain:
+    async def run(self, search: Search, params: GreedyPrmParams) -> Chain:
         return await descend(search, params.n, search.rank_newest)
 
 
-async def descend(search: "Search", n: int, rank: Callable[[Sequence[Chain]], list[Chain]]) -> Chain:
+async def descend(search: Search, n: int, rank: Callable[[Sequence[Chain]], list[Chain]]) -> Chain:
     """The chain that follows the best of n children from the root on."""
 
     def follow(level: Sequence[Chain]) -> list[tuple[Chain, int]]:

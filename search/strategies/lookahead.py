@@ -6,16 +6,14 @@ worth counts, except that a search which ends without an answer of its own may s
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import Strategy
 from cos.search.strategies.beam import BeamParams, spread
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class LookaheadParams(BeamParams):
@@ -33,7 +31,7 @@ class Lookahead(Strategy):
     params = LookaheadParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: LookaheadParams) -> Chain:
+    async def run(self, search: Search, params: LookaheadParams) -> Chain:
         done, seen, places, wanted = list[Chain](), list[Chain](), params.width, [(search.root, params.n)]
         while wanted:
             level = search.distinct(await search.expand(wanted))
@@ -48,7 +46,7 @@ class Lookahead(Strategy):
         return search.rank(done if any(chain.is_answered for chain in done) else [*done, *seen])[0]
 
 
-async def rollouts(search: "Search", level: Sequence[Chain], steps: int) -> list[Chain]:
+async def rollouts(search: Search, level: Sequence[Chain], steps: int) -> list[Chain]:
     """Where each chain of a level leads; a chain that has ended, or whose rollout failed, is its own end."""
     going_on = [chain for chain in level if not chain.is_last]
     if not steps or not going_on:
@@ -58,7 +56,7 @@ async def rollouts(search: "Search", level: Sequence[Chain], steps: int) -> list
     return [ends.get(chain.path, chain) for chain in level]
 
 
-def rank_by_ends(search: "Search", level: Sequence[Chain], ends: Sequence[Chain]) -> list[Chain]:
+def rank_by_ends(search: Search, level: Sequence[Chain], ends: Sequence[Chain]) -> list[Chain]:
     """The chains of a level in the order of their ends."""
     order = {end.path: index for index, end in enumerate(search.rank_level(ends))}
     leads = {chain.path: order[end.path] for chain, end in zip(level, ends, strict=True)}

@@ -12,15 +12,13 @@ used up, the best one is finished.
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class MctsParams(Params):
@@ -61,7 +59,7 @@ class Mcts(Strategy):
     params = MctsParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: MctsParams) -> Chain:
+    async def run(self, search: Search, params: MctsParams) -> Chain:
         root, ended = Node(search.root, 0.0), list[Chain]()
         for _ in range(params.iterations):
             if root.closed:

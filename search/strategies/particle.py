@@ -6,15 +6,13 @@ follows from the search's seed, and the best particle wins by its chain value.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 CERTAIN = 1 - 1e-6
 """Odds are taken of nothing surer than this."""
@@ -35,7 +33,7 @@ class Particle(Strategy):
     params = ParticleParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: ParticleParams) -> Chain:
+    async def run(self, search: Search, params: ParticleParams) -> Chain:
         particles, step = [search.root] * params.n, 0
         while wanted := counted(particles):
             ended, step = [chain for chain in particles if chain.is_last], step + 1
@@ -56,7 +54,7 @@ def counted(particles: Sequence[Chain]) -> list[tuple[Chain, int]]:
     return [(chains[path], numbers[path]) for path in sorted(chains)]
 
 
-def resample(search: "Search", particles: Sequence[Chain], n: int, step: int) -> list[Chain]:
+def resample(search: Search, particles: Sequence[Chain], n: int, step: int) -> list[Chain]:
     """n particles drawn by weight; all weigh the same where none has a score."""
     chains = sorted(particles, key=lambda chain: chain.path)
     weights = [odds(search.confidence(chain)) for chain in chains]

@@ -8,15 +8,13 @@ chain that ends takes one candidate of every later level with it, as in the sour
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class RebaseParams(Params):
@@ -36,7 +34,7 @@ class Rebase(Strategy):
     params = RebaseParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: RebaseParams) -> Chain:
+    async def run(self, search: Search, params: RebaseParams) -> Chain:
         done, width, wanted = list[Chain](), params.n, [(search.root, params.n)]
         while wanted:
             plan = partial(shares, search, params, width)
@@ -48,7 +46,7 @@ class Rebase(Strategy):
         return search.rank(done)[0]
 
 
-def shares(search: "Search", params: RebaseParams, width: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
+def shares(search: Search, params: RebaseParams, width: int, level: Sequence[Chain]) -> list[tuple[Chain, int]]:
     """How many children each chain of a level is to have."""
     chains = search.rank_level([chain for chain in search.distinct(level) if not chain.is_last])
     left = width - sum(chain.is_last for chain in level)

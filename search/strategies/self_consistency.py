@@ -4,15 +4,13 @@ Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compare
 one that stands first in path order, so that the outcome never depends on which chain ended first.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class SelfConsistencyParams(Params):
@@ -30,7 +28,7 @@ class SelfConsistency(Strategy):
     params = SelfConsistencyParams
     needs_scores = False
 
-    async def run(self, search: "Search", params: SelfConsistencyParams) -> Chain:
+    async def run(self, search: Search, params: SelfConsistencyParams) -> Chain:
         chains = await search.sample(params.n, scored=False)
         winner = max(await search.groups(chains), key=len, default=chains)[0]
         search.select([winner], chains)

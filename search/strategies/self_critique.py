@@ -9,16 +9,14 @@ result's warnings say how often.
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from cos.search.errors import BudgetExhausted
+from cos.search.search import Search
 from cos.search.strategies.base import Params, Strategy
 from cos.search.types import Chain, Path
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class SelfCritiqueParams(Params):
@@ -38,7 +36,7 @@ class SelfCritique(Strategy):
     params = SelfCritiqueParams
     needs_scores = False
 
-    async def run(self, search: "Search", params: SelfCritiqueParams) -> Chain:
+    async def run(self, search: Search, params: SelfCritiqueParams) -> Chain:
         trunk, choices, unread = search.root, 0, 0
         while not trunk.is_last:
             level = search.distinct(await search.write([(trunk, params.n)]))
@@ -54,9 +52,9 @@ class SelfCritique(Strategy):
         return trunk
 
 
-async def choose(search: "Search", level: Sequence[Chain], params: SelfCritiqueParams) -> int | None:
+async def choose(search: Search, level: Sequence[Chain], params: SelfCritiqueParams) -> int | None:
     """The index that the policy chooses; None when its reply names none."""
-    written = [in_words(chain) for chain in level]
+    written = [search.in_words(chain) for chain in level]
     asked = [
         partial(ask, critique_prompt(search.question, text), chain.path, params.critique_tokens)
         for chain, text in zip(level, written, strict=True)
@@ -67,19 +65,12 @@ async def choose(search: "Search", level: Sequence[Chain], params: SelfCritiqueP
     return chosen((await search.apart([choosing], keep=level[0]))[0], len(level))
 
 
-async def ask(prompt: str, path: Path, max_tokens: int, search: "Search") -> str:
+async def ask(prompt: str, path: Path, max_tokens: int, search: Search) -> str:
     """What the policy says; empty where the limit has no room for it."""
     try:
         return await search.ask(prompt, path, max_tokens)
     except BudgetExhausted:
         return ""
-
-
-def in_words(chain: Chain) -> str:
-    """A chain as plain text: a line a step, then the answer."""
-    steps = [candidate.step for candidate in chain.candidates if candidate.step is not None]
-    lines = [f"Step {index}. {step.name}: {step.thought}" for index, step in enumerate(steps, start=1)]
-    return "\n".join([*lines, *([f"Answer: {chain.answer}"] if chain.answer is not None else [])])
 
 
 def critique_prompt(question: str, written: str) -> str:

@@ -7,15 +7,13 @@ chain wins. Without a single score it is self-consistency.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
+from cos.search.search import Search
 from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain
-
-if TYPE_CHECKING:
-    from cos.search.search import Search
 
 
 class WeightedVoteParams(Params):
@@ -33,7 +31,7 @@ class WeightedVote(Strategy):
     params = WeightedVoteParams
     needs_scores = True
 
-    async def run(self, search: "Search", params: WeightedVoteParams) -> Chain:
+    async def run(self, search: Search, params: WeightedVoteParams) -> Chain:
         chains = await search.sample(params.n, scored=True)
         groups = await search.groups(chains)
         winner = search.rank(max(groups, key=lambda group: weight(search, group)) if groups else chains)[0]
@@ -41,6 +39,6 @@ class WeightedVote(Strategy):
         return winner
 
 
-def weight(search: "Search", group: Sequence[Chain]) -> tuple[float, int]:
+def weight(search: Search, group: Sequence[Chain]) -> tuple[float, int]:
     """What an answer's chains are worth together; where that is the same, their number decides."""
     return math.fsum(search.confidence(chain) or 0.0 for chain in group), len(group)

@@ -6,10 +6,10 @@ from cos.clients import local
 from cos.clients.models import Answered
 from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.in_process import Running
 from cos.prm.pair import pair
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
-from cos.training.engines import Running
 
 
 def doubtful(question: Question, written: str) -> float:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cos.search.errors import InputError
-from cos.search.types import Result
+from cos.search.result import Result
 from cos.server.flags import load_settings
 from cos.server.jobs import Job
 from cos.server.metrics import Metrics

@@ -1,0 +1,18 @@
+"""Searches come to the trees that were stored, candidate for candidate, whatever has been rebuilt since.
+
+Where behaviour is meant to change, make the data anew: ``python -m tests.search.trees write``.
+"""
+
+import pytest
+
+from tests.search.trees import CASES, case_of, changed, load, searched, strategies
+
+
+@pytest.mark.parametrize("strategy", strategies())
+async def test_a_search_spelt_out_is_as_it_was_stored(strategy: str) -> None:
+    assert await searched(case_of(strategy, 0)) == load()["spelt_out"][strategy]
+
+
+@pytest.mark.parametrize("strategy", strategies())
+async def test_every_search_comes_to_its_stored_tree_at_its_stored_cost(strategy: str) -> None:
+    assert await changed(range(CASES), strategy, load()) == []
