@@ -8,12 +8,12 @@ from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.in_process import Running
 from cos.prm.pair import pair
+from cos.search.prompt import Prompt
 from cos.search.spec import SearchSpec
-from cos.search.types import Question
 
 
-def doubtful(question: Question, written: str) -> float:
-    del question, written
+def doubtful(prompt: Prompt, written: str) -> float:
+    del prompt, written
     return 0.3
 
 

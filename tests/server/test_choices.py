@@ -10,15 +10,15 @@ from cos.engines.replay import question_of, replay, spec_of
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.grammars.cos import answer_text
+from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.strategies import menu
-from cos.search.types import Question
 from tests.server.support import served
 
 
-def three_ways(question: Question, written: str, rng: random.Random) -> str:
+def three_ways(prompt: Prompt, written: str, rng: random.Random) -> str:
     """Answers at once: one option in two forms, and what is none of them most often."""
-    del question
+    del prompt
     said = rng.choice(["B", "the dog", "a bird", "a bird", "a bird"])
     return answer_text(said, first=not written)
 
