@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cos.engines.scripted import ScriptedVocabulary
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.engines.vocabulary import HfVocabulary
 from cos.prm.encoding import continued, single
 from cos.search.errors import InputError
