@@ -151,7 +151,7 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     assert usage.candidates == len(tree) == len(result.tree)
     written = sum(candidate.tokens for candidate in result.tree)
     assert usage.tokens_generated == written + usage.tokens_aborted + usage.tokens_asked
-    assert usage.tokens_kept == len(result.chain.prefix)
+    assert usage.tokens_kept == result.chain.tokens
     beside = usage.tokens_duplicate + usage.tokens_asked + usage.tokens_aborted
     assert usage.tokens_generated == usage.tokens_kept + beside + usage.tokens_discarded
     for depth, candidate in enumerate(result.chain.candidates, start=1):
