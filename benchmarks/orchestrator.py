@@ -22,9 +22,9 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import Pair, pair
 from cos.search.grammar import STEP_END, answer_pieces, step_pieces
 from cos.search.requests import Requests
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
-from cos.search.result import Result
 from cos.search.types import Chain, Question, Step
 from cos.training.provenance import Facts
 

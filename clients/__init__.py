@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from cos.clients.async_client import AsyncClient
     from cos.clients.client import Client
     from cos.clients.errors import CosClientError
-    from cos.clients.models import Event, Solution
+    from cos.wire.reply import Event, Solution
 
 __all__ = ["AsyncClient", "Client", "CosClientError", "Event", "Solution"]
 
@@ -15,8 +15,8 @@ _HOMES = {
     "AsyncClient": "cos.clients.async_client",
     "Client": "cos.clients.client",
     "CosClientError": "cos.clients.errors",
-    "Event": "cos.clients.models",
-    "Solution": "cos.clients.models",
+    "Event": "cos.wire.reply",
+    "Solution": "cos.wire.reply",
 }
 
 

@@ -12,10 +12,10 @@ from cos.clients import models
 from cos.engines.pictures import Origin, decode
 from cos.search import events
 from cos.search.answers import meant
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.trust import hesitation
-from cos.search.result import Result
 from cos.search.types import Candidate, Question
 from cos.training.engines import Running
 

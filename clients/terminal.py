@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cos.clients.models import Answered, Event, Node, Opened, Path, Scored, Selected, Solution, Usage, Written
+from cos.wire.reply import Answered, Event, Node, Opened, Path, Scored, Selected, Solution, Usage, Written
 
 GOOD, FAIR = 0.8, 0.5
 """From these scores on green, and yellow."""

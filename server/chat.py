@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cos.search.errors import InputError
-from cos.search.strategies import resolve
 from cos.search.result import Result
+from cos.search.strategies import resolve
 from cos.server.chat_schemas import (
     ChatReply,
     ChatRequest,
@@ -20,8 +20,8 @@ from cos.server.chat_schemas import (
     ReplyMessage,
 )
 from cos.server.errors import input_error
-from cos.server.schemas import SearchOptions, SolveReply, StepReply, usable_question
 from cos.server.streaming import DONE, frame
+from cos.wire.request import SearchOptions, SolveReply, StepReply, usable_question
 
 _SAMPLING = "steps are sampled by temperature and top_p"
 UNHONOURED: dict[str, tuple[tuple[Any, ...], str]] = {

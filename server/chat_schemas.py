@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from cos.server.schemas import RequestModel, SearchOptions, SolveReply
+from cos.wire.request import RequestModel, SearchOptions, SolveReply
 
 
 def _only(*allowed: Any) -> Callable[[Any], Any]:

@@ -17,8 +17,8 @@ from cos.search.strategies import Strategy, menu, parse_params, resolve
 from cos.search.strategies.base import MAX_WIDTH
 from cos.search.types import Question
 from cos.server.errors import UnknownField, input_error
-from cos.server.schemas import BudgetOptions, SearchOptions
 from cos.server.settings import Settings
+from cos.wire.request import BudgetOptions, SearchOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 
 from cos.search.events import Answered, Event, Scored, Written
-from cos.search.stopwatch import Stopwatch, Work
 from cos.search.result import Result
+from cos.search.stopwatch import Stopwatch, Work
 from cos.search.types import Stages, Usage
 from cos.server.metrics import Account, Metrics
 from cos.server.unmetered import Unmetered

@@ -22,8 +22,8 @@ from typing import Literal
 from msgspec.structs import replace
 
 from cos.search.events import Answered, Event, Scored, Written
-from cos.search.stopwatch import Interval
 from cos.search.result import Result
+from cos.search.stopwatch import Interval
 from cos.search.types import Candidate, Path
 from cos.server.jobs import Job
 

@@ -23,8 +23,8 @@ from cos.server.errors import SearchTimeout
 from cos.server.golden import RIGHT, WRONG
 from cos.server.logs import say
 from cos.server.metrics import Account
-from cos.server.schemas import SearchOptions, SolveReply
 from cos.server.service import Service
+from cos.wire.request import SearchOptions, SolveReply
 
 logger = logging.getLogger(__name__)
 

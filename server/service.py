@@ -14,10 +14,10 @@ from cos.prm.pair import Pair, pair
 from cos.search.errors import BadImage, EngineDead, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened, Written
 from cos.search.math_answers import MathComparer
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
-from cos.search.result import Result
 from cos.search.types import Picture, Question
 from cos.server.admission import Admission
 from cos.server.errors import Draining, EngineStuck, Overloaded, SearchTimeout, fault_of
@@ -28,12 +28,12 @@ from cos.server.lag import sample_lag
 from cos.server.meter import NoMeter, metered
 from cos.server.metrics import Account, Metrics
 from cos.server.race import cancelled
-from cos.server.replies import solve_reply
-from cos.server.schemas import SolveReply
 from cos.server.settings import Settings
 from cos.server.traces import TraceStore
 from cos.server.unmetered import Unmetered
 from cos.server.watch import ENGINES, Watch
+from cos.wire.job import solve_reply
+from cos.wire.request import SolveReply
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from cos.search.errors import InputError
 from cos.search.result import Result
 from cos.search.types import FinishReason, Picture
 from cos.server.jobs import Job
-from cos.server.replies import timings_reply, tree_reply, usage_reply
-from cos.server.schemas import NodeReply, ReplyModel, TimingsReply, UsageReply
+from cos.wire.job import timings_reply, tree_reply, usage_reply
+from cos.wire.request import NodeReply, ReplyModel, TimingsReply, UsageReply
 
 logger = logging.getLogger(__name__)
 

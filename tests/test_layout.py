@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "checkpoints": set[str](),
     "prm": {"search"},
     "engines": {"search"},
-    "server": {"search", "prm", "engines", "checkpoints"},
-    "clients": {"search", "prm", "engines", "checkpoints", "training", "benchmarks"},
-    "training": {"search", "prm", "engines", "checkpoints"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints", "training"},
+    "wire": {"search"},
+    "server": {"search", "prm", "engines", "checkpoints", "wire"},
+    "clients": {"search", "prm", "engines", "checkpoints", "wire", "training", "benchmarks"},
+    "training": {"search", "prm", "engines", "checkpoints", "wire"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "training", "wire"},
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")

@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from cos.search.strategies import menu
 from cos.server.errors import ModelNotFound
 from cos.server.routes.context import TheService
-from cos.server.schemas import ReplyModel
 from cos.server.service import Service
+from cos.wire.request import ReplyModel
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

@@ -8,11 +8,11 @@ from cos.search.events import Event
 from cos.server.bodies import media_type, read_form, read_json
 from cos.server.images import Upload
 from cos.server.race import unless_gone
-from cos.server.replies import event_frame
 from cos.server.routes.context import ERRORS, TheAccount, TheService
-from cos.server.schemas import SolveReply, SolveRequest
 from cos.server.service import Run, Service
 from cos.server.streaming import Put, Work, open_stream
+from cos.wire.job import event_frame
+from cos.wire.request import SolveReply, SolveRequest
 
 router = APIRouter(tags=["solve"])
 

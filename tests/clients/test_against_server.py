@@ -13,11 +13,11 @@ from cos.benchmarks.setting import Setting
 from cos.clients import AsyncClient, Client, Solution
 from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
 from cos.clients.local import stream
-from cos.clients.models import Answered, Node, Opened, Scored, Selected, Stages, Step, Timings, Usage, Written
 from cos.server.app import create_app
-from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.settings import Settings
 from cos.training.engines import running
+from cos.wire.reply import Answered, Node, Opened, Scored, Selected, Stages, Step, Timings, Usage, Written
+from cos.wire.request import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 
 
 @pytest_asyncio.fixture

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from cos.clients import AsyncClient, Client, CosClientError, Solution, wire
+from cos.clients import AsyncClient, Client, CosClientError, Solution, protocol
 from cos.clients.errors import BadReply, BadRequest, ServerBusy, ServerFault, ServerUnreachable, Unauthorized
-from cos.clients.models import Answered, Event, Opened, Scored, Selected, Written
+from cos.wire.reply import Answered, Event, Opened, Scored, Selected, Written
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -82,7 +82,7 @@ def test_every_kind_of_image_becomes_the_same_picture(png: bytes, png_path: str)
     assert {wire.encode_image(image) for image in (png, png_path, Path(png_path))} == {base64.b64encode(png).decode()}
     with Image.open(io.BytesIO(base64.b64decode(wire.encode_image(Image.new("RGB", (8, 8)))))) as opened:
         assert opened.size == (8, 8)
-    assert "image" not in json.loads(wire.solve_body(None, "How many?", {}, stream=False))
+    assert "image" not in json.loads(protocol.solve_body(None, "How many?", {}, stream=False))
 
 
 @pytest.mark.parametrize("path", ["no/such.png", ".", "https://example.org/a.png"])
@@ -102,9 +102,9 @@ def test_an_empty_file_is_named(tmp_path: Path):
 def test_values_that_json_lacks_are_refused(png: bytes):
     for options in ({"temperature": float("nan")}, {"strategy_params": {"a": object()}}):
         with pytest.raises(BadRequest, match="JSON"):
-            wire.solve_body(png, "?", options, stream=False)  # pyright: ignore[reportArgumentType]
+            protocol.solve_body(png, "?", options, stream=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadRequest, match="JSON"):
-        wire.solve_body(png, "\ud800", {}, stream=False)
+        protocol.solve_body(png, "\ud800", {}, stream=False)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://host:port", "/solve"])
@@ -189,7 +189,7 @@ def check_events(events: list[Event]) -> None:
 def test_a_stream_may_be_cut_anywhere_on_its_way(solution: dict[str, Any]):
     whole = stream_of(solution)
     for size in (1, 7, 1000):
-        reader = wire.EventReader()
+        reader = protocol.EventReader()
         chunks = [whole[start : start + size] for start in range(0, len(whole), size)]
         check_events([event for chunk in chunks for event in reader.feed(chunk)])
         reader.close()

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from cos.clients import local
-from cos.clients.models import Answered
 from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
 from cos.training.engines import Running
+from cos.wire.reply import Answered
 
 
 def doubtful(question: Question, written: str) -> float:

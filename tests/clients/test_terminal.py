@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from cos.clients import Solution
-from cos.clients.models import Answered, Node, Opened, Scored, Selected, Written
 from cos.clients.terminal import LiveSearch, printable, score_text, show_solution
+from cos.wire.reply import Answered, Node, Opened, Scored, Selected, Written
 
 
 def drawn(thing: Any, *, colour: bool = False) -> str:

@@ -8,10 +8,10 @@ from cos.engines.replay import replay
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.errors import EngineError
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Candidate, Question
 
 ASKS_THE_POLICY = "self_critique"

@@ -10,10 +10,10 @@ import pytest
 
 from cos.engines.scripted import ScriptedEngine
 from cos.prm.pair import pair
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.search.result import Result
 from cos.search.types import Question
 
 

@@ -12,8 +12,8 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
 from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
-from cos.search.spec import Sampling
 from cos.search.result import Result
+from cos.search.spec import Sampling
 from cos.search.types import Candidate, Chain, End, Question, Step
 
 Find = Callable[..., Awaitable[Result]]

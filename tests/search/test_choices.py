@@ -10,9 +10,9 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.grammar import STEP_END, CosGrammar, answer_pieces
 from cos.search.ports import Reading
 from cos.search.requests import seed_of
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.result import Result
 from cos.search.types import Chain, Question
 from tests.search.planting import Tree, planted
 

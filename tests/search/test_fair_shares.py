@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.result import Result
 from cos.search.spec import Sampling
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Question, Step
 
 Find = Callable[..., Awaitable[Result]]

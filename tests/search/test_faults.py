@@ -19,10 +19,10 @@ from cos.search.errors import EngineDead, EngineError, SearchFailed
 from cos.search.events import Event, Scored, Written
 from cos.search.grammar import answer_pieces
 from cos.search.requests import seed_of
+from cos.search.result import Result
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Picture, Question
 
 Find = Callable[..., Awaitable[Result]]

@@ -11,10 +11,10 @@ from cos.prm.pair import pair
 from cos.search.budget import Limits
 from cos.search.errors import InputError, SearchFailed
 from cos.search.grammar import step_pieces
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Question, Step
 
 Find = Callable[..., Awaitable[Result]]

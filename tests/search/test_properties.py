@@ -13,10 +13,10 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
 from cos.search.grammar import LABEL_GOOD, STEP_END, STEP_TAG, answer_pieces, step_pieces
+from cos.search.result import Result
 from cos.search.select import rank
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Step
 
 Find = Callable[..., Awaitable[Result]]

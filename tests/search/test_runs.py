@@ -18,10 +18,10 @@ from cos.search.errors import EngineError, InputError
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.grammar import ANSWER_END
 from cos.search.requests import seed_of
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Candidate, Question
 from tests.search.test_ahead import LOOKS_AHEAD
 

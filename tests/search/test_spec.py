@@ -8,12 +8,12 @@ import pytest
 
 from cos.search import strategies
 from cos.search.errors import InputError
+from cos.search.result import Result
 from cos.search.search import Search
 from cos.search.select import Ruler
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.strategies import Params, Strategy, menu, parse_params, resolve
 from cos.search.strategies.beam import BeamParams, spread
-from cos.search.result import Result
 from cos.search.types import Chain
 
 

@@ -8,10 +8,10 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.errors import SearchFailed
 from cos.search.events import Answered, Written
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
 from cos.search.stop import Stop
-from cos.search.result import Result
 from cos.search.types import Question
 
 

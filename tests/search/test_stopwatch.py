@@ -16,11 +16,11 @@ from cos.prm.pair import pair
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Pair
+from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import Sampling, SearchSpec
 from cos.search.stopwatch import Interval, Stopwatch
 from cos.search.strategies import menu
-from cos.search.result import Result
 from cos.search.types import Question, Stages, Timings
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine, story
 from cos.search.grammar import answer_pieces, step_pieces
+from cos.search.result import Result
 from cos.search.spec import Sampling
 from cos.search.strategies.mcts import Node, carry_up, descend
 from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
 from cos.search.strategies.self_critique import chosen
-from cos.search.result import Result
 from cos.search.types import Candidate, Chain, Question, Step
 from tests.search.planting import planted
 

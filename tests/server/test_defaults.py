@@ -6,7 +6,7 @@ from cos.search.errors import InputError
 from cos.search.strategies import menu
 from cos.search.types import Question
 from cos.server.jobs import Planner
-from cos.server.schemas import SolveRequest
+from cos.wire.request import SolveRequest
 from tests.server.support import error_of, served, settings
 
 

@@ -2,12 +2,12 @@
 
 from cos.search.answers import meant
 from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
-from cos.search.trust import hesitation
 from cos.search.result import Result
+from cos.search.trust import hesitation
 from cos.search.types import Candidate, Timings, Usage
 from cos.server.jobs import Job
-from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.streaming import frame
+from cos.wire.request import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 
 EXCERPT_CHARS = 400
 

@@ -21,7 +21,7 @@ from cos.clients.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from cos.clients.models import Answered, Event, ImageLike, Node, Opened, Options, Scored, Selected, Solution, Written
+from cos.wire.reply import Answered, Event, ImageLike, Node, Opened, Options, Scored, Selected, Solution, Written
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 600.0
