@@ -7,7 +7,10 @@ from typing import Self, Unpack
 import httpx
 
 from cos.clients import protocol
-from cos.wire.reply import Event, ImageLike, Options, Solution
+from cos.clients.protocol import ImageLike
+from cos.wire.events import Event
+from cos.wire.reply import Solution
+from cos.wire.request import Options
 
 
 class AsyncClient:

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from cos.checkpoints import EMBEDDED
 from cos.clients import protocol, terminal
 from cos.clients.async_client import AsyncClient
 from cos.clients.errors import BadReply, BadRequest
-from cos.wire.reply import Answered, Event, Solution
+from cos.wire.events import Answered, Event
+from cos.wire.reply import Solution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Ask:
     image_path: str
     question: str
     options: dict[str, Any]
-    """Fields of `cos.wire.reply.Options`."""
+    """Fields of `cos.wire.request.Options`."""
     url: str | None
     api_key: str | None
     policy: str | None
@@ -76,19 +76,18 @@ async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:
 
 async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -> AsyncIterator[Event]:
     """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
-    from cos.benchmarks.setting import Setting, prm_for, score_kind
-    from cos.clients.local import stream
-    from cos.training.engines import running
+    from cos.checkpoints import EMBEDDED
+    from cos.clients.in_process import prm_for, running, spec_of, stream
 
     policy = ask.policy or EMBEDDED
     prm = prm_for(policy, ask.prm)
-    options: dict[str, Any] = {**ask.options, "score": score_kind(ask.options.get("score"), prm)}
+    options = dict(ask.options)
     seed: int = options.pop("seed", protocol.DEFAULT_SEED)
     choices: tuple[str, ...] = tuple(options.pop("choices", ()))
-    spec = Setting(**options).spec(seed, explain=True)
+    spec = spec_of(options, seed=seed, prm=prm)
     with notes.status(f"starting engines ({policy}, {prm})"):
-        engines = await stack.enter_async_context(running(policy, prm))
-    return stream(engines, policy, image, ask.question, spec, choices)
+        models = await stack.enter_async_context(running(policy, prm))
+    return stream(models, policy, image, ask.question, spec, choices)
 
 
 async def _follow(happening: AsyncIterator[Event], notes: Console) -> Solution:

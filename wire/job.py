@@ -1,140 +1,137 @@
-"""Results and events of a search as its clients see them."""
+"""One search that is ready to run, and how its events and its result are told."""
 
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from cos.search import events as happened
 from cos.search.answers import meant
-from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
 from cos.search.result import Result
-from cos.search.trust import hesitation
-from cos.search.types import Candidate, Timings, Usage
-from cos.server.jobs import Job
-from cos.server.streaming import frame
-from cos.wire.request import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
-
-EXCERPT_CHARS = 400
-
-
-def solve_reply(job: Job, result: Result) -> SolveReply:
-    """The whole answer to /solve."""
-    chain = result.chain
-    return SolveReply(
-        id=job.id,
-        model=job.model,
-        question=job.question.text,
-        answer=chain.answer,
-        choice=meant(chain.answer, job.question.choices),
-        confidence=job.spec.ruler.confidence(chain),
-        steps=tuple(step_reply(index, step) for index, step in enumerate(chain.steps, 1)),
-        answer_score=chain.answer_score,
-        chain_score=result.value,
-        strategy=job.spec.strategy.name,
-        parameters=job.parameters,
-        finish_reason=result.finish_reason,
-        complete=result.is_complete,
-        usage=usage_reply(result.usage),
-        timings=timings_reply(result.timings),
-        warnings=(*job.warnings, *result.warnings, *hesitation(chain, job.spec.ruler)),
-        tree=tree_reply(result) if job.return_tree else None,
-    )
+from cos.search.scale import Scale as PrmScale
+from cos.search.spec import SearchSpec
+from cos.search.trust import answer_warnings
+from cos.search.types import Candidate as Proposal
+from cos.search.types import Question
+from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
+from cos.wire.reply import Candidate, Solution, Timings, Usage
+from cos.wire.trace import Scale, Trace
 
 
-def usage_reply(usage: Usage) -> UsageReply:
-    """What a search cost."""
-    return UsageReply(
-        tokens_generated=usage.tokens_generated,
-        tokens_kept=usage.tokens_kept,
-        tokens_duplicate=usage.tokens_duplicate,
-        tokens_asked=usage.tokens_asked,
-        tokens_aborted=usage.tokens_aborted,
-        tokens_discarded=usage.tokens_discarded,
-        policy_prompt_tokens=usage.policy_prompt_tokens,
-        policy_cached_tokens=usage.policy_cached_tokens,
-        candidates=usage.candidates,
-        candidates_duplicate=usage.candidates_duplicate,
-        candidates_aborted=usage.candidates_aborted,
-        candidates_begun_ahead=usage.candidates_begun_ahead,
-        candidates_begun_in_vain=usage.candidates_begun_in_vain,
-        prm_reads=usage.prm_reads,
-        prm_prompt_tokens=usage.prm_prompt_tokens,
-        prm_cached_tokens=usage.prm_cached_tokens,
-        unscored=usage.unscored,
-        requests_aborted=usage.requests_aborted,
-        requests_failed=usage.requests_failed,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One search, ready to run."""
+
+    id: str
+    model: str
+    """What clients call the model."""
+    question: Question
+    spec: SearchSpec
+    scale: PrmScale | None
+    """What the PRM's scores mean; None without a PRM."""
+    return_tree: bool = False
+    """Whether the reply lists every candidate."""
+    warnings: tuple[str, ...] = ()
+    """What its reply is to warn of beside the search's own."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that is in force."""
+        spec, ruler = self.spec, self.spec.ruler(self.scale)
+        # They decide how answers are compared: without them a vote cannot be made again.
+        choices = {"choices": self.question.choices} if self.question.choices else {}
+        return {
+            **choices,
+            **spec.params.model_dump(),
+            **spec.sampling.model_dump(),
+            "score": spec.score,
+            "aggregation": ruler.aggregation,
+            "step_weight": ruler.step_weight,
+            "budget": {
+                "tokens": spec.limits.tokens,
+                "prm_reads": spec.limits.prm_reads,
+                "seconds": spec.limits.seconds,
+            },
+        }
+
+    def event(self, event: happened.Event) -> Event:
+        """An event of this search."""
+        match event:
+            case happened.Opened(strategy, prompt_tokens):
+                return Opened(id=self.id, strategy=strategy, parameters=self.parameters, prompt_tokens=prompt_tokens)
+            case happened.Proposed(candidate):
+                return Proposed(candidate=candidate_of(candidate))
+            case happened.Scored(path, score):
+                return Scored(path=path, score=score)
+            case happened.Selected(kept, pruned):
+                return Selected(kept=kept, pruned=pruned)
+            case happened.Answered(result):
+                return Answered(solution=self.solution(result))
+
+    def solution(self, result: Result) -> Solution:
+        """The reply to this search."""
+        chain = result.chain
+        return Solution(
+            id=self.id,
+            model=self.model,
+            question=self.question.text,
+            answer=chain.answer,
+            choice=meant(chain.answer, self.question.choices),
+            confidence=result.ruler.confidence(chain),
+            steps=tuple(candidate_of(step, kept=True) for step in chain.steps),
+            answer_score=chain.answer_score,
+            chain_score=result.value,
+            strategy=self.spec.strategy.name,
+            parameters=self.parameters,
+            finish_reason=result.finish_reason,
+            complete=result.is_complete,
+            usage=Usage.model_validate(asdict(result.usage)),
+            timings=Timings.model_validate(asdict(result.timings)),
+            warnings=(*self.warnings, *result.warnings, *answer_warnings(chain, result.ruler)),
+            tree=tree_of(result) if self.return_tree else None,
+        )
+
+    def trace(
+        self, result: Result, *, ended: datetime, image: str | None, policy: str, grammar: str, prm: str | None
+    ) -> Trace:
+        """This search as it is stored. ``image``: the picture's file, relative to the trace folder. ``policy``,
+        ``prm``: the models' names."""
+        return Trace(
+            id=self.id,
+            time=ended,
+            question=self.question.text,
+            image=image,
+            policy=policy,
+            grammar=grammar,
+            prm=prm,
+            scale=None if self.scale is None else Scale.of(self.scale),
+            strategy=self.spec.strategy.name,
+            parameters=self.parameters,
+            tree=tree_of(result),
+            chain=result.chain.path,
+            answer=result.chain.answer,
+            chain_score=result.value,
+            finish_reason=result.finish_reason,
+            usage=Usage.model_validate(asdict(result.usage)),
+            timings=Timings.model_validate(asdict(result.timings)),
+        )
 
 
-def timings_reply(timings: Timings) -> TimingsReply:
-    """How long a search took, and what with."""
-    stages = timings.stages
-    return TimingsReply(
-        first_candidate_s=timings.first_candidate_s,
-        total_s=timings.total_s,
-        stages=StagesReply(
-            queue_s=stages.queue_s,
-            decode_s=stages.decode_s,
-            open_s=stages.open_s,
-            generate_s=stages.generate_s,
-            score_s=stages.score_s,
-            vote_s=stages.vote_s,
-            select_s=stages.select_s,
-        ),
-    )
-
-
-def step_reply(index: int, candidate: Candidate) -> StepReply:
-    """One step of the winning chain."""
-    step = candidate.step
-    return StepReply(
-        index=index,
-        name=step.name if step else None,
-        thought=step.thought if step else None,
-        reflection=step.reflection if step else None,
-        score=candidate.score,
-        end=candidate.end,
-        excerpt=_excerpt(candidate),
-    )
-
-
-def node_reply(candidate: Candidate, *, kept: bool) -> NodeReply:
-    """One candidate of the tree."""
-    step = candidate.step
-    return NodeReply(
-        path=candidate.path,
-        parent=candidate.path[:-1],
-        end=candidate.end,
-        name=step.name if step else None,
-        thought=step.thought if step else None,
-        reflection=step.reflection if step else None,
-        answer=candidate.answer,
-        excerpt=_excerpt(candidate),
-        score=candidate.score,
-        tokens=len(candidate.token_ids),
+def candidate_of(found: Proposal, *, kept: bool = False) -> Candidate:
+    """A candidate of the search, as it is told. ``kept``: whether it stands in the winning chain."""
+    return Candidate(
+        path=found.path,
+        text=found.piece.text,
+        fields=dict(found.piece.fields),
+        answer=found.answer,
+        end=found.end,
+        score=found.score,
+        tokens=found.tokens,
+        logprob=found.logprob,
         kept=kept,
     )
 
 
-def tree_reply(result: Result) -> tuple[NodeReply, ...]:
+def tree_of(result: Result) -> tuple[Candidate, ...]:
     """Every candidate in path order."""
     kept = {candidate.path for candidate in result.chain.candidates}
-    return tuple(node_reply(candidate, kept=candidate.path in kept) for candidate in result.tree)
-
-
-def _excerpt(candidate: Candidate) -> str | None:
-    """The raw text's beginning where the grammar found neither a step nor an answer in it."""
-    return candidate.text[:EXCERPT_CHARS] if candidate.step is None and candidate.answer is None else None
-
-
-def event_frame(job: Job, event: Event, number: int) -> str:
-    """One event of a search on the wire of /solve with ``stream``."""
-    match event:
-        case Opened(strategy, prompt_tokens):
-            data = {"id": job.id, "strategy": strategy, "parameters": job.parameters, "prompt_tokens": prompt_tokens}
-            return frame(data, event="opened", number=number)
-        case Written(candidate):
-            node = node_reply(candidate, kept=False).model_dump_json(exclude={"kept"})
-            return frame(node, event="candidate", number=number)
-        case Scored(path, score):
-            return frame({"path": path, "score": score}, event="scored", number=number)
-        case Selected(kept, pruned):
-            return frame({"kept": kept, "pruned": pruned}, event="selected", number=number)
-        case Answered(result):
-            text = solve_reply(job, result).model_dump_json()
-            return frame(text, event="answered", number=number)
+    return tuple(candidate_of(candidate, kept=candidate.path in kept) for candidate in result.tree)

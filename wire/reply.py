@@ -1,129 +1,89 @@
-"""What goes to a server and what comes back. Fields that a newer server adds are kept as they are."""
+"""The answer to a search, with all it took to find it."""
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image | None"
-"""A path, a data URI, an image file's bytes, a Pillow image, or None for a question without a picture."""
+from cos.search.types import Path
+from cos.wire.message import CandidateEnd, Message, SearchEnd
 
 
-class Budget(TypedDict, total=False):
-    """What a search may spend; at any limit the best chain so far is the answer."""
-
-    tokens: int
-    prm_reads: int
-    seconds: float
-
-
-class Options(TypedDict, total=False):
-    """How to search. What is not given is the server's default, but for the seed, which is 0."""
-
-    strategy: str
-    n: int
-    beam_width: int
-    temperature: float
-    top_p: float
-    seed: int
-    step_tokens: int
-    max_steps: int
-    score: Literal["prm", "likelihood"]
-    aggregation: Literal["cos", "mean", "min", "prod", "last"]
-    step_weight: float
-    choices: Sequence[str]
-    """The options of a multiple-choice question, A first."""
-    budget: Budget
-    return_tree: bool
-    strategy_params: Mapping[str, Any]
-    """Parameters of a strategy that are not listed here."""
-
-
-class Model(BaseModel):
-    """Frozen; keeps fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
-
-
-Path: TypeAlias = tuple[int, ...]
-"""A place in the tree: the child index at each level."""
-
-
-class Step(Model):
-    """One step of the winning chain."""
-
-    index: int
-    """From 1."""
-    name: str | None
-    thought: str | None
-    reflection: str | None
-    score: float | None
-    """P(good) by the PRM, or in likelihood mode the mean log-probability of a token; None is unscored."""
-    end: str
-    """``step``, or how the chain's last step ended early."""
-    excerpt: str | None = None
-    """Beginning of a text that could not be read as a step."""
-
-
-class Node(Model):
-    """One candidate of the search tree."""
+class Candidate(Message):
+    """One step, or one answer, that the policy proposed."""
 
     path: Path
-    end: str
-    """``step``, ``answer``, or how it ended early."""
-    name: str | None = None
-    thought: str | None = None
-    reflection: str | None = None
+    """Its place in the search tree: the child index at each level. That of its parent is the same without the last."""
+    text: str
+    """All that the step says, or the answer, in plain words. Of a text that could not be read as either, all of it as
+    the policy wrote it."""
+    fields: dict[str, str]
+    """The step's named parts, where the policy's step format names parts."""
     answer: str | None = None
-    excerpt: str | None = None
-    score: float | None = None
+    """The answer, if it is one."""
+    end: CandidateEnd
+    """"step", "answer", or why nothing could follow it."""
+    score: float | None
+    """The PRM's, on its own scale, or in likelihood mode the mean log-probability of a token; null is unscored."""
     tokens: int
+    logprob: float | None = None
+    """Log-probability of its text, nats; null where the search did not ask for it."""
     kept: bool = False
     """Whether it stands in the winning chain."""
 
 
-class Usage(Model):
-    """What a search cost. Every generated token is kept (in the winning chain), a duplicate, asked for, aborted, or
+class Usage(Message):
+    """What the search cost. Every generated token is kept (in the winning chain), a duplicate, asked for, aborted, or
     discarded."""
 
     tokens_generated: int
     tokens_kept: int
     tokens_duplicate: int
+    """Of candidates whose chains say what another chain says."""
     tokens_asked: int
+    """Of what the policy was asked about its own candidates (self_critique)."""
     tokens_aborted: int
+    """Of requests that were aborted before they ended, or begun ahead in vain."""
     tokens_discarded: int
+    """Of all other candidates outside the winning chain."""
     policy_prompt_tokens: int
+    """Prompt tokens over all policy requests, cached ones included."""
     policy_cached_tokens: int
     candidates: int
     candidates_duplicate: int
+    """Candidates whose chains say what another chain says."""
     candidates_aborted: int
+    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
     candidates_begun_ahead: int
+    """Candidates that were begun before it was decided that they are wanted."""
     candidates_begun_in_vain: int
+    """Begun ahead, too, and dropped."""
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int
     unscored: int
+    """Candidates whose score was missing or not finite."""
     requests_aborted: int
     requests_failed: int
 
 
-class Stages(Model):
+class Stages(Message):
     """Where the wall time of a search went, seconds. At each instant it is in exactly one stage."""
 
     queue_s: float
+    """It waited for a place."""
     decode_s: float
+    """Its picture was decoded."""
     open_s: float
+    """The engines rendered its question."""
     generate_s: float
+    """At least one candidate was being drawn."""
     score_s: float
+    """Nothing was drawn any more, and PRM scores were waited for."""
     vote_s: float
+    """Neither of these, and answers were compared."""
     select_s: float
+    """No engine had anything to do for it."""
 
 
-class Timings(Model):
+class Timings(Message):
     """Wall time, seconds, from when the search was asked for: its wait for a place counts."""
 
     first_candidate_s: float | None
@@ -132,67 +92,31 @@ class Timings(Model):
     """They add up to the total."""
 
 
-class Solution(Model):
+class Solution(Message):
     """The best answer, its scored chain of steps, and all it took to find it."""
 
     id: str
     model: str
     question: str
     answer: str | None
-    """None where a limit came before any whole answer."""
+    """Null where a limit came before any whole answer."""
     choice: str | None = None
-    """The one of the choices that the answer means."""
+    """The one of the request's choices that the answer means."""
     confidence: float | None
-    """The chain's score on a scale from 0 to 1."""
-    steps: tuple[Step, ...]
+    """The chain's score on a scale from 0 to 1; by likelihood, the mean probability of its tokens. Null where it is
+    unscored, or where the PRM's scale has no ends."""
+    steps: tuple[Candidate, ...]
+    """The winning chain without its answer, in order."""
     answer_score: float | None
     chain_score: float | None
     strategy: str
     parameters: dict[str, Any]
-    """All that was in force, the seed included."""
-    finish_reason: str
+    """All that was in force, the seed included: the same parameters ask for the same search again."""
+    finish_reason: SearchEnd
     complete: bool
     """Whether there is a whole answer."""
     usage: Usage
     timings: Timings
     warnings: tuple[str, ...] = ()
-    tree: tuple[Node, ...] | None = None
-    """Every candidate in path order, if it was asked for."""
-
-
-class Opened(Model):
-    """The search has begun."""
-
-    id: str
-    strategy: str
-    parameters: dict[str, Any]
-    prompt_tokens: int
-
-
-class Written(Model):
-    """A candidate was written; its score may follow later."""
-
-    node: Node
-
-
-class Scored(Model):
-    """A candidate has its score (None: unscored)."""
-
-    path: Path
-    score: float | None
-
-
-class Selected(Model):
-    """The strategy has decided which chains go on."""
-
-    kept: tuple[Path, ...]
-    pruned: tuple[Path, ...]
-
-
-class Answered(Model):
-    """The search is over. Always the last event."""
-
-    solution: Solution
-
-
-Event: TypeAlias = Opened | Written | Scored | Selected | Answered
+    tree: tuple[Candidate, ...] | None = None
+    """Every candidate in path order, on request."""

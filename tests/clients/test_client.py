@@ -78,9 +78,11 @@ def test_solutions_are_frozen(solution: dict[str, Any]):
 
 def test_every_kind_of_image_becomes_the_same_picture(png: bytes, png_path: str):
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    assert wire.encode_image(uri) == uri
-    assert {wire.encode_image(image) for image in (png, png_path, Path(png_path))} == {base64.b64encode(png).decode()}
-    with Image.open(io.BytesIO(base64.b64decode(wire.encode_image(Image.new("RGB", (8, 8)))))) as opened:
+    assert protocol.encode_image(uri) == uri
+    assert {protocol.encode_image(image) for image in (png, png_path, Path(png_path))} == {
+        base64.b64encode(png).decode()
+    }
+    with Image.open(io.BytesIO(base64.b64decode(protocol.encode_image(Image.new("RGB", (8, 8)))))) as opened:
         assert opened.size == (8, 8)
     assert "image" not in json.loads(protocol.solve_body(None, "How many?", {}, stream=False))
 
@@ -88,7 +90,7 @@ def test_every_kind_of_image_becomes_the_same_picture(png: bytes, png_path: str)
 @pytest.mark.parametrize("path", ["no/such.png", ".", "https://example.org/a.png"])
 def test_an_image_that_cannot_be_read_is_named(path: str):
     with pytest.raises(BadRequest, match="image") as caught:
-        wire.encode_image(path)
+        protocol.encode_image(path)
     assert path in str(caught.value)
     assert caught.value.param == "image"
 
@@ -96,7 +98,7 @@ def test_an_image_that_cannot_be_read_is_named(path: str):
 def test_an_empty_file_is_named(tmp_path: Path):
     (tmp_path / "empty.png").touch()
     with pytest.raises(BadRequest, match=r"empty\.png"):
-        wire.encode_image(tmp_path / "empty.png")
+        protocol.encode_image(tmp_path / "empty.png")
 
 
 def test_values_that_json_lacks_are_refused(png: bytes):
