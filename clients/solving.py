@@ -14,6 +14,7 @@ from rich.live import Live
 from cos.clients import protocol, terminal
 from cos.clients.async_client import AsyncClient
 from cos.clients.errors import BadReply, BadRequest
+from cos.search.extras import needs
 from cos.wire.events import Answered, Event
 from cos.wire.reply import Solution
 
@@ -76,17 +77,18 @@ async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:
 
 async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -> AsyncIterator[Event]:
     """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
-    from cos.checkpoints import EMBEDDED
-    from cos.clients.in_process import prm_for, running, spec_of, stream
+    with needs("serve", "a search in this process", instead="or name a running server by --url"):
+        from cos.checkpoints import EMBEDDED
+        from cos.clients.in_process import prm_for, running, spec_of, stream
 
-    policy = ask.policy or EMBEDDED
-    prm = prm_for(policy, ask.prm)
-    options = dict(ask.options)
-    seed: int = options.pop("seed", protocol.DEFAULT_SEED)
-    choices: tuple[str, ...] = tuple(options.pop("choices", ()))
-    spec = spec_of(options, seed=seed, prm=prm)
-    with notes.status(f"starting engines ({policy}, {prm})"):
-        models = await stack.enter_async_context(running(policy, prm))
+        policy = ask.policy or EMBEDDED
+        prm = prm_for(policy, ask.prm)
+        options = dict(ask.options)
+        seed: int = options.pop("seed", protocol.DEFAULT_SEED)
+        choices: tuple[str, ...] = tuple(options.pop("choices", ()))
+        spec = spec_of(options, seed=seed, prm=prm)
+        with notes.status(f"starting engines ({policy}, {prm})"):
+            models = await stack.enter_async_context(running(policy, prm))
     return stream(models, policy, image, ask.question, spec, choices)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cos.clients import AsyncClient, Client, CosClientError, Solution, protocol
 from cos.clients.errors import BadReply, BadRequest, ServerBusy, ServerFault, ServerUnreachable, Unauthorized
-from cos.wire.reply import Answered, Event, Opened, Scored, Selected, Written
+from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -32,7 +32,7 @@ def stream_of(solution: dict[str, Any]) -> bytes:
     """A whole stream, with a heartbeat, an event of the future, and a line end that only text knows."""
     events: list[tuple[str, Any]] = [
         ("opened", {"id": "solve-1", "strategy": "best_of_n", "parameters": {}, "prompt_tokens": 7}),
-        ("candidate", {**solution["tree"][0], "thought": "one\u2028two"}),
+        ("candidate", {**solution["tree"][0], "text": "one\u2028two"}),
         ("novelty", {"a": 1}),
         ("scored", {"path": [0], "score": 0.95}),
         ("selected", {"kept": [[0, 0]], "pruned": [[1, 0]]}),
@@ -66,7 +66,7 @@ def test_solve_sends_what_was_asked_and_reads_the_solution(png: bytes, solution:
         "seed": 0,
         "stream": False,
     }
-    assert (found.answer, found.steps[0].name, found.usage.tokens_kept) == ("12", "Read row 1", 18)
+    assert (found.answer, found.steps[0].fields["name"], found.usage.tokens_kept) == ("12", "Read row 0", 18)
     assert json.loads(found.model_dump_json())["new_field"] == 1
 
 
@@ -180,10 +180,10 @@ def test_a_stream_is_told_event_by_event(png: bytes, solution: dict[str, Any]):
 
 
 def check_events(events: list[Event]) -> None:
-    assert [type(event) for event in events] == [Opened, Written, Scored, Selected, Answered]
-    written, answered = events[1], events[-1]
-    assert isinstance(written, Written)
-    assert written.node.thought == "one\u2028two"
+    assert [type(event) for event in events] == [Opened, Proposed, Scored, Selected, Answered]
+    proposed, answered = events[1], events[-1]
+    assert isinstance(proposed, Proposed)
+    assert proposed.candidate.text == "one\u2028two"
     assert isinstance(answered, Answered)
     assert answered.solution.answer == "12"
 
