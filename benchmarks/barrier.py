@@ -21,14 +21,14 @@ from cos.benchmarks.side_by_side import Way, compare
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.ports import Engine
+from cos.evaluation.accuracy import ask, root_seed
+from cos.evaluation.in_process import Running
+from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Chain, Question
-from cos.training.accuracy import ask, root_seed
-from cos.training.engines import Running
-from cos.training.provenance import Facts
 
 
 class Level:

@@ -1,6 +1,6 @@
 """The engines' caches, between measurements."""
 
-from cos.training.engines import Running
+from cos.evaluation.in_process import Running
 
 
 async def forget(running: Running) -> None:

@@ -42,11 +42,11 @@ from cos.benchmarks.tables import (
 )
 from cos.checkpoints import LedgerProblem, heldout
 from cos.engines.collector import spare_the_collector
+from cos.evaluation.accuracy import choose
+from cos.evaluation.in_process import running
+from cos.evaluation.provenance import Facts, machine, provenance
 from cos.prm.pair import Pair
 from cos.search.errors import CosError
-from cos.training.accuracy import choose
-from cos.training.engines import running
-from cos.training.provenance import Facts, machine, provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +232,7 @@ async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_on
 
 def run_training(seed: int, *, json_only: bool, repetitions: int, batch: int, threads: int, compiled: bool) -> None:
     """Throughput of the pipeline's SFT over that of a hand-tuned loop."""
-    from cos.benchmarks.training import Load, measure
+    from cos.benchmarks.training_speed import Load, measure
 
     load = Load(repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
     facts = measure(load, seed)

@@ -22,11 +22,11 @@ from cos.benchmarks.grid import Field
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.in_process import Running
+from cos.evaluation.provenance import Facts
 from cos.search.errors import InputError
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.types import Chain, Question
-from cos.training.engines import Running
-from cos.training.provenance import Facts
 
 SETTLE_S = 0.5
 """vLLM counts a request just after it has returned it."""

@@ -24,7 +24,7 @@ from cos.benchmarks.serving import Body
 from cos.benchmarks.supervisor import Outage, Supervised, supervised
 from cos.benchmarks.troubles import load, mixed, troubles
 from cos.checkpoints import LedgerProblem
-from cos.training.provenance import Facts
+from cos.evaluation.provenance import Facts
 
 PLACES, QUEUE = 8, 4
 PATIENCE_S = 3

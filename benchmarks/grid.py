@@ -7,11 +7,11 @@ from typing import Any
 from cos.benchmarks.report import difference_facts, markdown_table, outcome_facts, percent, percent_range
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import Outcome, evaluate, root_seed
+from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair
 from cos.search.errors import InputError
 from cos.search.spec import SearchSpec
-from cos.training.accuracy import Outcome, evaluate, root_seed
-from cos.training.provenance import Facts
 
 COLUMNS = ("strategy", "n", "accuracy", "95 % CI", "policy tokens", "PRM reads", "p95 s", "seconds")
 

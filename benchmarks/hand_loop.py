@@ -1,4 +1,4 @@
-"""A training loop written by hand for one model on one machine: the yardstick of `cos.benchmarks.training`.
+"""A training loop written by hand for one model on one machine: the yardstick of `cos.benchmarks.training_speed`.
 
 It does what step-structured SFT of an InternVL with a frozen tower needs and nothing else: the tower without gradients,
 the whole text model with its loss as one compiled graph, two optimisers, one learning rate. No checkpoint, no log, no
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos.training.muon import muon
-from cos.training.precision import computes_bf16
+from cos.training.learning.muon import muon
+from cos.training.learning.precision import computes_bf16
 
 IGNORED = -100
 """The label of a token that teaches nothing."""

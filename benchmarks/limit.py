@@ -19,15 +19,15 @@ from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines
 from cos.engines.ports import Engine, Session
+from cos.evaluation.accuracy import ask, root_seed
+from cos.evaluation.in_process import Running
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_mean
 from cos.prm.pair import Pair, pair
 from cos.search.errors import InputError
 from cos.search.ports import Draw, Drawn, LabelRead
 from cos.search.run import solve
 from cos.search.types import Question
-from cos.training.accuracy import ask, root_seed
-from cos.training.engines import Running
-from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_mean
 
 Job = Callable[[], Awaitable[Any]]
 ROUND = 8

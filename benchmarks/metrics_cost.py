@@ -17,9 +17,9 @@ from cos.benchmarks.serving import TIMEOUT_S, body_of
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Way, compare
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import root_seed
+from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError, InputError
-from cos.training.accuracy import root_seed
-from cos.training.provenance import Facts
 
 SCRAPE_S = 5.0
 """From one scrape to the next."""

@@ -19,14 +19,15 @@ from tqdm import tqdm
 
 from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair, pair
-from cos.search.grammar import STEP_END, answer_pieces, step_pieces
+from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
 from cos.search.requests import Requests
 from cos.search.result import Result
 from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
-from cos.search.types import Chain, Question, Step
-from cos.training.provenance import Facts
+from cos.search.spec import SearchSpec
+from cos.search.terms import Sampling
+from cos.search.types import Chain, Question
 
 CHAIN_STEPS = 4
 WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")
@@ -44,14 +45,14 @@ def brief(question: Question, written: str, rng: random.Random) -> str:
     del question
     done = written.count(STEP_END)
     if done >= CHAIN_STEPS:
-        return "".join(answer_pieces(str(rng.randrange(4)), first=False))
+        return answer_text(str(rng.randrange(4)), first=False)
     return step(rng.choice(WORDS), rng.choice(WORDS), first=not done)
 
 
 @cache
 def step(name: str, thought: str, *, first: bool) -> str:
     """A step as the policy writes it: what it takes to put one together is no part of a search."""
-    return "".join(step_pieces(Step(name, thought, "ok"), first=first))
+    return step_text(Step(name, thought, "ok"), first=first)
 
 
 def verdict(question: Question, written: str) -> float:

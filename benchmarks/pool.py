@@ -14,6 +14,11 @@ from msgspec import structs
 from cos.benchmarks.report import markdown_table, percent
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import ask, is_right, root_seed
+from cos.evaluation.progress import side_by_side
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_mean, pass_at_k
+from cos.evaluation.tree_scores import CONCURRENCY, read_tree
 from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Scorer
@@ -21,11 +26,6 @@ from cos.search.run import solve
 from cos.search.select import Ruler, rank, rank_key
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.search.vote import plain_groups
-from cos.training.accuracy import ask, is_right, root_seed
-from cos.training.progress import side_by_side
-from cos.training.provenance import Facts
-from cos.training.scoring import CONCURRENCY, read_tree
-from cos.training.statistics import bootstrap_mean, pass_at_k
 
 Rule = Callable[[Sequence[Chain]], str | None]
 """The answer picked from some chains; None when there is none."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cos.evaluation.provenance import Facts
 from cos.search.errors import InputError
-from cos.training.provenance import Facts
 
 DOTS_PER_INCH = 120
 COSTS = (("policy_tokens", "policy tokens a problem"), ("prm_reads", "PRM reads a problem"))

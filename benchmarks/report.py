@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cos.benchmarks.setting import Setting
-from cos.training.accuracy import Outcome
-from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_mean
+from cos.evaluation.accuracy import Outcome
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_mean
 
 
 def outcome_facts(setting: Setting, outcome: Outcome, seed: int) -> Facts:

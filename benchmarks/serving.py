@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import root_seed
+from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError, InputError
-from cos.training.accuracy import root_seed
-from cos.training.provenance import Facts
 
 TIMEOUT_S = 600.0
 """For one search."""

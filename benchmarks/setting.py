@@ -7,11 +7,12 @@ from pydantic import ValidationError
 
 from cos.checkpoints import EMBEDDED
 from cos.engines.launch import SCRIPTED
+from cos.evaluation.in_process import NO_PRM
 from cos.search.errors import InputError
 from cos.search.select import Aggregation, ScoreKind
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.training.engines import NO_PRM
+from cos.search.terms import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

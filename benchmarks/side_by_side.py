@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import is_right
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_mean
 from cos.search.answers import equal
 from cos.search.errors import InputError
-from cos.training.accuracy import is_right
-from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_mean
 
 SEARCHES_A_WORKER = 4
 """Searches of each worker in a round."""

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from cos.benchmarks.serving import TIMEOUT_S, Body, body_of
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import root_seed
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_ratio
 from cos.search.errors import CosError
-from cos.training.accuracy import root_seed
-from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_ratio
 
 WARM_UP = 2
 """Problems that are searched before any counts."""

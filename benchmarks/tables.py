@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cos.benchmarks.grid import COLUMNS, cells
 from cos.benchmarks.report import percent, percent_range
-from cos.training.provenance import Facts
+from cos.evaluation.provenance import Facts
 
 
 def show_comparison(facts: Facts) -> None:

@@ -12,7 +12,7 @@ import httpx
 from cos.benchmarks.serving import Body, body_of
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
-from cos.training.accuracy import root_seed
+from cos.evaluation.accuracy import root_seed
 
 MIX = (("greedy", None), ("best_of_n", 8), ("self_consistency", 8), ("beam", 8))
 """Strategies and their widths, in turns."""

@@ -76,7 +76,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def train(context: typer.Context) -> None:
     """Train a policy and a PRM, stage by stage."""
     with needs("train", "cos train"):
-        from cos.training.run import app as stages
+        from cos.training.cli import app as stages
 
         stages(context.args, prog_name="cos train")
 

@@ -19,9 +19,9 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry
 
 from cos.search.errors import EngineDead, EngineError, InputError
-from cos.search.grammar import ANSWER_END, COS_TOKENS, STEP_END, answer_pieces, step_pieces
+from cos.search.grammars.cos import ANSWER_END, COS_TOKENS, STEP_END, answer_text, step_text, Step
 from cos.search.ports import Draw, Drawn, LabelRead
-from cos.search.types import Question, Step
+from cos.search.types import Question
 
 Writer = Callable[[Question, str, random.Random], str]
 """``writer(question, written, rng)``: the next segment after what is written, markup included."""
@@ -94,12 +94,10 @@ def story(question: Question, written: str, rng: random.Random) -> str:
     if done >= CHAIN_STEPS:
         right = int(hashlib.sha256(question.text.encode()).hexdigest(), 16) % 90 + 10
         answer = str(right if min(sureness) >= 0.5 else rng.randint(10, 99))
-        return "".join(answer_pieces(answer, first=done == 0))
+        return answer_text(answer, first=done == 0)
     sure = round(rng.betavariate(2, 1.2), 4)
     thought = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
-    return "".join(
-        step_pieces(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0)
-    )
+    return step_text(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0)
 
 
 def sureness(question: Question, written: str) -> float:
@@ -165,6 +163,10 @@ class ScriptedEngine:
         return self._vocabulary
 
     @property
+    def abilities(self):
+        return frozenset({"labels","text"})
+
+    @property
     def context_tokens(self) -> int:
         return self._context_tokens
 
@@ -198,7 +200,8 @@ class ScriptedEngine:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
 
-    async def open(self, question: Question) -> "ScriptedSession":
+    async def open(self, prompt) -> "ScriptedSession":
+        question = Question(prompt.turns[-1].text, prompt.picture)
         if not self._alive:
             raise EngineDead("the scripted engine has died")
         prompt_tokens = len(self._vocabulary.encode(question.text)) + (16 if question.picture else 0)
@@ -265,7 +268,7 @@ class ScriptedSession:
         rng = chance(draw.seed, written, draw.temperature, self._engine.chance)
         ids = self._written(written, rng, draw)
         luck = rng.random() if draw.logprobs else 0.0
-        whole = 1 + min([ids.index(stop) for stop in draw.stop_ids if stop in ids], default=len(ids) - 1)
+        whole = 1 + min([ids.index(stop) for stop in draw.stops.token_ids if stop in ids], default=len(ids) - 1)
         ids = ids[: min(whole, draw.max_tokens)]
         seconds = self._engine.script.seconds_per_token * len(ids)
         started = time.perf_counter()
@@ -278,7 +281,7 @@ class ScriptedSession:
         cached_tokens, _ = self._recalled(before)
         self._remember(before + ids, written + self._engine.vocabulary.decode(ids))
         return Drawn(
-            token_ids=ids,
+            written=ids, text=self._engine.vocabulary.decode(ids), tokens=len(ids), stop=ids[-1] if len(ids)==whole and ids and ids[-1] in draw.stops.token_ids else None,
             finish="stop" if len(ids) == whole else "length",
             logprob=-0.1 * len(ids) * (1 + luck) if draw.logprobs else None,
             prompt_tokens=self._prompt_tokens + len(before),
@@ -293,7 +296,7 @@ class ScriptedSession:
             segment = self._engine.script.writer(self._question, before + text, rng)
             text += segment
             ids = vocabulary.encode_markup(text + TURN_END)
-            if not segment.endswith(STEP_END) or len(ids) > draw.max_tokens or any(s in ids for s in draw.stop_ids):
+            if not segment.endswith(STEP_END) or len(ids) > draw.max_tokens or any(s in ids for s in draw.stops.token_ids):
                 return ids
 
     async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
@@ -302,7 +305,7 @@ class ScriptedSession:
         await self._engine.serve("read", self._engine.script.seconds_per_read)
         cached_tokens, written = self._recalled(before)
         p = self._engine.script.judge(self._question, written)
-        return LabelRead(_log(p), _log(1 - p), self._prompt_tokens + len(before), cached_tokens)
+        return LabelRead((_log(p), _log(1 - p)), self._prompt_tokens + len(before), cached_tokens)
 
     def _checked(self, continuation: Sequence[int]) -> tuple[int, ...]:
         if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:

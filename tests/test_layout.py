@@ -23,15 +23,17 @@ MAY_IMPORT = {
     "engines": {"search"},
     "wire": {"search"},
     "server": {"search", "prm", "engines", "checkpoints", "wire"},
-    "clients": {"search", "prm", "engines", "checkpoints", "wire", "training", "benchmarks"},
-    "training": {"search", "prm", "engines", "checkpoints", "wire"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints", "training", "wire"},
+    "clients": {"search", "prm", "engines", "checkpoints", "wire", "evaluation", "training", "benchmarks"},
+    "evaluation": {"search", "prm", "engines", "checkpoints", "wire"},
+    "ledger": {"search", "engines", "training"},
+    "training": {"search", "prm", "engines", "checkpoints", "evaluation", "wire"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training", "wire"},
 }
 PACKAGES = sorted(MAY_IMPORT)
 HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
-ASKS_A_JUDGE = ROOT / "training" / "judge.py"
+ASKS_A_JUDGE = ROOT / "training" / "labels" / "llm_judge.py"
 MOST_LINES = 400
 
 
@@ -92,6 +94,11 @@ def test_imports_point_one_way(package: str) -> None:
         assert others <= allowed, path
 
 
+def test_generic_training_knows_the_ledger_task_by_its_name_in_one_menu_alone() -> None:
+    naming = [path.name for path in modules("training", "evaluation") if "cos.ledger" in path.read_text("utf-8")]
+    assert naming == ["menu.py"]
+
+
 def test_only_two_files_import_vllm() -> None:
     found = sorted(path.name for path in modules(*PACKAGES) if "vllm" in tops(path))
     assert found == ["vllm.py", "vllm_process.py"]
@@ -132,7 +139,8 @@ def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile) -
 
 
 def test_the_wheel_holds_what_the_modules_read(wheel: zipfile.ZipFile) -> None:
-    data = {"cos/py.typed", "cos/checkpoints/heldout.zip", "cos/checkpoints/example.png"}
+    data = {"cos/py.typed", "cos/checkpoints/heldout.zip"}
+    data |= {"cos/checkpoints/example.png", "cos/checkpoints/example.json"}
     data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "server" / "static").iterdir()}
     data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "training").rglob("*.yaml")}
     assert data <= set(wheel.namelist())

@@ -17,10 +17,10 @@ from cos.checkpoints import LedgerProblem, resolve
 from cos.engines.environment import fitting_dtype, is_cpu_build, set_environment
 from cos.engines.settings import EngineSettings, Role
 from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
+from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError
-from cos.search.grammar import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.search.grammars.cos import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
 from cos.search.tasks import together
-from cos.training.provenance import Facts
 
 VERSION = "1.2.0"
 CLIENT = Path(__file__).with_name("its_hub_client.py")

@@ -19,11 +19,11 @@ from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Round, Way, compare
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import root_seed
+from cos.evaluation.in_process import running
+from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError, InputError
 from cos.search.tasks import dismiss
-from cos.training.accuracy import root_seed
-from cos.training.engines import running
-from cos.training.provenance import Facts
 
 Peer = Literal["its_hub", "search-and-learn", "ThinkBooster"]
 PEERS: tuple[Peer, ...] = get_args(Peer)

@@ -22,17 +22,17 @@ from cos.benchmarks.caches import forget
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Round, Way
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.accuracy import ask
+from cos.evaluation.in_process import Running
+from cos.evaluation.sampling import Ending, Manner, Writer
 from cos.search.errors import InputError
-from cos.search.grammar import segment_ids
+from cos.search.grammars.cos import Step, segment_ids
 from cos.search.ports import ScorerSession, Vocabulary
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.strategies.base import Strategy
 from cos.search.strategies.beam import BeamParams, spread
-from cos.search.types import Candidate, Chain, Step
-from cos.training.accuracy import ask
-from cos.training.engines import Running
-from cos.training.whole import Ending, Manner, Writer
+from cos.search.types import Candidate, Chain
 
 BATCH = 25
 """Questions that search-and-learn's best-of-N draws chains for at once (``search_batch_size``, src/sal/config.py)."""

@@ -6,8 +6,8 @@ from typing import Literal
 
 from cos.benchmarks.grid import points
 from cos.benchmarks.report import percent
-from cos.training.provenance import Facts
-from cos.training.statistics import bootstrap_mean
+from cos.evaluation.provenance import Facts
+from cos.evaluation.statistics import bootstrap_mean
 
 Verdict = Literal["agrees", "agrees in sign, not beyond chance", "open", "disagrees", "no figure in the paper"]
 """Agrees: same sign, and our interval does not hold 0. Open: the other sign or none, but our interval holds 0."""

@@ -9,8 +9,8 @@ from cos.benchmarks.pool import Pool, block_accuracy, rules
 from cos.benchmarks.report import percent
 from cos.benchmarks.reproduce import paper
 from cos.benchmarks.reproduce.findings import Estimate, Finding, Section, Table, cell, mean, paired
+from cos.evaluation.provenance import Facts
 from cos.search.errors import InputError
-from cos.training.provenance import Facts
 
 
 def read_facts(path: Path, option: str) -> Facts:

@@ -14,13 +14,13 @@ from msgspec import structs
 from cos.benchmarks.pool import Pool, draw_pool, score_tree
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem, resolve
+from cos.evaluation.accuracy import Record, ask, root_seed, search_one
+from cos.evaluation.in_process import NO_PRM, running
+from cos.evaluation.journal import Journal
+from cos.evaluation.progress import side_by_side
+from cos.evaluation.provenance import commit, revision
 from cos.prm.pair import Pair
 from cos.search.types import Candidate, Chain
-from cos.training.accuracy import Record, ask, root_seed, search_one
-from cos.training.engines import NO_PRM, running
-from cos.training.journal import Journal
-from cos.training.progress import side_by_side
-from cos.training.provenance import commit, revision
 
 Value = dict[str, Any]
 

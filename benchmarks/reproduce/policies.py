@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cos.benchmarks.pool import Pool
 from cos.benchmarks.reproduce import paper
 from cos.benchmarks.reproduce.findings import Estimate, Finding, Section, Table, cell, mean, paired
-from cos.training.accuracy import Record, is_right
+from cos.evaluation.accuracy import Record, is_right
 
 REWARDS = {
     "prm": "PRM, steps and answer",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cos.benchmarks.report import markdown_table
 from cos.benchmarks.reproduce.findings import Section, Table
-from cos.training.provenance import Facts
+from cos.evaluation.provenance import Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from cos.benchmarks.reproduce.measures import Bench, Engines, Models, identity, 
 from cos.benchmarks.reproduce.policies import REWARDS, Tried, rewards_section, rounds_section, steps_section, tried
 from cos.benchmarks.reproduce.report import Origin, facts, markdown
 from cos.benchmarks.reproduce.scaling import scaling_of, scaling_section, weight_shares, weights_section
+from cos.evaluation.files import free_lock, replacing, take_lock
+from cos.evaluation.provenance import Facts, provenance
 from cos.search.errors import InputError
-from cos.training.folder import free_lock, replacing, take_lock
-from cos.training.provenance import Facts, provenance
 
 PARTS = ("scaling", "beam", "weights", "rounds", "rewards", "steps", "labels", "accuracy")
 """What can be measured alone. ``scaling`` draws the pools that ``weights`` and ``labels`` pick from."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from cos.benchmarks.pool import Pool, Rule, block_accuracy, rules
 from cos.benchmarks.reproduce import paper
 from cos.benchmarks.reproduce.findings import Estimate, Finding, Section, Table, cell, mean, paired
+from cos.evaluation.statistics import pass_at_k
 from cos.search.select import Ruler, rank
 from cos.search.types import Chain
-from cos.training.statistics import pass_at_k
 
 CURVES = {
     "pass_at_k": "pass@N",

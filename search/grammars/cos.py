@@ -106,6 +106,16 @@ def spans_of(piece: Piece, *, first: bool) -> list[Span]:
     return [*lead, Span(STEP_START, True), newline, *inner, Span(STEP_END, True)]
 
 
+def step_text(step: Step, *, first: bool) -> str:
+    """A step as a policy writes it, markup included."""
+    return written(spans_of(step_piece(step), first=first))
+
+
+def answer_text(answer: str, *, first: bool) -> str:
+    """An answer as a policy writes it, markup included."""
+    return written(spans_of(Piece("answer", answer), first=first))
+
+
 def segment_ids(vocabulary: Encoder, content: Step | str, *, first: bool) -> tuple[int, ...]:
     """A step (or, given as text, an answer) as token ids. Errors: as `cos.search.grammar.token_ids`."""
     return token_ids(vocabulary, spans_of(piece_of(content), first=first))
@@ -116,8 +126,8 @@ def render_segments(steps: Sequence[Step], answer: str) -> list[str]:
 
     Joined they are the policy's text; with the step tag glued to the end of each, they are the PRM's input.
     """
-    pieces = [*map(step_piece, steps), Piece("answer", answer)]
-    return [written(spans_of(piece, first=index == 0)) for index, piece in enumerate(pieces)]
+    texts = [step_text(step, first=index == 0) for index, step in enumerate(steps)]
+    return [*texts, answer_text(answer, first=not steps)]
 
 
 class CosGrammar(Grammar):

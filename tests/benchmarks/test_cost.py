@@ -6,10 +6,10 @@ from prometheus_client import CollectorRegistry, Counter
 from cos.benchmarks.cost import Need, ReadLog, measure, need_of, read_counters
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
+from cos.evaluation.in_process import running
 from cos.search.errors import InputError
 from cos.search.ports import Reading
 from cos.search.types import Candidate, Chain, Question
-from cos.training.engines import running
 
 
 def chain(*segments: int) -> Chain:

@@ -9,11 +9,11 @@ from cos.benchmarks.grid import Field, compare, grid_of, grid_table, sweep
 from cos.benchmarks.setting import Setting, parse_rival
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.accuracy import Outcome, choose, evaluate, is_right, root_seed
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.training.accuracy import Outcome, choose, evaluate, is_right, root_seed
 
 
 async def run(pair_: Pair, problems: list[LedgerProblem], setting: Setting, concurrency: int = 8) -> Outcome:

@@ -8,10 +8,10 @@ from cos.benchmarks.pool import Pool, block_accuracy, draw_pools, pool_facts, po
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.accuracy import evaluate, root_seed
 from cos.prm.pair import Pair, pair
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.types import Candidate, Chain
-from cos.training.accuracy import evaluate, root_seed
 
 SETTING = Setting(strategy="best_of_n", n=8)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cos.benchmarks.report import json_line, markdown_table, percent
-from cos.training.provenance import commit, provenance, revision
+from cos.evaluation.provenance import commit, provenance, revision
 
 
 def test_a_revision_is_the_digest_of_the_weights(tmp_path: Path):

@@ -20,10 +20,10 @@ from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
 from cos.clients.cli import main
 from cos.engines.scripted import ScriptedEngine
+from cos.evaluation.accuracy import evaluate, root_seed
+from cos.evaluation.files import take_lock
 from cos.prm.pair import Pair, pair
 from cos.search.errors import InputError
-from cos.training.accuracy import evaluate, root_seed
-from cos.training.folder import take_lock
 
 POOL = Setting(strategy="best_of_n", n=8)
 

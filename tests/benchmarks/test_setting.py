@@ -3,8 +3,8 @@
 import pytest
 
 from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+from cos.evaluation.accuracy import root_seed
 from cos.search.errors import InputError
-from cos.training.accuracy import root_seed
 
 
 def test_problems_have_seeds_of_their_own_that_follow_from_the_root():

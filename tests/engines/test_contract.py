@@ -15,7 +15,7 @@ from cos.engines.ports import Engine, Session
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
 from cos.search.errors import EngineError, InputError
-from cos.search.grammar import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG, CosGrammar
+from cos.search.grammars.cos import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG, CosGrammar
 from cos.search.ports import Draw, Drawn
 from cos.search.run import solve
 from cos.search.spec import SearchSpec

@@ -10,8 +10,9 @@ from cos.prm.pair import pair
 from cos.search.errors import EngineError
 from cos.search.result import Result
 from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
+from cos.search.terms import Sampling
 from cos.search.types import Candidate, Question
 
 ASKS_THE_POLICY = "self_critique"

@@ -19,12 +19,12 @@ from cos.checkpoints import heldout
 from cos.engines.launch import Engines
 from cos.engines.ports import Engine
 from cos.engines.scripted import ScriptedEngine
+from cos.evaluation.in_process import Running
 from cos.prm.cos import CosPrm
 from cos.prm.pair import pair
-from cos.search.grammar import CosGrammar
+from cos.search.grammars.cos import CosGrammar
 from cos.search.ports import Draw
 from cos.search.types import Candidate, Chain, Picture, Question
-from cos.training.engines import Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos.engines.vocabulary import ChatPrompt, HfVocabulary, neutral_pieces
+from cos.ledger import tiny_model as models
 from cos.search.errors import InputError
-from cos.search.grammar import COS_TOKENS, CosGrammar
-from cos.training import models
+from cos.search.grammars.cos import COS_TOKENS, CosGrammar
 from tests.training import tiny_models
 
 CHAT = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>")

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import cast
 
 from cos.checkpoints import LedgerProblem
-from cos.training.ledger import Kind, Problem, derive
-from cos.training.rows import ProblemRow, ledger_meta
+from cos.ledger.rows import ledger_meta
+from cos.ledger.task import Kind, Problem, derive
+from cos.training.data.rows import ProblemRow
 
 
 def ledger_of(asked: LedgerProblem) -> Problem:

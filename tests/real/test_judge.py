@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from cos.search.errors import InputError
-from cos.training.keys import JudgeKeys
-from cos.training.label import run_label
-from cos.training.recipe import LabelConfig
-from cos.training.rows import ChainRow, read_rows
-from cos.training.sources import files_of
+from cos.training.config.keys import JudgeKeys
+from cos.training.config.recipe import LabelConfig
+from cos.training.data.rows import ChainRow, read_rows
+from cos.training.data.sources import files_of
+from cos.training.stages.label import run_label
 from tests.real.server_process import ServerProcess, start
 from tests.training.tiny_models import build
 from tests.training.training_support import context, write_chains

@@ -11,10 +11,10 @@ from cos.engines.launch import launch
 from cos.engines.ports import Engine
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
-from cos.training.ledger import clumsy, derive, exact
-from cos.training.parity import compared, reference_scores
-from cos.training.rows import ChainRow
-from cos.training.scoring import read_chains
+from cos.ledger.task import clumsy, derive, exact
+from cos.training.data.rows import ChainRow
+from cos.training.labels.prm_scores import read_chains
+from cos.training.learning.parity import compared, reference_scores
 from tests.real.heldout_ledgers import ledger_of, problem_row
 
 pytestmark = pytest.mark.real

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from cos.checkpoints import heldout
-from cos.training.folder import StageContext
-from cos.training.label import run_label
-from cos.training.pairs import run_pairs
-from cos.training.recipe import LabelConfig, PairsConfig, RolloutConfig
-from cos.training.rollout import run_rollout
-from cos.training.rows import ChainRow, PairRow, read_rows, write_rows
-from cos.training.sources import files_of
+from cos.training.config.recipe import LabelConfig, PairsConfig, RolloutConfig
+from cos.training.data.rows import ChainRow, PairRow, read_rows, write_rows
+from cos.training.data.sources import files_of
+from cos.training.runs.folder import StageContext
+from cos.training.stages.label import run_label
+from cos.training.stages.pairs import run_pairs
+from cos.training.stages.rollout import run_rollout
 from tests.real.heldout_ledgers import problem_row
 
 pytestmark = pytest.mark.real

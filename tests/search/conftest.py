@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cos.engines.scripted import ScriptedEngine
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -36,10 +36,8 @@ def find() -> Callable[..., Awaitable[Result]]:
     ) -> Result:
         if params is None:
             params = {"n": 4} if "n" in resolve(strategy).params.model_fields else {}
-        pairing = pair(policy or ScriptedEngine(), (prm or ScriptedEngine()) if has_prm else None)
-        return await solve(
-            Question(question), SearchSpec(strategy, params, **spec), pairing.policy, pairing.scorer, pairing.grammar
-        )
+        models = match(policy or ScriptedEngine(), (prm or ScriptedEngine()) if has_prm else None)
+        return await solve(Question(question), SearchSpec(strategy, params, **spec), models)
 
     return search
 

@@ -3,9 +3,9 @@
 import random
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.search.grammar import answer_pieces, step_pieces
-from cos.search.requests import seed_of
-from cos.search.types import Path, Question, Step
+from cos.search.grammars.cos import Step, answer_text, step_text
+from cos.search.place import seed_of
+from cos.search.types import Path, Question
 
 Tree = dict[Path, tuple[str, float]]
 """What stands at a place: "step" or an answer, and its score."""
@@ -25,8 +25,8 @@ def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
         kind, _ = tree[path]
         mark = f"{path}"
         if kind == "step":
-            return "".join(step_pieces(Step("At", mark, ""), first=not written))
-        return "".join(answer_pieces(f"{kind} {mark}", first=not written))
+            return step_text(Step("At", mark, ""), first=not written)
+        return answer_text(f"{kind} {mark}", first=not written)
 
     def judge(question: Question, written: str) -> float:
         del question

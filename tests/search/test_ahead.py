@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
-from cos.search.grammar import ANSWER_END, STEP_END, answer_pieces, step_pieces
+from cos.search.grammars.cos import ANSWER_END, STEP_END, Step, answer_text, step_text
 from cos.search.result import Result
-from cos.search.spec import Sampling
-from cos.search.types import Candidate, Chain, End, Question, Step
+from cos.search.select import PROBABILITIES
+from cos.search.terms import Sampling
+from cos.search.types import Candidate, Chain, End, Piece, Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -59,7 +60,7 @@ async def test_children_of_likely_survivors_begin_while_a_straggler_runs(find: F
     policy = straggler()
     ahead = await find("greedy_prm", policy=policy)
     assert policy.most_in_flight > 4
-    assert ahead.usage.tokens_generated > sum(len(candidate.token_ids) for candidate in ahead.tree)
+    assert ahead.usage.tokens_generated > sum(candidate.tokens for candidate in ahead.tree)
 
 
 class Witness:
@@ -81,8 +82,8 @@ class Witness:
         done = written.count(STEP_END)
         first = not written
         if done == 4:
-            return "".join(answer_pieces("7", first=first))
-        return "".join(step_pieces(Step(f"Step {done}", "I look.", "Fine"), first=first))
+            return answer_text("7", first=first)
+        return step_text(Step(f"Step {done}", "I look.", "Fine"), first=first)
 
     def judge(self, question: Question, written: str) -> float:
         del question
@@ -131,12 +132,12 @@ async def test_auto_drops_what_follows_on_a_candidate_it_does_not_believe(find: 
 
 
 def chain(index: int, token: int, score: float | None = None, end: End = "step") -> Chain:
-    return Chain((Candidate(path=(index,), token_ids=(token,), text="", end=end, score=score),))
+    return Chain((Candidate(path=(index,), written=(token,), tokens=1, piece=Piece("step", ""), end=end, score=score),))
 
 
 def test_a_score_that_is_not_there_is_guessed_by_what_says_the_same() -> None:
     level = [chain(3, 7), chain(0, 7), chain(1, 8), chain(2, 9, 0.6), chain(4, 9), chain(5, 7, end="broken")]
-    scores = [one.candidates[-1].score for one in guessed(level)]
+    scores = [one.candidates[-1].score for one in guessed(level, PROBABILITIES)]
     assert scores == [2 / 6 + 1 / 6, 1 / 6, 0.6, 2 / 6 + 1 / 6, 0.6, None]
 
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import Pair, pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import CosError, EngineDead, EngineError, SearchFailed
-from cos.search.events import Written
+from cos.search.events import Proposed
+from cos.search.models import Models
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
@@ -41,16 +42,16 @@ def uncollected() -> Generator[None]:
         gc.enable()
 
 
-def paired(policy: Script | None = None, prm: Script | None = None) -> Pair:
-    return pair(ScriptedEngine(policy), ScriptedEngine(prm))
+def paired(policy: Script | None = None, prm: Script | None = None) -> Models:
+    return match(ScriptedEngine(policy), ScriptedEngine(prm))
 
 
 def spec_of(strategy: str, limits: Limits | None = None) -> SearchSpec:
     return SearchSpec(strategy, {} if strategy == "greedy" else {"n": 4}, limits=limits or Limits())
 
 
-async def finish(question: Question, spec: SearchSpec, pairing: Pair) -> None:
-    await solve(question, spec, pairing.policy, pairing.scorer, pairing.grammar)
+async def finish(question: Question, spec: SearchSpec, models: Models) -> None:
+    await solve(question, spec, models)
 
 
 async def cancelled_while_writing(question: Question, spec: SearchSpec) -> None:
@@ -70,18 +71,18 @@ async def cancelled_while_reading(question: Question, spec: SearchSpec) -> None:
 
 
 async def closed(question: Question, spec: SearchSpec) -> None:
-    pairing = paired(SLOW)
-    events = run(question, spec, pairing.policy, pairing.scorer, pairing.grammar)
+    models = paired(SLOW)
+    events = run(question, spec, models)
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Written):
+            if isinstance(event, Proposed):
                 break
 
 
 async def listener_cancelled(question: Question, spec: SearchSpec) -> None:
     async def listen() -> None:
-        pairing = paired(NEVER)
-        events = run(question, spec, pairing.policy, pairing.scorer, pairing.grammar)
+        models = paired(NEVER)
+        events = run(question, spec, models)
         async with aclosing(events):
             async for _ in events:
                 pass
@@ -130,24 +131,24 @@ async def prm_dead(question: Question, spec: SearchSpec) -> None:
 
 
 async def engine_error_told_by_run(question: Question, spec: SearchSpec) -> None:
-    pairing = paired(every_request(EngineError))
+    models = paired(every_request(EngineError))
     with pytest.raises(EngineError):
-        async for _ in run(question, spec, pairing.policy, pairing.scorer, pairing.grammar):
+        async for _ in run(question, spec, models):
             pass
 
 
 async def failed_told_by_run(question: Question, spec: SearchSpec) -> None:
-    limited, pairing = spec_of(spec.strategy.name, Limits(seconds=0.01)), paired(NEVER)
+    limited, models = spec_of(spec.strategy.name, Limits(seconds=0.01)), paired(NEVER)
     with pytest.raises(SearchFailed):
-        async for _ in run(question, limited, pairing.policy, pairing.scorer, pairing.grammar):
+        async for _ in run(question, limited, models):
             pass
 
 
 async def dead_before_it_opens(question: Question, spec: SearchSpec) -> None:
-    pairing = paired()
-    pairing.policy.kill()  # pyright: ignore[reportAttributeAccessIssue]
+    models = paired()
+    models.policy.kill()  # pyright: ignore[reportAttributeAccessIssue]
     with suppress(CosError):
-        await finish(question, spec, pairing)
+        await finish(question, spec, models)
 
 
 async def a_bug(question: Question, spec: SearchSpec) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.search.grammar import STEP_END, CosGrammar, answer_pieces
+from cos.search.grammars.cos import CosGrammar, answer_text
+from cos.search.models import Models
+from cos.search.place import seed_of
 from cos.search.ports import Reading
-from cos.search.requests import seed_of
 from cos.search.result import Result
 from cos.search.run import solve
+from cos.search.scale import Scale
 from cos.search.spec import SearchSpec
 from cos.search.types import Chain, Question
 from tests.search.planting import Tree, planted
@@ -78,7 +80,7 @@ async def test_the_vote_follows_the_answers_and_not_the_scores(find: Find) -> No
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         lonely = rng.getstate() == random.Random(seed_of(0, (0,))).getstate()
-        return "".join(answer_pieces("7" if lonely else "15", first=not written))
+        return answer_text("7" if lonely else "15", first=not written)
 
     prm = ScriptedEngine(Script(judge=lambda _, written: 0.9 if "7" in written else 0.1))
     result = await find("self_consistency", {"n": 3}, policy=ScriptedEngine(Script(writer=write)), prm=prm)
@@ -90,6 +92,8 @@ async def test_no_scorer_whatever_it_returns_can_make_a_number_that_is_none_win(
     class Careless:
         """Somebody's PRM format, which checks nothing."""
 
+        scale = Scale(aggregation="cos")
+
         async def open(self, question: Question) -> "Careless":
             del question
             return self
@@ -99,8 +103,9 @@ async def test_no_scorer_whatever_it_returns_can_make_a_number_that_is_none_win(
 
     policy = ScriptedEngine()
     spec = SearchSpec("best_of_n", {"n": 3})
-    result = await solve(Question("?"), spec, policy, Careless(), CosGrammar(policy.vocabulary))
+    models = Models(policy=policy, grammar=CosGrammar(policy.vocabulary), scorer=Careless())
+    result = await solve(Question("?"), spec, models)
     assert result.chain.path[0] == 1
     assert result.value == pytest.approx(0.2)
     assert result.usage.unscored == sum(candidate.path[0] == 0 for candidate in result.tree)
-    assert all(STEP_END in candidate.text for candidate in result.chain.steps)
+    assert all(candidate.piece.kind == "step" for candidate in result.chain.steps)

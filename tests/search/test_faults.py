@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from cos.engines.scripted import Fault, Script, ScriptedEngine, story, sureness
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
-from cos.search.events import Event, Scored, Written
-from cos.search.grammar import answer_pieces
-from cos.search.requests import seed_of
+from cos.search.events import Event, Proposed, Scored
+from cos.search.grammars.cos import answer_text
+from cos.search.place import seed_of
 from cos.search.result import Result
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
@@ -43,9 +43,9 @@ def broken(error: type[EngineError] = EngineError) -> ScriptedEngine:
 
 
 def start(policy: ScriptedEngine, prm: ScriptedEngine, strategy: str) -> AsyncGenerator[Event, None]:
-    pairing = pair(policy, prm)
+    models = match(policy, prm)
     params = {} if strategy == "greedy" else {"n": 4}
-    return run(Question("?"), SearchSpec(strategy, params), pairing.policy, pairing.scorer, pairing.grammar)
+    return run(Question("?"), SearchSpec(strategy, params), models)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -93,7 +93,7 @@ async def test_a_later_level_that_fails_as_a_whole_costs_no_answer(find: Find) -
         if written:
             raise EngineError("no second step can be written")
         if rng.random() < 0.5:
-            return "".join(answer_pieces("15", first=True))
+            return answer_text("15", first=True)
         return story(question, written, rng)
 
     result = await find("beam", {"n": 8, "beam_width": 8}, policy=ScriptedEngine(Script(writer=write)))
@@ -219,7 +219,7 @@ async def test_closing_a_search_aborts_all_its_requests_before_it_returns(strate
     prm = ScriptedEngine(Script(seconds_per_read=30))
     async with aclosing(start(policy, prm, strategy)) as events:
         async for event in events:
-            if isinstance(event, Written):
+            if isinstance(event, Proposed):
                 break
         await until(lambda: policy.in_flight > 0)
     assert policy.in_flight == prm.in_flight == 0
@@ -246,7 +246,7 @@ async def test_cancelling_whoever_listens_aborts_the_search() -> None:
 async def test_a_search_that_fails_after_its_listener_left_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     async with aclosing(start(ScriptedEngine(), failing(0, error=EngineDead), "greedy_prm")) as events:
         async for event in events:
-            if isinstance(event, Written | Scored):
+            if isinstance(event, Proposed | Scored):
                 await asyncio.sleep(0.02)
                 break
     assert caplog.records == []
@@ -254,9 +254,9 @@ async def test_a_search_that_fails_after_its_listener_left_is_silent(caplog: pyt
 
 async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> None:
     policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
-    pairing = pair(policy, ScriptedEngine())
+    models = match(policy, ScriptedEngine())
     spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.2))
-    result = await solve(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
+    result = await solve(Question("?"), spec, models)
     assert result.usage.requests_aborted == policy.aborted == 2
 
 
@@ -265,13 +265,13 @@ async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> 
 async def test_a_search_that_is_over_leaves_no_picture_to_the_collector(strategy: str, limits: Limits) -> None:
     image = Image.new("RGB", (8, 8))
     gone = weakref.ref(image)
-    pairing = pair(ScriptedEngine(), ScriptedEngine())
+    models = match(ScriptedEngine(), ScriptedEngine())
     spec = SearchSpec(strategy, {"n": 4}, limits=limits)
     asked = Question("How much is it?", Picture(image, "digest"))
     gc.disable()
     try:
         with suppress(SearchFailed):
-            await solve(asked, spec, pairing.policy, pairing.scorer, pairing.grammar)
+            await solve(asked, spec, models)
         del asked, image
         assert gone() is None
     finally:

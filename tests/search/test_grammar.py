@@ -1,10 +1,12 @@
 """Chains are written as the paper writes them, and whatever a policy may write instead is told apart."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from cos.engines.scripted import ScriptedVocabulary
 from cos.search.errors import InputError
-from cos.search.grammar import (
+from cos.search.grammars.cos import (
     ANSWER_END,
     ANSWER_START,
     COS_TOKENS,
@@ -17,13 +19,17 @@ from cos.search.grammar import (
     STEP_TAG,
     THOUGHT_START,
     CosGrammar,
-    Segment,
-    answer_pieces,
+    Step,
+    answer_text,
     extract_answer,
+    piece_of,
     render_segments,
-    step_pieces,
+    segment_ids,
+    spans_of,
+    step_text,
 )
-from cos.search.types import Step
+from cos.search.ports import Drawn, Stops
+from cos.search.types import Piece
 
 READ = Step("Read the bars", "2019 shows 40, 2020 shows 55.", "Both values are printed above the bars.")
 SUBTRACT = Step("Subtract", "55 - 40 = 15.", "Uses the two values of the previous step.")
@@ -56,18 +62,31 @@ def grammar(vocabulary: ScriptedVocabulary) -> CosGrammar:
     return CosGrammar(vocabulary)
 
 
-def read(grammar: CosGrammar, text: str, *, cut: bool = False) -> Segment:
-    vocabulary = ScriptedVocabulary()
-    ids = vocabulary.encode_markup(text)
-    return grammar.read(ids, vocabulary.decode(ids), cut=cut)
+def drawn(ids: Sequence[int], stops: Stops, *, cut: bool = False) -> Drawn:
+    """What a policy wrote, as an engine tells it."""
+    is_stop = not cut and bool(ids) and ids[-1] in stops.token_ids
+    return Drawn(
+        written=tuple(ids),
+        text=ScriptedVocabulary().decode(ids),
+        tokens=len(ids),
+        finish="length" if cut else "stop",
+        stop=ids[-1] if is_stop else None,
+        logprob=None,
+        prompt_tokens=0,
+        cached_tokens=0,
+    )
+
+
+def read(grammar: CosGrammar, text: str, *, cut: bool = False) -> Piece:
+    return grammar.read(drawn(ScriptedVocabulary().encode_markup(text), grammar.stops, cut=cut))
 
 
 def whole_step(step: Step = READ) -> str:
-    return "".join(step_pieces(step, first=True))
+    return step_text(step, first=True)
 
 
 def whole_answer(answer: str) -> str:
-    return "".join(answer_pieces(answer, first=False))
+    return answer_text(answer, first=False)
 
 
 def test_the_papers_chain_is_serialised_exactly_with_the_tag_glued_to_each_segment() -> None:
@@ -79,33 +98,34 @@ def test_two_steps_and_an_answer_carry_three_tags() -> None:
 
 
 def test_the_pieces_of_a_segment_hold_control_tokens_and_plain_text_apart() -> None:
-    for piece in [*step_pieces(READ, first=True), *answer_pieces("15", first=False)]:
-        assert piece in COS_TOKENS or not any(token in piece for token in COS_TOKENS)
+    for content, first in ((READ, True), ("15", False)):
+        for text, is_control in spans_of(piece_of(content), first=first):
+            assert text in COS_TOKENS if is_control else not any(token in text for token in COS_TOKENS)
 
 
 def test_a_chain_is_read_back_as_it_was_written(grammar: CosGrammar) -> None:
     first, second, last = render_segments([READ, SUBTRACT], "15")
 
-    assert read(grammar, first) == Segment("step", step=READ)
-    assert read(grammar, second) == Segment("step", step=SUBTRACT)
-    assert read(grammar, last) == Segment("answer", answer="15")
+    assert read(grammar, first) == piece_of(READ)
+    assert read(grammar, second) == piece_of(SUBTRACT)
+    assert read(grammar, last) == piece_of("15")
 
 
 def test_a_chain_without_steps_is_an_answer(grammar: CosGrammar) -> None:
     (only,) = render_segments([], "15")
     assert only.startswith("<|reasoning_start|>\n<|reasoning_end|>\n")
-    assert read(grammar, only) == Segment("answer", answer="15")
+    assert read(grammar, only) == piece_of("15")
 
 
 def test_a_segment_stops_at_the_end_of_a_step_or_of_an_answer(
     grammar: CosGrammar, vocabulary: ScriptedVocabulary
 ) -> None:
-    assert grammar.stop_ids == (vocabulary.control_id(STEP_END), vocabulary.control_id(ANSWER_END))
+    assert grammar.stops == Stops((vocabulary.control_id(STEP_END) or 0, vocabulary.control_id(ANSWER_END) or 0))
 
 
 def test_a_segment_cut_by_a_limit_is_truncated_even_if_it_looks_whole(grammar: CosGrammar) -> None:
-    assert read(grammar, whole_step(), cut=True) == Segment("truncated")
-    assert read(grammar, whole_step()[:40], cut=True) == Segment("truncated")
+    assert read(grammar, whole_step(), cut=True) == Piece("truncated", whole_step())
+    assert read(grammar, whole_step()[:40], cut=True) == Piece("truncated", whole_step()[:40])
 
 
 @pytest.mark.parametrize(
@@ -128,23 +148,20 @@ def test_a_segment_cut_by_a_limit_is_truncated_even_if_it_looks_whole(grammar: C
     ],
 )
 def test_text_that_lacks_a_field_or_its_end_is_broken(grammar: CosGrammar, text: str) -> None:
-    assert read(grammar, text) == Segment("broken")
+    assert read(grammar, text) == Piece("broken", text)
 
 
 @pytest.mark.parametrize("token", [STEP_TAG, LABEL_GOOD, LABEL_BAD])
 def test_a_segment_that_carries_a_prm_token_is_broken(grammar: CosGrammar, token: str) -> None:
     stained = Step(READ.name, f"It is good. {token}", READ.reflection)
-    assert read(grammar, whole_step(stained)).end == "broken"
-    assert read(grammar, whole_answer(f"15{token}")).end == "broken"
+    assert read(grammar, whole_step(stained)).kind == "broken"
+    assert read(grammar, whole_answer(f"15{token}")).kind == "broken"
 
 
 def test_the_tag_as_plain_text_is_only_text(grammar: CosGrammar, vocabulary: ScriptedVocabulary) -> None:
-    ids: list[int] = []
-    for piece in step_pieces(Step("Name", f"как и {STEP_TAG}", "Fine"), first=True):
-        control = vocabulary.control_id(piece)
-        ids += vocabulary.encode(piece) if control is None else (control,)
-    found = grammar.read(ids, vocabulary.decode(ids), cut=False)
-    assert found == Segment("step", step=Step("Name", f"как и {STEP_TAG}", "Fine"))
+    ids = segment_ids(vocabulary, Step("Name", f"как и {STEP_TAG}", "Fine"), first=True)
+    found = grammar.read(drawn(ids, grammar.stops))
+    assert found == piece_of(Step("Name", f"как и {STEP_TAG}", "Fine"))
 
 
 @pytest.mark.parametrize("answer", ["книжки", "Очки", "к+и", "5 < 7 > 3", "<|image|>"])
@@ -153,24 +170,24 @@ def test_an_answer_in_letters_that_the_tag_has_is_an_answer(
 ) -> None:
     start, end = vocabulary.encode_markup(ANSWER_START), vocabulary.encode_markup(ANSWER_END)
     ids = [*start, *vocabulary.encode(answer), *end]
-    assert grammar.read(ids, f"{ANSWER_START}{answer}{ANSWER_END}", cut=False) == Segment("answer", answer=answer)
+    assert grammar.read(drawn(ids, grammar.stops)) == piece_of(answer)
 
 
 @pytest.mark.parametrize("token", POLICY_TOKENS)
 def test_an_answer_that_holds_a_token_of_the_chain_is_none(grammar: CosGrammar, token: str) -> None:
     if token not in (ANSWER_START, ANSWER_END):
-        assert read(grammar, whole_answer(f"15{token}16")).end == "broken"
+        assert read(grammar, whole_answer(f"15{token}16")).kind == "broken"
 
 
 def test_white_space_around_tokens_and_words_before_the_answer_are_tolerated(grammar: CosGrammar) -> None:
     spaced = whole_step().replace("\n", " \n\n ").replace("Read the bars", "  Read the bars ")
-    assert read(grammar, spaced) == Segment("step", step=READ)
-    assert read(grammar, f"So: {ANSWER_START} 15\n{ANSWER_END}") == Segment("answer", answer="15")
+    assert read(grammar, spaced) == piece_of(READ)
+    assert read(grammar, f"So: {ANSWER_START} 15\n{ANSWER_END}") == piece_of("15")
 
 
 def test_a_field_may_run_over_several_lines(grammar: CosGrammar) -> None:
     step = Step("Add", "1 + 1\n= 2", "Fine")
-    assert read(grammar, whole_step(step)) == Segment("step", step=step)
+    assert read(grammar, whole_step(step)) == piece_of(step)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession, story
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import InputError, SearchFailed
-from cos.search.grammar import step_pieces
+from cos.search.grammars.cos import Step, step_text
 from cos.search.result import Result
 from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -27,7 +28,7 @@ UNREAD = ("greedy", "self_consistency", "self_critique")
 def endless(question: Question, written: str, rng: random.Random) -> str:
     """Never comes to an answer."""
     del question
-    return "".join(step_pieces(Step("On", f"and on [{rng.random():.4f}]", "Fine"), first=not written))
+    return step_text(Step("On", f"and on [{rng.random():.4f}]", "Fine"), first=not written)
 
 
 @pytest.mark.parametrize("strategy", EVERY)
@@ -103,10 +104,10 @@ async def test_time_spent_on_opening_the_question_counts() -> None:
             await asyncio.sleep(30)
             return await super().open(question)
 
-    pairing = pair(Slow(), ScriptedEngine())
+    models = match(Slow(), ScriptedEngine())
     spec = SearchSpec("beam", limits=Limits(seconds=0.05))
     with pytest.raises(SearchFailed, match="the limit on seconds"):
-        await asyncio.wait_for(solve(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar), 5)
+        await asyncio.wait_for(solve(Question("?"), spec, models), 5)
 
 
 @pytest.mark.parametrize("strategy", EVERY)
@@ -148,7 +149,7 @@ async def test_a_step_longer_than_allowed_is_truncated_and_never_scored(find: Fi
 async def test_a_chain_never_grows_beyond_the_policys_context(find: Find, strategy: str, room: int) -> None:
     prompt = len("How much is it?")
     result = await find(strategy, policy=ScriptedEngine(context_tokens=prompt + room))
-    assert len(result.chain.token_ids) <= room
+    assert len(result.chain.prefix) <= room
     assert result.usage.requests_failed == 0
     assert result.finish_reason == ("answer" if room >= 299 else result.finish_reason)
     assert result.finish_reason in ("answer", "truncated", "max_steps")
@@ -156,7 +157,7 @@ async def test_a_chain_never_grows_beyond_the_policys_context(find: Find, strate
 
 async def test_a_chain_too_long_for_the_prm_is_unscored_and_the_search_goes_on(find: Find) -> None:
     first, second = (await find("beam")).chain.candidates[:2]
-    two_steps_with_tags = len(first.token_ids) + 1 + len(second.token_ids) + 1
+    two_steps_with_tags = first.tokens + 1 + second.tokens + 1
     room_for_two = len("How much is it?") + two_steps_with_tags + 1
     result = await find("beam", prm=ScriptedEngine(context_tokens=room_for_two))
     assert result.finish_reason == "answer"

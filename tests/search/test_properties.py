@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
-from cos.search.grammar import LABEL_GOOD, STEP_END, STEP_TAG, answer_pieces, step_pieces
+from cos.search.grammars.cos import LABEL_GOOD, STEP_END, STEP_TAG, Step, answer_text, step_text
 from cos.search.result import Result
 from cos.search.select import rank
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
-from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -37,24 +38,24 @@ class Author:
         first = not written
         match rng.choice(self.habits):
             case "answer":
-                return "".join(answer_pieces(rng.choice(["1", "2", "(2)", "three"]), first=first))
+                return answer_text(rng.choice(["1", "2", "(2)", "three"]), first=first)
             case "long":
-                return "".join(step_pieces(Step("Long", "on and on " * 40, "Fine"), first=first))
+                return step_text(Step("Long", "on and on " * 40, "Fine"), first=first)
             case "mumble":
                 return "mumble"
             case "nothing":
                 return ""
             case "empty step":
-                return "".join(step_pieces(Step("", "", ""), first=first))
+                return step_text(Step("", "", ""), first=first)
             case "repeat":
-                return "".join(step_pieces(Step("Again", "The same.", "Fine"), first=first))
+                return step_text(Step("Again", "The same.", "Fine"), first=first)
             case "tag":
-                return "".join(step_pieces(Step("Sure", STEP_TAG, "Fine"), first=first))
+                return step_text(Step("Sure", STEP_TAG, "Fine"), first=first)
             case "label":
-                return "".join(answer_pieces(f"15{LABEL_GOOD}", first=first))
+                return answer_text(f"15{LABEL_GOOD}", first=first)
             case _:
                 thought = "x" * rng.randint(1, 30)
-                return "".join(step_pieces(Step("Think", thought, "Fine"), first=first))
+                return step_text(Step("Think", thought, "Fine"), first=first)
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     usage, tree = result.usage, {candidate.path: candidate for candidate in result.tree}
     assert list(tree) == sorted(tree)
     assert usage.candidates == len(tree) == len(result.tree)
-    written = sum(len(candidate.token_ids) for candidate in result.tree)
+    written = sum(candidate.tokens for candidate in result.tree)
     assert usage.tokens_generated == written + usage.tokens_aborted + usage.tokens_asked
-    assert usage.tokens_kept == len(result.chain.token_ids)
+    assert usage.tokens_kept == len(result.chain.prefix)
     beside = usage.tokens_duplicate + usage.tokens_asked + usage.tokens_aborted
     assert usage.tokens_generated == usage.tokens_kept + beside + usage.tokens_discarded
     for depth, candidate in enumerate(result.chain.candidates, start=1):
@@ -199,8 +200,8 @@ def even(question: Question, written: str, rng: random.Random) -> str:
     del question
     first, number = not written, rng.randrange(100, 1000)
     if written.count(STEP_END) == 3:
-        return "".join(answer_pieces(str(number), first=first))
-    return "".join(step_pieces(Step(f"Step {number}", "I look.", "Fine"), first=first))
+        return answer_text(str(number), first=first)
+    return step_text(Step(f"Step {number}", "I look.", "Fine"), first=first)
 
 
 @given(strategy=st.sampled_from(BY_RANK), n=st.integers(1, 8), score=st.floats(0.05, 0.95), seed=st.integers(0, 99))

@@ -13,15 +13,16 @@ import pytest
 from msgspec.structs import replace
 
 from cos.engines.scripted import CHAIN_STEPS, Script, ScriptedEngine, sureness
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.errors import EngineError, InputError
-from cos.search.events import Answered, Event, Opened, Scored, Selected, Written
-from cos.search.grammar import ANSWER_END
-from cos.search.requests import seed_of
+from cos.search.events import Answered, Event, Opened, Proposed, Scored, Selected
+from cos.search.grammars.cos import ANSWER_END
+from cos.search.place import seed_of
 from cos.search.result import Result
 from cos.search.run import run
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
+from cos.search.terms import Sampling
 from cos.search.types import Candidate, Question
 from tests.search.test_ahead import LOOKS_AHEAD
 
@@ -63,13 +64,13 @@ def told(result: Result) -> tuple[Any, ...]:
 def distinct(result: Result) -> int:
     """How many chains of a tree say something of their own."""
     tree = {candidate.path: candidate for candidate in result.tree}
-    return len({tuple(tree[path[: i + 1]].token_ids for i in range(len(path))) for path in tree})
+    return len({tuple(tree[path[: i + 1]].written for i in range(len(path))) for path in tree})
 
 
 async def events_of(spec: SearchSpec, policy: ScriptedEngine, prm: ScriptedEngine | None) -> list[Event]:
-    pairing = pair(policy, prm)
+    models = match(policy, prm)
     question = Question("How much is it?")
-    async with aclosing(run(question, spec, pairing.policy, pairing.scorer, pairing.grammar)) as events:
+    async with aclosing(run(question, spec, models)) as events:
         return [event async for event in events]
 
 
@@ -225,8 +226,8 @@ async def test_the_ledger_balances(find: Find, strategy: str, speculate: bool) -
     result = await find(strategy, policy=policy, prm=prm, speculate=speculate)
     usage = result.usage
     beside = usage.tokens_aborted + usage.tokens_asked
-    assert usage.tokens_generated == sum(len(candidate.token_ids) for candidate in result.tree) + beside
-    assert usage.tokens_kept == len(result.chain.token_ids)
+    assert usage.tokens_generated == sum(candidate.tokens for candidate in result.tree) + beside
+    assert usage.tokens_kept == len(result.chain.prefix)
     assert usage.tokens_kept + usage.tokens_discarded + usage.tokens_duplicate + beside == usage.tokens_generated
     assert usage.candidates == len(result.tree) == len({candidate.path for candidate in result.tree})
     assert usage.policy_cached_tokens <= usage.policy_prompt_tokens
@@ -244,7 +245,7 @@ async def test_likelihood_needs_no_prm(find: Find, strategy: str) -> None:
     assert result.finish_reason == "answer"
     assert result.value == pytest.approx(sum(c.logprob or math.nan for c in result.chain.candidates))
     for candidate in result.chain.candidates:
-        assert candidate.score == pytest.approx((candidate.logprob or math.nan) / len(candidate.token_ids))
+        assert candidate.score == pytest.approx((candidate.logprob or math.nan) / candidate.tokens)
 
 
 async def test_likelihoods_of_long_texts_still_tell_chains_apart(find: Find) -> None:
@@ -255,8 +256,7 @@ async def test_likelihoods_of_long_texts_still_tell_chains_apart(find: Find) -> 
     searched = await find("mcts", {"n": 4, "iterations": 16, "exploration": 0.05}, has_prm=False, score="likelihood")
     below = Counter(candidate.path[0] for candidate in searched.tree if len(candidate.path) > 1)
     assert max(below.values()) > 2 * sorted([*below.values(), 0, 0, 0])[-2]
-    spec = SearchSpec("mcts", score="likelihood")
-    assert 0.8 < (spec.ruler.confidence(searched.chain) or 0.0) < 0.92
+    assert 0.8 < (searched.ruler.confidence(searched.chain) or 0.0) < 0.92
     assert math.exp(searched.value or 0.0) < 1e-6
 
 
@@ -281,13 +281,13 @@ async def test_explaining_scores_the_winner_and_nothing_else(find: Find, strateg
     assert result.usage.prm_reads == len(result.chain.candidates)
     silent = await find(strategy, explain=False)
     assert silent.usage.prm_reads == 0
-    assert silent.chain.token_ids == result.chain.token_ids
+    assert silent.chain.prefix == result.chain.prefix
 
 
 async def test_scores_come_before_the_slowest_sibling_ends() -> None:
     policy = ScriptedEngine(Script(delay=lambda kind, number: 0.3 if number == 3 else 0.0))
     events = await events_of(SearchSpec("greedy_prm", {"n": 4}), policy, ScriptedEngine())
-    slowest = next(i for i, e in enumerate(events) if isinstance(e, Written) and e.candidate.path == (3,))
+    slowest = next(i for i, e in enumerate(events) if isinstance(e, Proposed) and e.candidate.path == (3,))
     scored = [event.path for event in events[:slowest] if isinstance(event, Scored)]
     assert sorted(scored) == [(0,), (1,), (2,)]
 
@@ -296,8 +296,8 @@ async def test_a_chain_grows_on_while_its_steps_are_being_read() -> None:
     events = await events_of(
         SearchSpec("best_of_n", {"n": 1}), ScriptedEngine(), ScriptedEngine(Script(seconds_per_read=0.3))
     )
-    kinds = [type(event) for event in events if isinstance(event, Written | Scored)]
-    assert kinds == [Written] * 4 + [Scored] * 4
+    kinds = [type(event) for event in events if isinstance(event, Proposed | Scored)]
+    assert kinds == [Proposed] * 4 + [Scored] * 4
 
 
 @pytest.mark.parametrize("strategy", EVERY)
@@ -309,13 +309,13 @@ async def test_events_tell_the_whole_search_in_order(strategy: str) -> None:
     assert events[0].strategy == strategy
     assert isinstance(events[-1], Answered)
     assert sum(isinstance(event, Answered) for event in events) == 1
-    written = [event.candidate for event in events if isinstance(event, Written)]
+    written = [event.candidate for event in events if isinstance(event, Proposed)]
     scored = {event.path: event.score for event in events if isinstance(event, Scored)}
     result = events[-1].result
     assert without_scores(result.tree) == without_scores(sorted(written, key=lambda candidate: candidate.path))
     assert scored == {candidate.path: candidate.score for candidate in result.tree if candidate.score is not None}
     for path in scored:
-        assert place(events, Written, path) < place(events, Scored, path)
+        assert place(events, Proposed, path) < place(events, Scored, path)
 
 
 def without_scores(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -327,7 +327,7 @@ def place(events: list[Event], kind: type[Event], path: tuple[int, ...]) -> int:
         index
         for index, event in enumerate(events)
         if isinstance(event, kind)
-        and path == (event.candidate.path if isinstance(event, Written) else getattr(event, "path", None))
+        and path == (event.candidate.path if isinstance(event, Proposed) else getattr(event, "path", None))
     )
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos.search.select import Aggregation, Ruler, finite, likelihood_score, rank, rank_level
-from cos.search.types import Candidate, Chain, End, Path
+from cos.search.scale import Aggregation
+from cos.search.select import Ruler, finite, likelihood_score, rank, rank_level
+from cos.search.types import Candidate, Chain, End, Path, Piece
 
 SCORES = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([math.nan, math.inf, -math.inf]))
 
@@ -31,10 +32,10 @@ def chain_of(
         candidates.append(
             Candidate(
                 path=path,
-                token_ids=tuple(range(tokens)),
-                text="",
+                written=tuple(range(tokens)),
+                tokens=tokens,
+                piece=Piece("answer", answer) if is_last and answer is not None else Piece("step", ""),
                 end="answer" if is_last and answer is not None else end if is_last else "step",
-                answer=answer if is_last else None,
                 score=score,
                 logprob=logprob,
             )
@@ -43,13 +44,13 @@ def chain_of(
 
 
 def test_a_cos_chain_is_worth_one_fifth_of_its_steps_mean_and_four_fifths_of_its_answer() -> None:
-    ruler = Ruler("prm")
+    ruler = Ruler("prm", "cos")
     assert ruler.value(chain_of([0.5, 0.7, 0.9])) == pytest.approx(0.2 * 0.6 + 0.8 * 0.9)
     assert ruler.value(chain_of([0.9])) == 0.9
 
 
 def test_an_unanswered_chain_is_worth_its_steps_mean_so_far() -> None:
-    assert Ruler("prm").value(chain_of([0.5, 0.7], answer=None)) == pytest.approx(0.6)
+    assert Ruler("prm", "cos").value(chain_of([0.5, 0.7], answer=None)) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_each_aggregation_measures_as_its_name_says(aggregation: Aggregation, va
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
 def test_the_step_weight_moves_the_value_from_answer_to_steps(weight: float) -> None:
-    value = Ruler("prm", step_weight=weight).value(chain_of([0.4, 0.2, 0.9]))
+    value = Ruler("prm", "cos", weight).value(chain_of([0.4, 0.2, 0.9]))
     assert value == pytest.approx(weight * 0.3 + (1 - weight) * 0.9)
 
 
@@ -74,13 +75,13 @@ def test_a_chain_with_one_unusable_score_has_no_value(aggregation: Aggregation, 
 
 
 def test_the_empty_chain_has_no_value() -> None:
-    assert Ruler("prm").value(Chain()) is None
-    assert Ruler("likelihood").value(Chain()) is None
-    assert Ruler("prm").newest(Chain()) is None
+    assert Ruler("prm", "cos").value(Chain()) is None
+    assert Ruler("likelihood", "mean").value(Chain()) is None
+    assert Ruler("prm", "cos").newest(Chain()) is None
 
 
 def test_a_likelihood_is_the_log_probability_of_the_whole_text_and_its_confidence_that_of_a_token() -> None:
-    ruler = Ruler("likelihood")
+    ruler = Ruler("likelihood", "mean")
     chain = chain_of([None, None], logprob=-0.5)
     assert ruler.value(chain) == pytest.approx(-1.0)
     assert ruler.confidence(chain) == pytest.approx(math.exp(-1.0 / 4))
@@ -90,7 +91,7 @@ def test_a_likelihood_is_the_log_probability_of_the_whole_text_and_its_confidenc
 
 @given(st.floats(-3, -0.01), st.integers(1, 400))
 def test_a_likelihood_s_confidence_does_not_shrink_with_the_length_of_the_text(mean: float, tokens: int) -> None:
-    ruler = Ruler("likelihood")
+    ruler = Ruler("likelihood", "mean")
     confidence = ruler.confidence(chain_of([None, None], tokens=tokens, logprob=mean * tokens))
     assert confidence == pytest.approx(math.exp(mean))
 
@@ -104,7 +105,7 @@ def test_the_likelihood_score_of_a_step_is_per_token_so_that_length_does_not_cou
 def test_no_unscored_chain_stands_before_a_scored_one(scores: list[float | None], shuffler: random.Random) -> None:
     chains = [chain_of([score], root=index) for index, score in enumerate(scores)]
     shuffler.shuffle(chains)
-    for ranked in (rank(chains, Ruler("prm")), rank_level(chains, Ruler("prm").newest)):
+    for ranked in (rank(chains, Ruler("prm", "cos")), rank_level(chains, Ruler("prm", "cos").newest)):
         values = [finite(chain.candidates[-1].score) for chain in ranked]
         known = [value for value in values if value is not None]
         assert values == [*known, *[None] * (len(values) - len(known))]
@@ -116,33 +117,33 @@ def test_the_order_is_total_whatever_order_chains_arrive_in(
     scores: list[float | None], shuffler: random.Random
 ) -> None:
     chains = [chain_of([score], root=index) for index, score in enumerate(scores)]
-    ordered = rank(chains, Ruler("prm"))
+    ordered = rank(chains, Ruler("prm", "cos"))
     shuffler.shuffle(chains)
-    assert rank(chains, Ruler("prm")) == ordered
+    assert rank(chains, Ruler("prm", "cos")) == ordered
 
 
 def test_an_answered_chain_stands_before_a_better_scored_unanswered_one() -> None:
     poor, promising = chain_of([0.1], root=1), chain_of([0.9], answer=None)
-    assert rank([promising, poor], Ruler("prm")) == [poor, promising]
+    assert rank([promising, poor], Ruler("prm", "cos")) == [poor, promising]
 
 
 def test_an_answered_chain_without_a_score_stands_before_an_unanswered_one() -> None:
     unscored, promising = chain_of([math.nan], root=1), chain_of([0.9], answer=None)
-    assert rank([promising, unscored], Ruler("prm"))[0] is unscored
+    assert rank([promising, unscored], Ruler("prm", "cos"))[0] is unscored
 
 
 def test_fewer_tokens_break_a_tie_of_scores_and_the_earlier_path_a_tie_of_both() -> None:
     long, short = chain_of([0.5], root=0, tokens=9), chain_of([0.5], root=1, tokens=3)
     twin = chain_of([0.5], root=2, tokens=3)
-    assert rank([long, twin, short], Ruler("prm")) == [short, twin, long]
+    assert rank([long, twin, short], Ruler("prm", "cos")) == [short, twin, long]
 
 
 @pytest.mark.parametrize("end", ["broken", "truncated", "max_steps"])
 def test_what_cannot_be_used_stands_last_on_its_level(end: End) -> None:
     dead, going, unscored = chain_of([0.9], answer=None, end=end), chain_of([0.1], root=1), chain_of([None], root=2)
-    assert rank_level([dead, going, unscored], Ruler("prm").newest) == [going, unscored, dead]
+    assert rank_level([dead, going, unscored], Ruler("prm", "cos").newest) == [going, unscored, dead]
 
 
 def test_a_level_ranks_answers_and_steps_by_score_alone() -> None:
     step, answer = chain_of([0.9], answer=None, root=1), chain_of([0.5])
-    assert rank_level([answer, step], Ruler("prm").newest) == [step, answer]
+    assert rank_level([answer, step], Ruler("prm", "cos").newest) == [step, answer]

@@ -9,11 +9,13 @@ import pytest
 from cos.search import strategies
 from cos.search.errors import InputError
 from cos.search.result import Result
+from cos.search.scale import Scale
 from cos.search.search import Search
 from cos.search.select import Ruler
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import Params, Strategy, menu, parse_params, resolve
 from cos.search.strategies.beam import BeamParams, spread
+from cos.search.terms import Sampling
 from cos.search.types import Chain
 
 
@@ -80,9 +82,10 @@ def test_a_level_is_spread_evenly_and_none_of_it_is_lost(chains: int, n: int) ->
     assert shares == sorted(shares, reverse=True)
 
 
-def test_a_spec_without_wishes_is_the_papers() -> None:
+def test_a_spec_without_wishes_measures_as_the_prm_does() -> None:
     spec = SearchSpec("beam")
-    assert spec.ruler == Ruler("prm", "cos", 0.2)
+    scale = Scale(aggregation="min", step_weight=0.3)
+    assert spec.ruler(scale) == Ruler("prm", "min", 0.3, scale)
     assert spec.sampling == Sampling(temperature=1.0, top_p=1.0, seed=0)
     assert spec.explain
 

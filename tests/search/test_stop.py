@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.errors import SearchFailed
-from cos.search.events import Answered, Written
+from cos.search.events import Answered, Proposed
 from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
@@ -22,13 +22,13 @@ def slow_after(number: int) -> ScriptedEngine:
 
 async def stopped(policy: ScriptedEngine, stop: Stop, written: int) -> Result | None:
     """A search that is stopped once so many candidates are there."""
-    pairing, seen = pair(policy, ScriptedEngine()), 0
+    models, seen = match(policy, ScriptedEngine()), 0
     spec = SearchSpec("beam", {"n": 4}, speculate=False)
-    searching = run(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar, stop=stop)
+    searching = run(Question("?"), spec, models, stop=stop)
     if not written:
         asyncio.get_running_loop().call_later(0.02, stop.set)
     async for event in searching:
-        if isinstance(event, Written):
+        if isinstance(event, Proposed):
             seen += 1
             if seen == written:
                 asyncio.get_running_loop().call_later(0.02, stop.set)

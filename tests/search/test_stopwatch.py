@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Pair
 from cos.search.result import Result
 from cos.search.run import run
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.stopwatch import Interval, Stopwatch
 from cos.search.strategies import menu
+from cos.search.terms import Sampling
 from cos.search.types import Question, Stages, Timings
 
 
@@ -54,10 +55,10 @@ async def timed(
     limits: Limits | None = None,
 ) -> Result | None:
     """The result of a search with this stopwatch; None where it had none."""
-    pairing = pair(policy, prm)
+    models = match(policy, prm)
     params = {"n": n} if "n" in menu()[strategy].params.model_fields else {}
     spec = SearchSpec(strategy, params, sampling=Sampling(seed=n), limits=limits or Limits())
-    searching = run(Question("How much?"), spec, pairing.policy, pairing.scorer, pairing.grammar, stopwatch=watch)
+    searching = run(Question("How much?"), spec, models, stopwatch=watch)
     result: Result | None = None
     try:
         async with aclosing(searching) as events:
@@ -171,9 +172,9 @@ async def test_a_vote_that_takes_algebra_counts_as_vote() -> None:
         del question, written
         return f"Answer:\n<|answer_start|>{rng.choice(['sqrt(8)', '2*sqrt(2)'])}<|answer_end|>"
 
-    pairing = pair(ScriptedEngine(Script(writer=roots)), None)
+    models = match(ScriptedEngine(Script(writer=roots)), None)
     spec = SearchSpec("self_consistency", {"n": 8}, score="likelihood")
-    asked = run(Question("?"), spec, pairing.policy, pairing.scorer, pairing.grammar, Slow())
+    asked = run(Question("?"), spec, models, Slow())
     async with aclosing(asked) as events:
         last = [event async for event in events][-1]
     assert last.result.timings.stages.vote_s >= 0.02  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,18 +2,23 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from cos.engines.scripted import Script, ScriptedEngine, story
-from cos.search.grammar import answer_pieces, step_pieces
+from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession, story
+from cos.prm.matching import match
+from cos.search.grammars.cos import Step, answer_text, step_text
+from cos.search.prompt import Prompt, Turn
 from cos.search.result import Result
-from cos.search.spec import Sampling
+from cos.search.run import solve
+from cos.search.spec import SearchSpec
 from cos.search.strategies.mcts import Node, carry_up, descend
 from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
 from cos.search.strategies.self_critique import chosen
-from cos.search.types import Candidate, Chain, Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import Candidate, Chain, Piece, Question
 from tests.search.planting import planted
 
 Find = Callable[..., Awaitable[Result]]
@@ -30,7 +35,7 @@ async def test_a_weighted_vote_pools_what_equal_answers_are_worth(find: Find) ->
 
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
-        return "".join(answer_pieces("7" if rng.random() < 0.3 else "15", first=not written))
+        return answer_text("7" if rng.random() < 0.3 else "15", first=not written)
 
     def judge(question: Question, written: str) -> float:
         del question
@@ -116,8 +121,8 @@ async def test_lookahead_prefers_the_step_that_leads_further(find: Find) -> None
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         if not written:
-            return "".join(step_pieces(Step("First", rng.choice("ab"), ""), first=True))
-        return "".join(answer_pieces("the end", first=False))
+            return step_text(Step("First", rng.choice("ab"), ""), first=True)
+        return answer_text("the end", first=False)
 
     def judge(question: Question, written: str) -> float:
         del question
@@ -126,9 +131,8 @@ async def test_lookahead_prefers_the_step_that_leads_further(find: Find) -> None
 
     async def first_step(strategy: str) -> str:
         policy, prm = ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))
-        step = (await find(strategy, {"n": 8, "beam_width": 1}, policy=policy, prm=prm)).chain.candidates[0].step
-        assert step is not None
-        return step.thought
+        result = await find(strategy, {"n": 8, "beam_width": 1}, policy=policy, prm=prm)
+        return result.chain.candidates[0].piece.fields["thought"]
 
     assert await first_step("beam") == "a"
     assert await first_step("lookahead") == "b"
@@ -208,20 +212,21 @@ async def test_self_critique_follows_the_policys_own_choice(find: Find) -> None:
     assert result.warnings == ()
 
 
-async def test_what_a_strategy_asks_by_itself_is_marked_as_a_prompt_to_which_nothing_is_added(find: Find) -> None:
-    own: list[bool] = []
-    asked: list[bool] = []
+async def test_nothing_is_added_to_what_a_strategy_asks_by_itself() -> None:
+    opened: list[Prompt] = []
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        if "Question: How much is it?" in question.text:
-            own.append(question.is_bare)
-            return "1"
-        asked.append(question.is_bare)
-        return story(question, written, rng)
+    class Listening(ScriptedEngine):
+        async def open(self, prompt: Prompt) -> ScriptedSession:
+            opened.append(prompt)
+            return await super().open(prompt)
 
-    await find("self_critique", {"n": 3}, policy=ScriptedEngine(Script(writer=write)))
-    assert set(own) == {True}
-    assert set(asked) == {False}
+    policy = Listening()
+    models = replace(match(policy, None), question_suffix="Think step by step.")
+    await solve(Question("How much is it?"), SearchSpec("self_critique", {"n": 3}), models)
+    first, *own = opened
+    assert first == Prompt((Turn("user", "How much is it?\nThink step by step."),))
+    assert own
+    assert all("Think step by step." not in prompt.turns[0].text and len(prompt.turns) == 1 for prompt in own)
 
 
 async def test_a_policy_that_cannot_criticise_is_told_of(find: Find) -> None:
@@ -239,8 +244,8 @@ async def test_auto_takes_one_candidate_a_step_while_each_is_believed(find: Find
 async def test_auto_tries_the_likeliest_step_first_and_samples_where_it_is_not_believed(find: Find) -> None:
     doubting = Script(judge=lambda _, __: 0.3)
     found = [await find("auto", {"n": 8}, prm=ScriptedEngine(doubting), sampling=Sampling(seed=s)) for s in range(2)]
-    one, other = ({candidate.path: candidate.text for candidate in result.tree} for result in found)
-    assert one[0,] == other[0,] == (await find("greedy")).tree[0].text
+    one, other = ({candidate.path: candidate.written for candidate in result.tree} for result in found)
+    assert one[0,] == other[0,] == (await find("greedy")).tree[0].written
     assert all(one[root,] != other[root,] for root in range(1, 8)), "the second chain begins with a sample"
 
 
@@ -277,7 +282,7 @@ async def test_auto_takes_the_best_of_both_chains_when_nothing_convinces(find: F
 async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> None:
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
-        return "".join(answer_pieces("7" if rng.random() < 0.2 else "15", first=not written))
+        return answer_text("7" if rng.random() < 0.2 else "15", first=not written)
 
     result = await find("auto", policy=ScriptedEngine(Script(writer=write)), has_prm=False, score="likelihood")
     assert result.chain.answer == "15"
@@ -290,7 +295,7 @@ def habit(*thoughts: str) -> ScriptedEngine:
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question, rng
         thought = thoughts[written.count("step_end") % len(thoughts)]
-        return "".join(step_pieces(Step("Go", thought, "") if thought else Step("", "", ""), first=not written))
+        return step_text(Step("Go", thought, "") if thought else Step("", "", ""), first=not written)
 
     return ScriptedEngine(Script(writer=write))
 
@@ -318,26 +323,27 @@ async def test_what_is_said_twice_is_read_once_and_expanded_once(find: Find) -> 
     def write(question: Question, written: str, rng: random.Random) -> str:
         del question
         if written.count("step_end") == 2:
-            return "".join(answer_pieces("7", first=False))
-        return "".join(
-            step_pieces(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
-        )
+            return answer_text("7", first=False)
+        return step_text(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
 
     result = await find("beam", {"n": 8, "beam_width": 4}, policy=ScriptedEngine(Script(writer=write)))
     second = {candidate.path[0] for candidate in result.tree if len(candidate.path) == 2}
-    texts = {candidate.text for candidate in result.tree if candidate.path[0] in second and len(candidate.path) == 1}
+    texts = {
+        candidate.piece.text for candidate in result.tree if candidate.path[0] in second and len(candidate.path) == 1
+    }
     assert len(second) == len(texts) == 2
     assert result.usage.prm_reads < result.usage.candidates
     assert result.usage.tokens_duplicate > 0
     scores: dict[str, set[float | None]] = {}
     for candidate in result.tree:
         if len(candidate.path) == 1:
-            scores.setdefault(candidate.text, set()).add(candidate.score)
+            scores.setdefault(candidate.piece.text, set()).add(candidate.score)
     assert all(len(found) == 1 for found in scores.values())
 
 
 def test_a_candidate_knows_its_mean_logprob() -> None:
-    assert Candidate(path=(0,), token_ids=(1, 2), text="", end="step", logprob=-1.0).mean_logprob == -0.5
+    piece = Piece("step", "")
+    assert Candidate(path=(0,), written=(1, 2), tokens=2, piece=piece, end="step", logprob=-1.0).mean_logprob == -0.5
 
 
 @pytest.mark.parametrize("aggregation", ["cos", "mean", "min", "prod", "last"])
@@ -355,11 +361,11 @@ async def test_one_bad_score_stops_a_chain_where_the_worst_step_counts(find: Fin
     def sure_or_not(question: Question, written: str, rng: random.Random) -> str:
         del question
         if "good" in written and written.count("step_end") == 1:
-            return "".join(answer_pieces("7", first=False))
+            return answer_text("7", first=False)
         if written.count("step_end") > 5:
-            return "".join(answer_pieces("8", first=False))
+            return answer_text("8", first=False)
         word = ("good" if rng.random() < 0.3 else "bad") if not written else f"bad {written.count('step_end')}"
-        return "".join(step_pieces(Step("Try", word, ""), first=not written))
+        return step_text(Step("Try", word, ""), first=not written)
 
     policy = ScriptedEngine(Script(writer=sure_or_not, seconds_per_token=1e-4))
     prm = ScriptedEngine(Script(judge=lambda _, written: 0.1 if "bad" in written else 0.9))

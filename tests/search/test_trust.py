@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from cos.search.select import Aggregation, Ruler
-from cos.search.trust import hesitation
+from cos.search.scale import Aggregation
+from cos.search.select import Ruler
+from cos.search.trust import answer_warnings
 from tests.search.test_select import chain_of
 
 LOW = math.log(0.3)
@@ -20,22 +21,22 @@ def test_an_answer_is_doubted_when_its_score_or_its_confidence_is_low(
     confidence, answer_score = ruler.confidence(chain), chain.answer_score
     assert confidence is not None
     assert answer_score is not None
-    assert bool(hesitation(chain, ruler)) == (confidence < 0.5 or answer_score < 0.5)
+    assert bool(answer_warnings(chain, ruler)) == (confidence < 0.5 or answer_score < 0.5)
 
 
 def test_a_chain_without_an_answer_says_how_it_ended() -> None:
     chain = chain_of([0.9, 0.9], answer=None, end="truncated")
-    assert hesitation(chain, Ruler("prm")) == ["there is no answer: the best chain ended with 'truncated'"]
+    assert answer_warnings(chain, Ruler("prm", "cos")) == ["there is no answer: the best chain ended with 'truncated'"]
 
 
 def test_a_likelihood_is_doubted_by_what_a_token_has_and_not_by_the_length_of_the_text() -> None:
-    ruler = Ruler("likelihood")
+    ruler = Ruler("likelihood", "mean")
     # A candidate of chain_of has 2 tokens.
     doubted = chain_of([None, None], logprob=2 * LOW)
     believed = chain_of([None] * 40, logprob=2 * math.log(0.9))
-    assert hesitation(doubted, ruler)[0].startswith("the confidence is 0.30 of 1 (what the policy gives a token")
-    assert hesitation(believed, ruler) == []
+    assert answer_warnings(doubted, ruler)[0].startswith("the confidence is 0.30 of 1 (what the policy gives a token")
+    assert answer_warnings(believed, ruler) == []
 
 
 def test_what_is_unscored_is_not_called_doubtful() -> None:
-    assert hesitation(chain_of([0.9, None]), Ruler("prm")) == []
+    assert answer_warnings(chain_of([0.9, None]), Ruler("prm", "cos")) == []

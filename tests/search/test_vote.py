@@ -7,13 +7,13 @@ from types import ModuleType
 
 from cos.search.answers import PlainComparer
 from cos.search.math_answers import MathComparer
-from cos.search.types import Candidate, Chain
+from cos.search.types import Candidate, Chain, Piece
 from cos.search.vote import groups_of
 
 
 def answering(answer: str | None, root: int) -> Chain:
     end = "step" if answer is None else "answer"
-    return Chain((Candidate(path=(root,), token_ids=(root,), text="", end=end, answer=answer),))
+    return Chain((Candidate(path=(root,), written=(root,), tokens=1, piece=Piece("answer", answer or ""), end=end),))
 
 
 async def grouped(*answers: str | None, choices: tuple[str, ...] = (), turned: bool = False) -> list[list[int]]:

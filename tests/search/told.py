@@ -8,7 +8,9 @@ import hashlib
 import json
 from typing import Any
 
-from cos.search.types import Candidate, Result
+from cos.search.ports import Vocabulary
+from cos.search.result import Result
+from cos.search.types import Candidate
 
 DIGITS = 9
 """Decimal places of a score."""
@@ -28,12 +30,12 @@ COUNTERS = (
 what a prefix cache has by then."""
 
 
-def told(result: Result) -> dict[str, Any]:
+def told(result: Result, vocabulary: Vocabulary) -> dict[str, Any]:
     """All of a result that the question, the settings and the seed decide."""
     usage = result.usage
     cost = {name: getattr(usage, name) for name in COUNTERS}
     return {
-        "tree": [candidate_told(candidate) for candidate in result.tree],
+        "tree": [candidate_told(candidate, vocabulary) for candidate in result.tree],
         "winner": list(result.chain.path),
         "winner_scores": [rounded(candidate.score) for candidate in result.chain.candidates],
         "answer": result.chain.answer,
@@ -44,16 +46,16 @@ def told(result: Result) -> dict[str, Any]:
     }
 
 
-def candidate_told(candidate: Candidate) -> dict[str, Any]:
+def candidate_told(candidate: Candidate, vocabulary: Vocabulary) -> dict[str, Any]:
     """One candidate of the tree."""
-    step = candidate.step
+    piece = candidate.piece
     return {
         "path": list(candidate.path),
         "end": candidate.end,
-        "tokens": len(candidate.token_ids),
-        "text": candidate.text,
+        "tokens": candidate.tokens,
+        "text": vocabulary.decode(candidate.written),
         "answer": candidate.answer,
-        "step": None if step is None else {"name": step.name, "thought": step.thought, "reflection": step.reflection},
+        "step": dict(piece.fields) if piece.kind == "step" else None,
         "score": rounded(candidate.score),
     }
 

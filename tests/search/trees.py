@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cos.engines.scripted import Script, ScriptedEngine, Writer
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import CosError
 from cos.search.run import solve
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.spec import SearchSpec
 from cos.search.strategies import BUILT_IN
+from cos.search.terms import Sampling
 from cos.search.types import Question
 from tests.search.told import digest, told
 from tests.search.tree_cases import CASES, WRITERS, Case, case, reply, verdict
@@ -50,20 +51,20 @@ async def searched(asked: Case) -> dict[str, Any]:
         limits=Limits(**asked.limits),
         **asked.spec,
     )
-    pairing = pair(policy, prm if asked.has_prm else None)
+    models = match(policy, prm if asked.has_prm else None)
     question = Question(asked.question, choices=asked.choices)
     try:
-        result = await solve(question, spec, pairing.policy, pairing.scorer, pairing.grammar)
+        result = await solve(question, spec, models)
     except CosError as error:
         return {"error": type(error).__name__}
-    return {**told(result), "prompts": sorted(prompts)}
+    return {**told(result, policy.vocabulary), "prompts": sorted(prompts)}
 
 
 def writer_of(asked: Case, prompts: set[str]) -> Writer:
     """The case's writer, which replies to prompts of the search's own and notes them."""
 
     def write(question: Question, written: str, rng: random.Random) -> str:
-        if not question.is_bare:
+        if question.text == asked.question:
             return WRITERS[asked.writer](question.text, written, rng)
         prompts.add(question.text)
         return reply(question.text)

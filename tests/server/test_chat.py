@@ -13,7 +13,7 @@ import pytest_asyncio
 from cos.checkpoints import embedded
 from cos.engines.checkpoint import takes_system_text
 from cos.engines.scripted import Script
-from cos.search.grammar import NAME_START, STEP_END, answer_pieces
+from cos.search.grammars.cos import NAME_START, STEP_END, answer_text
 from cos.search.types import Question
 from tests.server.support import Served, data_uri, error_of, listening, picture_bytes, served, sse_events
 
@@ -292,7 +292,7 @@ async def test_an_answer_that_is_hardly_believed_says_so() -> None:
 
 def nonsense(question: Question, written: str, rng: random.Random) -> str:
     del question, rng
-    return "".join(answer_pieces(f"15{STEP_END}{NAME_START}", first=not written))
+    return answer_text(f"15{STEP_END}{NAME_START}", first=not written)
 
 
 async def test_control_tokens_never_stand_in_the_content() -> None:

@@ -9,7 +9,7 @@ import pytest
 from cos.engines.replay import question_of, replay, spec_of
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.pair import pair
-from cos.search.grammar import answer_pieces
+from cos.search.grammars.cos import answer_text
 from cos.search.run import solve
 from cos.search.strategies import menu
 from cos.search.types import Question
@@ -20,7 +20,7 @@ def three_ways(question: Question, written: str, rng: random.Random) -> str:
     """Answers at once: one option in two forms, and what is none of them most often."""
     del question
     said = rng.choice(["B", "the dog", "a bird", "a bird", "a bird"])
-    return "".join(answer_pieces(said, first=not written))
+    return answer_text(said, first=not written)
 
 
 async def test_the_vote_counts_options_and_the_reply_says_which_one_won() -> None:

@@ -5,7 +5,7 @@ import pytest
 from cos.search.errors import InputError
 from cos.search.strategies import menu
 from cos.search.types import Question
-from cos.server.jobs import Planner
+from cos.server.planner import Planner
 from cos.wire.request import SolveRequest
 from tests.server.support import error_of, served, settings
 

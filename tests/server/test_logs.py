@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, story
 from cos.search.errors import EngineError
 from cos.search.types import Question
-from cos.server.jobs import Planner
+from cos.server.planner import Planner
 from cos.server.logs import ENGINES, JsonLines, TextLines, about, tell_unheard
 from tests.server.support import body, data_uri, listening, picture_bytes, served, until
 from tests.server.test_broken_off import chat_body

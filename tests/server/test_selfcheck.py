@@ -10,14 +10,14 @@ from rich.console import Console
 from cos.checkpoints import EXAMPLE_ID, heldout
 from cos.engines.launch import Engines
 from cos.engines.scripted import Judge, Script, ScriptedEngine, Writer
+from cos.ledger.task import Problem, derive
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammar import ANSWER_END, answer_pieces
+from cos.search.grammars.cos import ANSWER_END, answer_text
 from cos.search.types import Question
 from cos.server.app import create_app
 from cos.server.golden import RIGHT, WRONG
 from cos.server.selfcheck import Unusable, self_check
 from cos.server.settings import Settings
-from cos.training.ledger import Problem, derive
 
 
 def decided(question: Question, written: str) -> float:
@@ -27,7 +27,7 @@ def decided(question: Question, written: str) -> float:
 
 def answering(answer: str) -> Writer:
     def write(question: Question, written: str, rng: random.Random) -> str:
-        return "".join(answer_pieces(answer, first=not written))
+        return answer_text(answer, first=not written)
 
     return write
 

@@ -19,7 +19,7 @@ from PIL import Image
 from cos.search.errors import InputError
 from cos.search.result import Result
 from cos.server.flags import load_settings
-from cos.server.jobs import Job
+from cos.wire.job import Job
 from cos.server.metrics import Metrics
 from cos.server.traces import MOST_WAITING, VERSION, TraceStore
 from tests.server.support import Served, body, data_uri, listening, picture_bytes, served, until

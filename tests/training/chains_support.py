@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from cos.engines.scripted import Fault, Script, ScriptedEngine, Writer
-from cos.search.grammar import STEP_END, answer_pieces, step_pieces
-from cos.search.types import Question, Step
-from cos.training.rows import ProblemRow
+from cos.search.grammars.cos import STEP_END, Step, answer_pieces, step_pieces
+from cos.search.types import Question
+from cos.training.data.rows import ProblemRow
 
 STEPS = (Step("Read", "I see 4.", "It is clear."), Step("Add", "4 + 1 = 5.", "It follows."))
 

@@ -15,11 +15,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from cos.search.types import Step
-from cos.training.keys import JudgeKeys
-from cos.training.label import run_label
-from cos.training.recipe import LabelConfig
-from cos.training.rows import ChainRow, ProblemRow, TagLabel, read_rows, write_rows
+from cos.search.grammars.cos import Step
+from cos.training.config.keys import JudgeKeys
+from cos.training.config.recipe import LabelConfig
+from cos.training.data.rows import ChainRow, ProblemRow, TagLabel, read_rows, write_rows
+from cos.training.stages.label import run_label
 from tests.training.training_support import context
 
 STEPS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cos.search.grammar import COS_TOKENS
-from cos.training.rows import ProblemRow
+from cos.search.grammars.cos import COS_TOKENS
+from cos.training.data.rows import ProblemRow
 from tests.training.tiny_models import CHAT, IMAGE
 
 ROWS = 40

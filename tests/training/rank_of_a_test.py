@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from cos.clients.cli import main
 from cos.search.errors import InputError
-from cos.training.encode import Collator, TurnEncoder, load_checkpoint
-from cos.training.folder import StageContext
-from cos.training.losses import Batch, Counts, Numbers
-from cos.training.ranks import Ranks
-from cos.training.recipe import SftConfig
-from cos.training.row_data import imitated
-from cos.training.rows import ChainRow, read_rows
-from cos.training.trainer import StageTrainer
+from cos.training.config.recipe import SftConfig
+from cos.training.data.row_data import imitated
+from cos.training.data.rows import ChainRow, read_rows
+from cos.training.learning.encode import Collator, TurnEncoder, load_checkpoint
+from cos.training.learning.losses import Batch, Counts, Numbers
+from cos.training.learning.trainer import StageTrainer
+from cos.training.runs.folder import StageContext
+from cos.training.runs.ranks import Ranks
 
 
 def break_off(stage: str, rank: int, step: int, how: str) -> None:

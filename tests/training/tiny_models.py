@@ -30,9 +30,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from cos.search.grammar import COS_TOKENS, render_segments
-from cos.search.types import Step
-from cos.training.models import token_id
+from cos.ledger.tiny_model import token_id
+from cos.search.grammars.cos import COS_TOKENS, Step, render_segments
 
 Architecture = Literal["internvl", "llava_next", "qwen2_5_vl"]
 ARCHITECTURES: tuple[Architecture, ...] = ("internvl", "llava_next", "qwen2_5_vl")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cos.search.types import Step
-from cos.training.encode import Collator, Sample, TurnEncoder, load_checkpoint, model_inputs
-from cos.training.folder import StageContext
-from cos.training.rows import ChainRow, PairRow, ProblemRow, TagLabel, Written, write_rows
+from cos.search.grammars.cos import Step
+from cos.training.data.rows import ChainRow, PairRow, ProblemRow, TagLabel, Written, write_rows
+from cos.training.learning.encode import Collator, Sample, TurnEncoder, load_checkpoint, model_inputs
+from cos.training.runs.folder import StageContext
 
 QUESTION = "What is the total of all rows?"
 

@@ -1,0 +1,1 @@
+"""What measures: models opened in this process, whole chains sampled from them, accuracy, calibration, intervals."""

@@ -1,0 +1,1 @@
+"""The ledger task: rows of handwritten numbers, questions over them, and the models that learn it."""

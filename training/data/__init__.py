@@ -1,0 +1,1 @@
+"""Rows of problems, chains and pairs: read, checked, split, mixed and turned into samples."""

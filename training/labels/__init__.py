@@ -1,0 +1,1 @@
+"""Labels of steps: from a judging model, from continuations, from a PRM."""

@@ -1,0 +1,1 @@
+"""How weights are trained: batches to tensors, losses, optimisers, precision, adapters, shards."""

@@ -1,0 +1,1 @@
+"""A stage's run: its folder, its ranks, its metrics, how it stops and goes on."""
