@@ -26,7 +26,7 @@ async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Ser
     assert reply["finish_reason"] == "answer"
     assert reply["answer"].isdecimal()
     assert reply["model"] == "scripted"
-    assert [step["index"] for step in reply["steps"]] == [1, 2, 3]
+    assert [len(step["path"]) for step in reply["steps"]] == [1, 2, 3]
     assert all(0 <= step["score"] <= 1 for step in reply["steps"])
     assert reply["confidence"] == pytest.approx(reply["chain_score"])
     assert reply["parameters"]["seed"] == 7
@@ -41,14 +41,15 @@ async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Ser
 
 async def test_a_tree_on_request_marks_the_winning_chain(server: Served) -> None:
     reply = (await server.solve(strategy="beam", n=4, beam_width=2, return_tree=True)).json()
-    paths = [tuple(node["path"]) for node in reply["tree"]]
-    kept = [node for node in reply["tree"] if node["kept"]]
+    paths = [tuple(candidate["path"]) for candidate in reply["tree"]]
+    kept = [candidate for candidate in reply["tree"] if candidate["kept"]]
     assert paths == sorted(paths)
     assert len(paths) == reply["usage"]["candidates"]
     assert len(kept) == len(reply["steps"]) + 1
     assert kept[-1]["answer"] == reply["answer"]
-    assert all(tuple(node["parent"]) == tuple(node["path"][:-1]) for node in reply["tree"])
-    assert sum(node["tokens"] for node in kept) == reply["usage"]["tokens_kept"]
+    assert kept[:-1] == reply["steps"]
+    assert {path[:-1] for path in paths} <= {(), *paths}, "every parent is there"
+    assert sum(candidate["tokens"] for candidate in kept) == reply["usage"]["tokens_kept"]
 
 
 async def test_the_same_parameters_give_the_same_tree(server: Served) -> None:
@@ -117,9 +118,9 @@ async def test_a_broken_step_is_shown_as_text() -> None:
     async with served(Script(writer=without_markup)) as server:
         reply = (await server.solve(step_tokens=12)).json()
     assert reply["complete"] is False
-    assert reply["steps"][0]["name"] is None
+    assert reply["steps"][0]["fields"] == {}
     assert reply["steps"][0]["end"] in ("broken", "truncated")
-    assert reply["steps"][0]["excerpt"] == "no markup at"
+    assert reply["steps"][0]["text"] == "no markup at"
 
 
 async def test_no_reply_contains_a_number_that_is_none() -> None:
