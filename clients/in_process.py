@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cos.checkpoints import EMBEDDED, resolve
-from cos.engines.launch import SCRIPTED, launch
+from cos.engines.launch import launch
 from cos.engines.pictures import Origin, decode
-from cos.engines.settings import EngineSettings
+from cos.engines.settings import SCRIPTED, EngineSettings, Role, runtime_of
 from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.models import Models
@@ -64,14 +64,18 @@ async def running(policy: str, prm: str) -> AsyncGenerator[Models]:
 
     Errors: InputError for a model that cannot be found, started or matched.
     """
-    wanted = EngineSettings(role="policy", model=resolve("policy", policy))
-    wanted_prm = None if prm == NO_PRM else EngineSettings(role="prm", model=resolve("prm", prm))
+    wanted = _settings("policy", policy)
+    wanted_prm = None if prm == NO_PRM else _settings("prm", prm)
     with _stdout_to_stderr():
         engines = await launch(wanted, wanted_prm)
     try:
         yield match(engines.policy, engines.prm)
     finally:
         await engines.close()
+
+
+def _settings(role: Role, model: str) -> EngineSettings:
+    return EngineSettings(role=role, model=resolve(role, model), runtime=runtime_of(model))
 
 
 @contextlib.contextmanager
