@@ -110,7 +110,10 @@ def test_nothing_but_clients_benchmarks_and_the_judge_can_fetch_from_the_network
         assert not {name for name in imported(path) if name in HTTP_CLIENTS or name.split(".")[0] in HTTP_CLIENTS}, path
 
 
-@pytest.mark.parametrize("module", ["cos.search.run", "cos.prm.matching", "cos.engines.scripted", "cos.engines.launch"])
+@pytest.mark.parametrize(
+    "module",
+    ["cos.search.run", "cos.prm.matching", "cos.engines.scripted", "cos.engines.launch", "cos.wire.job", "cos.clients"],
+)
 def test_the_core_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ class Job:
         """All that is in force."""
         spec, ruler = self.spec, self.spec.ruler(self.scale)
         # They decide how answers are compared: without them a vote cannot be made again.
-        choices = {"choices": self.question.choices} if self.question.choices else {}
+        choices = {"choices": list(self.question.choices)} if self.question.choices else {}
         return {
             **choices,
             **spec.params.model_dump(),
