@@ -22,6 +22,7 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
 from cos.prm.pair import Pair, pair
 from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
+from cos.search.prompt import Prompt
 from cos.search.requests import Requests
 from cos.search.result import Result
 from cos.search.run import solve
@@ -40,9 +41,9 @@ WAIT_S, SETTLE_S = 3_600.0, 120.0
 POLL_S = 0.1
 
 
-def brief(question: Question, written: str, rng: random.Random) -> str:
+def brief(prompt: Prompt, written: str, rng: random.Random) -> str:
     """A short step in one of a few words; after some of them an answer."""
-    del question
+    del prompt
     done = written.count(STEP_END)
     if done >= CHAIN_STEPS:
         return answer_text(str(rng.randrange(4)), first=False)
@@ -55,9 +56,9 @@ def step(name: str, thought: str, *, first: bool) -> str:
     return step_text(Step(name, thought, "ok"), first=first)
 
 
-def verdict(question: Question, written: str) -> float:
+def verdict(prompt: Prompt, written: str) -> float:
     """A score that follows from the text."""
-    del question
+    del prompt
     return (len(written) * 37 % 101) / 101
 
 
@@ -126,10 +127,10 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
     def held() -> tuple[Pair, Callable[[], bool]]:
         reads = 0
 
-        def judge(question: Question, written: str) -> float:
+        def judge(prompt: Prompt, written: str) -> float:
             nonlocal reads
             reads += 1
-            return verdict(question, written)
+            return verdict(prompt, written)
 
         def last_ones_wait(kind: str, number: int) -> float:
             del kind, number

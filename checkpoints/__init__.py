@@ -46,6 +46,8 @@ class ExampleChain:
 class Example:
     """The bundled example, with a right and a wrong solution: what a PRM must tell apart."""
 
+    problem_id: str
+    """Its place in the held-out set."""
     image_path: Path
     question: str
     answer: str
@@ -87,7 +89,12 @@ def example() -> Example:
     told = json.loads((folder / "example.json").read_text(encoding="utf-8"))
     problem = next(problem for problem in heldout() if problem.id == told["problem"])
     return Example(
-        folder / "example.png", problem.question, problem.answer, _chain(told["right"]), _chain(told["wrong"])
+        problem.id,
+        folder / "example.png",
+        problem.question,
+        problem.answer,
+        right=_chain(told["right"]),
+        wrong=_chain(told["wrong"]),
     )
 
 

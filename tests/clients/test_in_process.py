@@ -5,13 +5,13 @@ from pathlib import Path
 from cos.clients.in_process import stream
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.prm.matching import match
+from cos.search.prompt import Prompt
 from cos.search.spec import SearchSpec
-from cos.search.types import Question
 from cos.wire.events import Answered
 
 
-def doubtful(question: Question, written: str) -> float:
-    del question, written
+def doubtful(prompt: Prompt, written: str) -> float:
+    del prompt, written
     return 0.3
 
 

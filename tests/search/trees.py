@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cos.engines.scripted import Script, ScriptedEngine, Writer
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.engines.story import Writer
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import CosError
+from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import BUILT_IN
@@ -43,7 +45,7 @@ async def searched(asked: Case) -> dict[str, Any]:
     """One search as `told` has it, with all that the policy was asked beside its tree; or the name of its error."""
     prompts: set[str] = set()
     policy = ScriptedEngine(Script(writer=writer_of(asked, prompts)), context_tokens=asked.context_tokens)
-    prm = ScriptedEngine(Script(judge=lambda question, written: verdict(question.text, written, noise=asked.noise)))
+    prm = ScriptedEngine(Script(judge=lambda prompt, written: verdict(prompt.asked, written, noise=asked.noise)))
     spec = SearchSpec(
         asked.strategy,
         asked.params,
@@ -63,11 +65,11 @@ async def searched(asked: Case) -> dict[str, Any]:
 def writer_of(asked: Case, prompts: set[str]) -> Writer:
     """The case's writer, which replies to prompts of the search's own and notes them."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        if question.text == asked.question:
-            return WRITERS[asked.writer](question.text, written, rng)
-        prompts.add(question.text)
-        return reply(question.text)
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        if prompt.asked == asked.question:
+            return WRITERS[asked.writer](prompt.asked, written, rng)
+        prompts.add(prompt.asked)
+        return reply(prompt.asked)
 
     return write
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cos.engines.scripted import Script
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from tests.real.server_process import ROOT, fenced_blocks
 from tests.server.support import Served, data_uri, error_of, listening, picture_bytes, served, sse_events
 
@@ -252,8 +252,8 @@ async def test_a_sampling_field_that_is_not_honoured_is_a_warning_in_any_spellin
     assert any(warning.startswith("top_k was ignored") for warning in warnings)
 
 
-def good_answers_of_bad_steps(question: Question, written: str) -> float:
-    del question
+def good_answers_of_bad_steps(prompt: Prompt, written: str) -> float:
+    del prompt
     return 0.9 if "<|answer_end|>" in written else 0.2
 
 

@@ -10,7 +10,6 @@ from cos.server.planner import Planner
 from cos.wire.request import SolveRequest
 from tests.server.support import error_of, served, settings
 
-
 SCALE = Scale(aggregation="mean")
 
 

@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from cos.engines.scripted import Script
+from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
+from cos.search.errors import InputError
+from cos.search.prompt import Prompt
 from cos.search.strategies import menu
 from tests.server.support import Served, body, error_of, picture_bytes, served
 
@@ -145,6 +147,28 @@ async def test_a_server_without_a_prm_ranks_by_likelihood() -> None:
     assert 0 <= reply["confidence"] <= 1
     assert refused.status_code == 422
     assert "without a PRM" in error_of(refused)["message"]
+
+
+async def test_each_model_is_shown_its_own_suffix_behind_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[ScriptedEngine, str]] = []
+
+    async def noted(self: ScriptedEngine, prompt: Prompt) -> ScriptedSession:
+        opened.append((self, prompt.asked))
+        return await open_(self, prompt)
+
+    open_ = ScriptedEngine.open
+    monkeypatch.setattr(ScriptedEngine, "open", noted)
+    async with served(policy_suffix="Think.", prm_suffix="Judge.") as server:
+        await server.solve()
+        shown = {"policy" if engine is server.policy else "prm": text for engine, text in opened}
+    assert shown == {"policy": "How many rows?\nThink.", "prm": "How many rows?\nJudge."}
+
+
+async def test_models_that_are_named_by_no_format_are_refused() -> None:
+    for name in ("grammar", "prm_format"):
+        with pytest.raises(InputError, match="unknown .*'luck'"):
+            async with served(**{name: "luck"}):
+                pass
 
 
 async def test_the_servers_defaults_are_those_it_was_started_with() -> None:

@@ -17,8 +17,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from cos.engines.scripted import Script, story
+from cos.engines.scripted import Script
+from cos.engines.story import story
 from cos.search.errors import EngineError
+from cos.search.prompt import Prompt
 from cos.search.strategies import menu
 from cos.search.types import Question
 from cos.server.otel import OtlpTracer
@@ -314,8 +316,8 @@ async def test_a_request_that_finds_the_queue_full_is_rejected_in_its_span() -> 
 async def test_spans_hold_what_is_asked_only_where_that_is_wanted() -> None:
     canary = "Kanarienvogel"
 
-    def sing(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def sing(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         return story(Question("?"), written, rng).replace("part", canary)
 
     for questions in (False, True):
