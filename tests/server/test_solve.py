@@ -166,7 +166,7 @@ async def test_each_model_is_shown_its_own_suffix_behind_the_question(monkeypatc
 
 async def test_models_that_are_named_by_no_format_are_refused() -> None:
     for name in ("grammar", "prm_format"):
-        with pytest.raises(InputError, match="unknown .*'luck'"):
+        with pytest.raises(InputError, match=r"unknown .*'luck'"):
             async with served(**{name: "luck"}):
                 pass
 
