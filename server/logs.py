@@ -2,8 +2,8 @@
 
 Every line has time, level, logger and message; one that is logged while a request is served has the request's id, too.
 Fields of their own are given as the one argument of a message that names some of them: ``logger.info("%(method)s
-%(path)s", fields)``. What clients send cannot break a line in two. An error that nobody foresaw is logged by its type and
-its place: its message may quote what a user asked.
+%(path)s", fields)``. What clients send cannot break a line in two. An error that nobody foresaw is logged by its type
+and its place: its message may quote what a user asked.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from rich.console import Console
 from cos.engines.settings import SCRIPTED
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
-from cos.server.logs import say, log_unheard
+from cos.server.logs import log_unheard, say
 from cos.server.race import cancelled
 from cos.server.selfcheck import self_check
 from cos.server.service import Service, StartEngines, launch_engines

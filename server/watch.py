@@ -37,7 +37,8 @@ class Watch:
     def __init__(
         self, engines: Engines, patience_s: float, on_freeze: Callable[[str], None] = lambda engine: None
     ) -> None:
-        """``patience_s``: the longest time without a step. ``on_freeze`` is called with the name of each engine that freezes."""
+        """``patience_s``: the longest time without a step. ``on_freeze`` is called with the name of an engine that
+        freezes."""
         self.lost = asyncio.Event()
         """Set once an engine is gone for good."""
         self._engines = engines
