@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from cos.checkpoints import EMBEDDED, Example, example
-from cos.engines.launch import SCRIPTED
+from cos.engines.settings import SCRIPTED
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import ScorerSession
 from cos.search.select import finite

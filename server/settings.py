@@ -11,9 +11,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cos.checkpoints import EMBEDDED
 from cos.checkpoints import resolve as resolve_model
-from cos.engines.launch import SCRIPTED
 from cos.engines.pictures import SERVED, PictureLimits
-from cos.engines.settings import EngineSettings, Role
+from cos.engines.settings import SCRIPTED, EngineSettings, Role, runtime_of
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
 from cos.server.origins import usable_host, usable_origin
@@ -201,6 +200,7 @@ class Settings(BaseSettings):
         return EngineSettings(
             role=role,
             model=resolve_model(role, name),
+            runtime=runtime_of(name),
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             dtype=self.dtype,
@@ -210,5 +210,4 @@ class Settings(BaseSettings):
             threads=self.threads,
             enforce_eager=self.enforce_eager,
             trust_remote_code=self.trust_remote_code,
-            question_suffix=self.policy_suffix if is_policy else self.prm_suffix,
         )

@@ -28,11 +28,11 @@ from cos.checkpoints import LedgerProblem, embedded, heldout
 from cos.engines.launch import Engines, launch
 from cos.engines.settings import EngineSettings
 from cos.prm.matching import match
+from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
 from cos.search.terms import Sampling
-from cos.search.result import Result
 from cos.search.types import Picture, Question
 from tests.search.told import digest, told
 from tests.search.tree_cases import STRATEGIES
