@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from cos.benchmarks.cli import benches, evaluations
 from cos.clients.cli import app
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -21,8 +22,10 @@ def documented(name: str) -> list[str]:
 
 @pytest.mark.parametrize("line", documented("benchmarks.md"))
 def test_a_documented_benchmark_exists_with_its_options(line: str) -> None:
-    command: Any = typer.main.get_command(app)
     _, *words = shlex.split(line, comments=True)
+    passed_on = {"bench": benches, "eval": evaluations}
+    command: Any = typer.main.get_command(passed_on.get(words[0], app))
+    words = words[words[0] in passed_on :]
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
