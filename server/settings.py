@@ -205,6 +205,7 @@ class Settings(BaseSettings):
             role=role,
             model=resolve_model(role, name),
             runtime=runtime_of(name),
+            grammar=self.grammar,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             dtype=self.dtype,
