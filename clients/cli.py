@@ -29,6 +29,8 @@ def solve(
     api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
     policy: Annotated[str | None, typer.Option(help="Search in process with this policy; cos-tiny by default.")] = None,
     prm: Annotated[str | None, typer.Option(help="Search in process with this PRM; none: no PRM.")] = None,
+    grammar: Annotated[str | None, typer.Option(help="How that policy writes: a step grammar by name.")] = None,
+    prm_format: Annotated[str | None, typer.Option(help="How that PRM is asked: a PRM format by name.")] = None,
     strategy: Annotated[str, typer.Option(help="Search strategy.")] = "auto",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Chains, or candidates of a level.")] = None,
     beam_width: Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")] = None,
@@ -64,6 +66,8 @@ def solve(
         api_key=api_key,
         policy=policy,
         prm=prm,
+        grammar=grammar,
+        prm_format=prm_format,
     )
     asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree, picture=picture))
 
