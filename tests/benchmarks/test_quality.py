@@ -1,5 +1,7 @@
 """The picture of accuracy over cost: labels and lines that can be told apart."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ HEIGHTS = st.lists(st.floats(0, 100), min_size=1, max_size=13)
 def test_labels_keep_their_order_and_their_distance(wanted: list[float]) -> None:
     places = spread_out(wanted, 2.0)
     ordered = [places[index] for index in sorted(range(len(wanted)), key=lambda index: wanted[index])]
-    assert all(above - below >= 2.0 - 1e-9 for below, above in zip(ordered, ordered[1:], strict=False))
+    assert all(above - below >= 2.0 - 1e-9 for below, above in pairwise(ordered))
 
 
 def test_labels_that_are_far_apart_stay_where_they_are() -> None:
