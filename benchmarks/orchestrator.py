@@ -20,17 +20,20 @@ from tqdm import tqdm
 from cos.engines import scripted
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
-from cos.prm.pair import Pair, pair
-from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
-from cos.search.requests import Requests
+from cos.prm.matching import match
+from cos.search.grammars.cos import Step, answer_text, step_text
+from cos.search.models import Models
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.terms import Sampling
+from cos.search.tree import Tree
 from cos.search.types import Chain, Question
 
 CHAIN_STEPS = 4
 WORDS = ("look", "count", "add", "carry", "compare", "check", "write", "sum")
+LAST_WORD = "ok"
+"""Ends every step, and stands nowhere else."""
 SEARCHES_A_LEVEL = 2_000
 """Searches that every level of concurrency runs, so that all do the same work."""
 LIVE = 200
@@ -43,16 +46,16 @@ POLL_S = 0.1
 def brief(question: Question, written: str, rng: random.Random) -> str:
     """A short step in one of a few words; after some of them an answer."""
     del question
-    done = written.count(STEP_END)
+    done = written.count(f">{LAST_WORD}<")
     if done >= CHAIN_STEPS:
         return answer_text(str(rng.randrange(4)), first=False)
     return step(rng.choice(WORDS), rng.choice(WORDS), first=not done)
 
 
 @cache
-def step(name: str, thought: str, *, first: bool) -> str:
+def step(one: str, other: str, *, first: bool) -> str:
     """A step as the policy writes it: what it takes to put one together is no part of a search."""
-    return step_text(Step(name, thought, "ok"), first=first)
+    return step_text(Step(one, other, LAST_WORD), first=first)
 
 
 def verdict(question: Question, written: str) -> float:
@@ -80,25 +83,25 @@ class Level:
         }
 
 
-def engines() -> Pair:
+def models() -> Models:
     """A policy and a PRM that answer at once, and are busy enough that nothing is begun ahead."""
-    return pair(ScriptedEngine(Script(writer=brief, sequences=0)), ScriptedEngine(Script(judge=verdict)))
+    return match(ScriptedEngine(Script(writer=brief, sequences=0)), ScriptedEngine(Script(judge=verdict)))
 
 
-async def search(pairing: Pair, number: int, strategy: str, n: int) -> Result:
+async def search(asked: Models, number: int, strategy: str, n: int) -> Result:
     """One search."""
     spec = SearchSpec(strategy, {"n": n}, sampling=Sampling(seed=number), explain=False)
-    return await solve(Question(f"Question {number}?"), spec, pairing.policy, pairing.scorer, pairing.grammar)
+    return await solve(Question(f"Question {number}?"), spec, asked)
 
 
 async def measure_level(concurrency: int, searches: int, strategy: str, n: int, bar: "tqdm[Any]") -> Level:
     """Runs so many searches, so many at a time."""
-    pairing, numbers, steps = engines(), iter(range(searches)), 0
+    asked, numbers, steps = models(), iter(range(searches)), 0
 
     async def worker() -> None:
         nonlocal steps
         for number in numbers:
-            found = await search(pairing, number, strategy, n)
+            found = await search(asked, number, strategy, n)
             steps += found.usage.candidates
             bar.update()
 
@@ -123,7 +126,7 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
     left out. Errors: TimeoutError when they do not come that far."""
     halfway = n * CHAIN_STEPS // 2
 
-    def held() -> tuple[Pair, Callable[[], bool]]:
+    def held() -> tuple[Models, Callable[[], bool]]:
         reads = 0
 
         def judge(question: Question, written: str) -> float:
@@ -137,12 +140,12 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
 
         policy = ScriptedEngine(Script(writer=brief, sequences=0))
         prm = ScriptedEngine(Script(judge=judge, delay=last_ones_wait))
-        return pair(policy, prm), lambda: reads >= halfway and not policy.in_flight
+        return match(policy, prm), lambda: reads >= halfway and not policy.in_flight
 
-    pairings, waits = zip(*(held() for _ in range(searches)), strict=True)
+    pairs, waits = zip(*(held() for _ in range(searches)), strict=True)
     tracemalloc.start()
     before = traced()
-    tasks = [asyncio.create_task(search(pairing, number, strategy, n)) for number, pairing in enumerate(pairings)]
+    tasks = [asyncio.create_task(search(pair, number, strategy, n)) for number, pair in enumerate(pairs)]
     async with asyncio.timeout(SETTLE_S):
         while not all(task.done() or is_waiting() for task, is_waiting in zip(tasks, waits, strict=True)):
             await asyncio.sleep(POLL_S)
@@ -166,12 +169,11 @@ def text_bytes() -> tuple[int, int]:
     """Bytes of all text that searches hold now: what the scripted engines have written (`traced` leaves it out), and
     what searches have gathered from it, each piece counted once."""
     live = gc.get_objects()
-    candidates = [c for one in live if isinstance(one, Requests) for c in one.tree.values()]
+    candidates = [c for one in live if isinstance(one, Tree) for c in one.candidates.values()]
     chains = [one for one in live if isinstance(one, Chain) and len(one.candidates) > 1]
-    steps = [c.step for c in candidates if c.step is not None]
-    written = [piece for c in candidates for piece in (c.text, c.token_ids)]
-    gathered = [piece for step in steps for piece in (step.name, step.thought, step.reflection)]
-    return sizes(written), sizes([*gathered, *(chain.token_ids for chain in chains)])
+    pieces = [c.piece for c in candidates]
+    gathered = [text for piece in pieces for text in (piece.text, *piece.fields.values())]
+    return sizes([c.written for c in candidates]), sizes([*gathered, *(chain.prefix for chain in chains)])
 
 
 def sizes(pieces: Sequence[object]) -> int:

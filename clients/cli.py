@@ -7,12 +7,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cos.benchmarks.cli import benches, evaluations
-from cos.search.select import Aggregation, ScoreKind
+from cos.search.extras import needs
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-app.add_typer(evaluations, name="eval")
-app.add_typer(benches, name="bench")
 
 EXIT_TROUBLE, EXIT_BAD_INPUT = 1, 2
 
@@ -69,12 +68,35 @@ def solve(
     asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree, picture=picture))
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For commands that read their arguments by themselves, ``--help`` too."""
+
+
+@app.command(add_help_option=False, context_settings=PASSED_ON)
 def train(context: typer.Context) -> None:
     """Train a policy and a PRM, stage by stage."""
-    from cos.training.cli import app as stages
+    with needs("train", "cos train"):
+        from cos.training.cli import app as stages
 
-    stages(context.args, prog_name="cos train")
+        stages(context.args, prog_name="cos train")
+
+
+@app.command("eval", add_help_option=False, context_settings=PASSED_ON)
+def evaluate(context: typer.Context) -> None:
+    """Measure answers: accuracy with its confidence interval, and cost."""
+    with needs("serve", "cos eval"):
+        from cos.benchmarks.cli import evaluations
+
+        evaluations(context.args, prog_name="cos eval")
+
+
+@app.command(add_help_option=False, context_settings=PASSED_ON)
+def bench(context: typer.Context) -> None:
+    """Measure the machinery: throughput, latency, what the PRM costs."""
+    with needs("serve", "cos bench"):
+        from cos.benchmarks.cli import benches
+
+        benches(context.args, prog_name="cos bench")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cos.engines.chat import templater_of
 from cos.engines.settings import EngineSettings
-from cos.engines.vocabulary import templater_of
 from cos.search.errors import InputError
 
 

@@ -1,24 +1,27 @@
-"""Starts the two engines: vLLM for checkpoints, the scripted engine for the name ``scripted``."""
+"""Starts the two engines, each on the runtime that its settings name."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from cos.engines.ports import Engine
-from cos.engines.settings import EngineSettings
+from cos.engines.ports import Runtime
+from cos.engines.settings import EngineSettings, RuntimeName
 
-SCRIPTED = "scripted"
-"""The model name that needs no model."""
+Starter = Callable[[Sequence[EngineSettings]], Awaitable[Sequence[Runtime]]]
+"""Starts engines side by side, in their order; returns when all are ready. Errors: InputError for a model that cannot be
+found or loaded; what was already started is stopped again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
     """The engines of one server."""
 
-    policy: Engine
-    prm: Engine | None
+    policy: Runtime
+    prm: Runtime | None
 
     @property
-    def all(self) -> tuple[Engine, ...]:
+    def all(self) -> tuple[Runtime, ...]:
         return (self.policy,) if self.prm is None else (self.policy, self.prm)
 
     @property
@@ -36,23 +39,32 @@ async def launch(policy: EngineSettings, prm: EngineSettings | None) -> Engines:
     Errors: InputError for a model that cannot be found or loaded; what was already started is stopped again.
     """
     wanted = [policy] if prm is None else [policy, prm]
-    real = [settings for settings in wanted if settings.model != SCRIPTED]
-    running = dict(zip((settings.role for settings in real), await _start(real), strict=True))
+    running: dict[int, Runtime] = {}
+    try:
+        for name, start in RUNTIMES.items():
+            own = {number: settings for number, settings in enumerate(wanted) if settings.runtime == name}
+            if own:
+                running.update(zip(own, await start([*own.values()]), strict=True))
+    except BaseException:
+        await asyncio.gather(*(engine.close() for engine in running.values()))
+        raise
+    return Engines(running[0], running.get(1))
 
-    def engine(settings: EngineSettings) -> Engine:
-        from cos.engines.scripted import ScriptedEngine
 
-        return running.get(settings.role) or ScriptedEngine()
-
-    return Engines(engine(policy), None if prm is None else engine(prm))
-
-
-async def _start(wanted: list[EngineSettings]) -> list[Engine]:
-    if not wanted:
-        return []
+async def _start_vllm(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
     from cos.engines.checkpoint import check_model
-    from cos.engines.vllm import start_engines
+    from cos.engines.vllm_start import start_engines
 
     for settings in wanted:
         check_model(settings)
-    return list(await asyncio.to_thread(start_engines, wanted))
+    return await asyncio.to_thread(start_engines, wanted)
+
+
+async def _start_scripted(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
+    from cos.engines.scripted import ScriptedEngine
+
+    return [ScriptedEngine() for _ in wanted]
+
+
+RUNTIMES: Mapping[RuntimeName, Starter] = MappingProxyType({"vllm": _start_vllm, "scripted": _start_scripted})
+"""The runtimes by name."""

@@ -10,40 +10,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cos.engines.scripted import Script, chance
+from cos.engines.scripted import Script, ScriptedEngine, chance
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
+from cos.search import grammars
 from cos.search.budget import Limits
 from cos.search.errors import EngineError
-from cos.search.grammar import STEP_TAG, answer_pieces, step_pieces
-from cos.search.requests import seed_of
-from cos.search.spec import Sampling, SearchSpec
+from cos.search.grammar import Grammar, written
+from cos.search.models import Models
+from cos.search.place import seed_of
+from cos.search.ports import Reading, ScorerSession
+from cos.search.prompt import Prompt
+from cos.search.scale import Scale
+from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.search.types import Path, Question, Step
+from cos.search.terms import Sampling
+from cos.search.types import Chain, Path, Piece, Question
 
 Node = Mapping[str, Any]
 """A candidate as a stored trace has it (docs/traces.md)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What stands in the tree, for a scripted policy and PRM."""
+class StoredPolicy:
+    """Writes what stands in a tree."""
 
     texts: Mapping[float, str]
     """By the first number that a draw's chance gives."""
-    scores: Mapping[str, float]
-    """P(good) by all that is written up to a candidate's end."""
 
-    def writer(self, question: Question, written: str, rng: random.Random) -> str:
+    def write(self, prompt: Prompt, before: str, rng: random.Random) -> str:
         """Errors: EngineError for a candidate that the stored search has not drawn."""
-        del question, written
+        del prompt, before
         text = self.texts.get(rng.random())
         if text is None:
             raise EngineError("the stored search has no such candidate")
         return text
 
-    def judge(self, question: Question, written: str) -> float:
-        """NaN for what the stored search has not scored."""
+
+@dataclass(frozen=True, slots=True)
+class StoredScorer:
+    """Says what a PRM said of the candidates of a tree. Satisfies `cos.search.ports.Scorer` and `ScorerSession`."""
+
+    scores: Mapping[Path, float | None]
+    scale: Scale
+
+    async def open(self, question: Question) -> ScorerSession:
+        """Every question is the stored one."""
         del question
-        return self.scores.get(written.replace(STEP_TAG, ""), float("nan"))
+        return self
+
+    async def score(self, chain: Chain) -> Reading:
+        """None for what the stored search has not scored."""
+        return Reading(self.scores.get(chain.path), prompt_tokens=0, cached_tokens=0)
 
 
 def question_of(trace: Mapping[str, Any]) -> Question:
@@ -70,28 +87,32 @@ def spec_of(trace: Mapping[str, Any]) -> SearchSpec:
     )
 
 
-def replay(tree: Sequence[Node], seed: int) -> Script:
-    """A script for both engines of a search with this root ``seed`` (a trace's ``parameters.seed``)."""
+def replay(tree: Sequence[Node], seed: int, *, grammar: Grammar | None = None, scale: Scale | None = None) -> Models:
+    """The models of a search with this root ``seed`` (a trace's ``parameters.seed``).
+
+    ``grammar``: what its policy wrote in; the default one unless given. ``scale``: of its PRM's scores; probabilities
+    whose mean is a chain's score unless given. A search that says its own aggregation needs none.
+    """
+    vocabulary = ScriptedVocabulary()
+    chosen = grammar or grammars.choose(grammars.AUTO, vocabulary)
     texts: dict[float, str] = {}
     whole: dict[Path, str] = {(): ""}
-    scores: dict[str, float] = {}
     for node in sorted(tree, key=lambda node: tuple(node["path"])):
         path: Path = tuple(node["path"])
-        before, text = whole[path[:-1]], segment_of(node, first=len(path) == 1)
+        before, text = whole[path[:-1]], text_of(node, chosen, first=len(path) == 1)
         texts[chance(seed_of(seed, path), before, temperature=1.0).random()] = text
         # Drawn at temperature 0 it is the first child of its parent, or says what that says.
         texts.setdefault(chance(0, before, temperature=0.0).random(), text)
         whole[path] = before + text
-        if node["score"] is not None:
-            scores[whole[path]] = node["score"]
-    found = Written(texts, scores)
-    return Script(writer=found.writer, judge=found.judge)
+    scores: dict[Path, float | None] = {tuple(node["path"]): node["score"] for node in tree}
+    policy = ScriptedEngine(Script(grammar=chosen, writer=StoredPolicy(texts).write), vocabulary=vocabulary)
+    return Models(policy=policy, grammar=chosen, scorer=StoredScorer(scores, scale or Scale(aggregation="mean")))
 
 
-def segment_of(node: Node, *, first: bool) -> str:
-    """A candidate's text, its markup written anew; of one that the grammar could not read, what was kept of it."""
+def text_of(node: Node, grammar: Grammar, *, first: bool) -> str:
+    """A candidate as its policy wrote it: its markup written anew, or, where the grammar could not read it, as it is."""
+    if node["end"] in ("truncated", "broken"):
+        return node["text"]
     if node["answer"] is not None:
-        return "".join(answer_pieces(node["answer"], first=first))
-    if node["name"] is not None:
-        return "".join(step_pieces(Step(node["name"], node["thought"], node["reflection"]), first=first))
-    return node["excerpt"] or ""
+        return written(grammar.spans(Piece("answer", node["answer"]), first=first))
+    return written(grammar.spans(Piece("step", node["text"], node["fields"]), first=first))

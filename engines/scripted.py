@@ -5,106 +5,34 @@ judges are plain functions; its randomness follows from the seed of each request
 """
 
 import asyncio
-import hashlib
 import math
 import random
-import re
 import time
 import types
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import cast
 
 from prometheus_client import CollectorRegistry
 
+from cos.engines.scripted_vocabulary import TURN_END, ScriptedVocabulary
+from cos.engines.story import Judge, Story, Writer, default_story
 from cos.search.errors import EngineDead, EngineError, InputError
-from cos.search.grammars.cos import ANSWER_END, COS_TOKENS, STEP_END, answer_text, step_text, Step
-from cos.search.ports import Draw, Drawn, LabelRead
-from cos.search.types import Question
-
-Writer = Callable[[Question, str, random.Random], str]
-"""``writer(question, written, rng)``: the next segment after what is written, markup included."""
-
-Judge = Callable[[Question, str], float]
-"""``judge(question, written)``: P(good) at the end of what is written; NaN is allowed."""
+from cos.search.grammar import Grammar
+from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Stops
+from cos.search.prompt import Prompt
+from cos.search.types import Prefix
 
 Fault = Callable[[str, int], Exception | None]
 """``fault(kind, number)``: what request ``number`` (from 0) of a kind ("draw" or "read") is to fail with."""
-
 
 Delay = Callable[[str, int], float]
 """``delay(kind, number)``: seconds by which request ``number`` (from 0) of a kind takes longer."""
 
 HALF_A_CHARACTER = "\ufffd"
 """How a text ends that was cut within a character: what follows cannot be decoded apart from it."""
-TURN_END = "<|im_end|>"
-"""What a model writes when it is done and no stop token came before."""
-
-
-class ScriptedVocabulary:
-    """Control tokens first, then the 256 bytes of UTF-8: plain text can never spell a control token."""
-
-    def __init__(self, controls: Sequence[str] = COS_TOKENS) -> None:
-        self._tokens = [*controls, TURN_END]
-        self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
-        self._controls = {token: index for index, token in enumerate(self._tokens)}
-        self._encoded = lru_cache(maxsize=1024)(self._encode_markup)
-        self._decoded = lru_cache(maxsize=1024)(self._decode)
-        self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
-
-    @property
-    def fingerprint(self) -> str:
-        return f"scripted: {' '.join(self._tokens)}"
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(map(len(self._tokens).__add__, text.encode()))
-
-    def encode_markup(self, text: str) -> tuple[int, ...]:
-        """Text whose control tokens are meant."""
-        return self._encoded(text)
-
-    def _encode_markup(self, text: str) -> tuple[int, ...]:
-        ids: list[int] = []
-        end = 0
-        for match in self._pattern.finditer(text):
-            ids += self.encode(text[end : match.start()])
-            ids.append(self._controls[match.group()])
-            end = match.end()
-        return (*ids, *self.encode(text[end:]))
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._decoded(tuple(token_ids))
-
-    def _decode(self, token_ids: tuple[int, ...]) -> str:
-        return b"".join(map(self._pieces.__getitem__, token_ids)).decode(errors="replace")
-
-    def control_id(self, token: str) -> int | None:
-        return self._controls.get(token)
-
-
-CHAIN_STEPS = 3
-_SURENESS = re.compile(r"\[(\d\.\d+)\]")
-
-
-def story(question: Question, written: str, rng: random.Random) -> str:
-    """The default writer: three steps that each say how sure they are, then the right answer if all went well."""
-    done = written.count(STEP_END)
-    sureness = [float(found) for found in _SURENESS.findall(written)]
-    if done >= CHAIN_STEPS:
-        right = int(hashlib.sha256(question.text.encode()).hexdigest(), 16) % 90 + 10
-        answer = str(right if min(sureness) >= 0.5 else rng.randint(10, 99))
-        return answer_text(answer, first=done == 0)
-    sure = round(rng.betavariate(2, 1.2), 4)
-    thought = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
-    return step_text(Step(f"Look at part {done + 1}", thought, "It fits what I saw before."), first=done == 0)
-
-
-def sureness(question: Question, written: str) -> float:
-    """The default judge: how sure the newest step says it is; an answer is as good as the least sure step."""
-    del question
-    said = [float(found) for found in _SURENESS.findall(written)] or [0.5]
-    return min(said) if ANSWER_END in written else said[-1]
+PICTURE_TOKENS = 16
 
 
 def chance(seed: int, written: str, temperature: float, of: random.Random | None = None) -> random.Random:
@@ -125,8 +53,12 @@ def turn() -> Generator[None]:
 class Script:
     """What a scripted engine does."""
 
-    writer: Writer = story
-    judge: Judge = sureness
+    grammar: Grammar | None = None
+    """What the story is written in; the default grammar unless given."""
+    writer: Writer | None = None
+    """Writes pieces, in any grammar; the story unless given."""
+    judge: Judge | None = None
+    """P(good); of the story unless given."""
     fault: Fault | None = None
     delay: Delay | None = None
     seconds_per_token: float = 0.0
@@ -136,12 +68,13 @@ class Script:
 
 
 class ScriptedEngine:
-    """Satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
+    """Satisfies `cos.engines.ports.Runtime`, with metrics, caches and load of its own."""
 
     def __init__(
         self, script: Script | None = None, context_tokens: int = 8192, vocabulary: ScriptedVocabulary | None = None
     ) -> None:
         self.script = script or Script()
+        self.story = default_story() if self.script.grammar is None else Story(self.script.grammar)
         self.in_flight = 0
         """Requests under way now."""
         self.most_in_flight = 0
@@ -163,12 +96,12 @@ class ScriptedEngine:
         return self._vocabulary
 
     @property
-    def abilities(self):
-        return frozenset({"labels","text"})
-
-    @property
     def context_tokens(self) -> int:
         return self._context_tokens
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return frozenset(("labels", "head", "text"))
 
     @property
     def is_saturated(self) -> bool:
@@ -200,14 +133,14 @@ class ScriptedEngine:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
 
-    async def open(self, prompt) -> "ScriptedSession":
-        question = Question(prompt.turns[-1].text, prompt.picture)
+    async def open(self, prompt: Prompt) -> "ScriptedSession":
         if not self._alive:
             raise EngineDead("the scripted engine has died")
-        prompt_tokens = len(self._vocabulary.encode(question.text)) + (16 if question.picture else 0)
+        picture_tokens = PICTURE_TOKENS if prompt.picture else 0
+        prompt_tokens = sum(len(self._vocabulary.encode(turn.text)) for turn in prompt.turns) + picture_tokens
         if prompt_tokens + 1 > self._context_tokens:
             raise InputError(f"question and image take {prompt_tokens} tokens of {self._context_tokens}", "question")
-        return ScriptedSession(self, question, prompt_tokens)
+        return ScriptedSession(self, prompt, prompt_tokens)
 
     async def forget(self, *, prefixes_only: bool = False) -> None:
         del prefixes_only
@@ -243,11 +176,11 @@ class ScriptedEngine:
 
 
 class ScriptedSession:
-    """One question on a scripted engine."""
+    """One prompt on a scripted engine."""
 
-    def __init__(self, engine: ScriptedEngine, question: Question, prompt_tokens: int) -> None:
+    def __init__(self, engine: ScriptedEngine, prompt: Prompt, prompt_tokens: int) -> None:
         self._engine = engine
-        self._question = question
+        self._prompt = prompt
         self._prompt_tokens = prompt_tokens
         self._tokens_aborted = 0
         self._texts: dict[int, str] = {}
@@ -262,14 +195,15 @@ class ScriptedSession:
     def tokens_aborted(self) -> int:
         return self._tokens_aborted
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
-        before = self._checked(continuation)
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
+        before = self._checked(prefix)
         _, written = self._known(before)
         rng = chance(draw.seed, written, draw.temperature, self._engine.chance)
         ids = self._written(written, rng, draw)
         luck = rng.random() if draw.logprobs else 0.0
-        whole = 1 + min([ids.index(stop) for stop in draw.stops.token_ids if stop in ids], default=len(ids) - 1)
+        whole, stop = self._ended(ids, draw.stops)
         ids = ids[: min(whole, draw.max_tokens)]
+        is_whole = len(ids) == whole
         seconds = self._engine.script.seconds_per_token * len(ids)
         started = time.perf_counter()
         try:
@@ -279,40 +213,75 @@ class ScriptedSession:
             self._tokens_aborted += min(passed, len(ids))
             raise
         cached_tokens, _ = self._recalled(before)
-        self._remember(before + ids, written + self._engine.vocabulary.decode(ids))
+        text = self._engine.vocabulary.decode(ids)
+        self._remember(before + ids, written + text)
         return Drawn(
-            written=ids, text=self._engine.vocabulary.decode(ids), tokens=len(ids), stop=ids[-1] if len(ids)==whole and ids and ids[-1] in draw.stops.token_ids else None,
-            finish="stop" if len(ids) == whole else "length",
+            written=ids,
+            text=text,
+            tokens=len(ids),
+            finish="stop" if is_whole else "length",
+            stop=stop if is_whole else None,
             logprob=-0.1 * len(ids) * (1 + luck) if draw.logprobs else None,
             prompt_tokens=self._prompt_tokens + len(before),
             cached_tokens=cached_tokens,
         )
 
     def _written(self, before: str, rng: random.Random, draw: Draw) -> tuple[int, ...]:
-        """What the writer writes, segment by segment, up to a stop or to the end of its turn, which it has come to when
-        a segment is no step."""
-        vocabulary, text = self._engine.vocabulary, ""
+        """What the writer writes, piece by piece, up to a stop or to the end of its turn, which it has come to when a
+        piece is no step."""
+        vocabulary, story, stops, text = self._engine.vocabulary, self._engine.story, draw.stops, ""
+        writer, step_end = self._engine.script.writer or story.write, story.step_end
         while True:
-            segment = self._engine.script.writer(self._question, before + text, rng)
-            text += segment
+            piece = writer(self._prompt, before + text, rng)
+            text += piece
             ids = vocabulary.encode_markup(text + TURN_END)
-            if not segment.endswith(STEP_END) or len(ids) > draw.max_tokens or any(s in ids for s in draw.stops.token_ids):
+            is_step = bool(step_end) and piece.endswith(step_end)
+            is_stopped = any(stop in ids for stop in stops.token_ids) or any(stop in text for stop in stops.strings)
+            if not is_step or len(ids) > draw.max_tokens or is_stopped:
                 return ids
 
-    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
-        del labels, priority
-        before = self._checked(continuation)
+    def _ended(self, ids: tuple[int, ...], stops: Stops) -> tuple[int, int | str | None]:
+        """How many of the tokens come before the first stop, itself included, and which it is."""
+        found: list[tuple[int, int | str | None]] = [(ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids]
+        if stops.strings:
+            vocabulary = self._engine.vocabulary
+            text = vocabulary.decode(ids)
+            found += [
+                (vocabulary.reach(ids, place + len(stop)), stop)
+                for stop in stops.strings
+                if (place := text.find(stop)) >= 0
+            ]
+        return min(found, key=lambda end: end[0], default=(len(ids), None))
+
+    async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:
+        """The first label has P(good), and the others share the rest."""
+        del priority
+        p, prompt_tokens, cached_tokens = await self._judged(prefix)
+        others = len(labels) - 1
+        logprobs = (_log(p), *[_log((1 - p) / others)] * others) if others else (_log(p),)
+        return LabelRead(logprobs, prompt_tokens, cached_tokens)
+
+    async def read_head(self, prefix: Prefix, priority: int) -> HeadRead:
+        """One value, P(good)."""
+        del priority
+        p, prompt_tokens, cached_tokens = await self._judged(prefix)
+        return HeadRead((p,), prompt_tokens, cached_tokens)
+
+    async def _judged(self, prefix: Prefix) -> tuple[float, int, int]:
+        """P(good), prompt tokens and cached tokens of one read."""
+        before = self._checked(prefix)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
         cached_tokens, written = self._recalled(before)
-        p = self._engine.script.judge(self._question, written)
-        return LabelRead((_log(p), _log(1 - p)), self._prompt_tokens + len(before), cached_tokens)
+        judge = self._engine.script.judge or self._engine.story.judge
+        return judge(self._prompt, written), self._prompt_tokens + len(before), cached_tokens
 
-    def _checked(self, continuation: Sequence[int]) -> tuple[int, ...]:
-        if self._prompt_tokens + len(continuation) + 1 > self._engine.context_tokens:
+    def _checked(self, prefix: Prefix) -> tuple[int, ...]:
+        before = tuple(cast("tuple[int, ...]", prefix))
+        if self._prompt_tokens + len(before) + 1 > self._engine.context_tokens:
             raise EngineError(
-                f"a chain of {len(continuation)} tokens is longer than the context of {self._engine.context_tokens}"
+                f"a chain of {len(before)} tokens is longer than the context of {self._engine.context_tokens}"
             )
-        return tuple(continuation)
+        return before
 
     def _known(self, before: tuple[int, ...]) -> tuple[int, str]:
         """Tokens of the longest text that was seen and that this one begins with; and all of its own text."""

@@ -1,9 +1,18 @@
-"""How one engine is to be started."""
+"""How one model is to be run."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["policy", "prm"]
+RuntimeName = Literal["vllm", "scripted"]
+
+SCRIPTED = "scripted"
+"""What a user gives as a model to have none."""
+
+
+def runtime_of(model: str) -> RuntimeName:
+    """What runs the model that a user has named."""
+    return "scripted" if model == SCRIPTED else "vllm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +21,9 @@ class EngineSettings:
 
     role: Role
     model: str
-    """A folder or a hub name, as for ``vllm serve``."""
+    """A folder or a hub name, as for ``vllm serve``. A runtime without a model does not look at it."""
+    runtime: RuntimeName = "vllm"
+    """What runs it; see `cos.engines.launch`."""
     max_model_len: int | None = None
     """Longest prompt + continuation, tokens; the model's own limit unless given."""
     max_num_seqs: int = 256
@@ -30,5 +41,4 @@ class EngineSettings:
     enforce_eager: bool | None = None
     """No graph capture or compilation. True on CPU and False on GPU unless given."""
     trust_remote_code: bool = False
-    question_suffix: str = ""
-    """Put behind every question on a line of its own (a trigger sentence the checkpoint was trained with)."""
+    """Run code that comes with a checkpoint."""

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as the search sees it, and the chat prompt around a question."""
+"""A Hugging Face tokenizer as the search sees it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cos.search.errors import InputError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_QUESTION = "\u2400question\u2400"
-"""Stands for the question while the chat template is rendered."""
 
 
 def neutral_pieces(text: str, controls: Sequence[str]) -> list[str]:
@@ -71,6 +66,12 @@ class HfVocabulary:
         """Our own text, whose control tokens are meant."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
+    def opening(self) -> tuple[int, ...]:
+        """The tokens of its own that the tokenizer puts before a text that has no chat template."""
+        bare, whole = (self._tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+        begins = (place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        return tuple(whole[: next(begins, 0)])
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -96,64 +97,3 @@ def _plain_ids(tokenizer: Any, controls: Mapping[str, int]) -> dict[str, list[in
             token: tokenizer.encode(token, add_special_tokens=False, split_special_tokens=True) for token in controls
         }
     return {token: ids for token, ids in found.items() if controls[token] not in ids}
-
-
-class ChatPrompt:
-    """Renders the prompt of a question through a model's chat template, tokenising the question as plain text.
-
-    Serving and training both do it here. The chat template alone says which control tokens stand in a prompt: a
-    tokenizer that begins texts with a token of its own adds none, as in ``vllm serve``.
-    """
-
-    def __init__(self, vocabulary: HfVocabulary, templater: Any, suffix: str = "") -> None:
-        """``templater``: a tokenizer or processor with ``apply_chat_template``. ``suffix``: put on a line of its own
-        behind every question (the trigger sentence that some CoS checkpoints were trained with)."""
-        self._vocabulary = vocabulary
-        self._suffix = suffix
-        self._with_image = self._render(templater, image=True)
-        self._without = self._render(templater, image=False)
-        self._picture_first = self._with_image[0] != self._without[0]
-
-    @staticmethod
-    def _render(templater: Any, *, image: bool) -> tuple[str, str]:
-        parts = [{"type": "image"}] if image else []
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": _QUESTION}]}]
-        text: str = templater.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if text.count(_QUESTION) != 1 or "'type'" in text:
-            messages = [{"role": "user", "content": f"<image>\n{_QUESTION}" if image else _QUESTION}]
-            text = templater.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if text.count(_QUESTION) != 1:
-            raise InputError("the model's chat template does not put the question into the prompt once", "policy")
-        head, tail = text.split(_QUESTION)
-        return head, tail
-
-    @property
-    def picture(self) -> str:
-        """The markup on that side of the question where the picture is shown, by a placeholder that the checkpoint's
-        processor expands."""
-        head, tail = self._with_image
-        return head if self._picture_first else tail
-
-    def around_picture(self, question: str, *, bare: bool = False) -> tuple[list[int], list[int]]:
-        """Token ids before and behind `picture`. ``bare``: without the suffix."""
-        head, tail = self._with_image
-        asked = self._asked(question, bare=bare)
-        if self._picture_first:
-            return [], [*asked, *self._vocabulary.encode_markup(tail)]
-        return [*self._vocabulary.encode_markup(head), *asked], []
-
-    def token_ids(self, question: str, *, image: bool, bare: bool = False) -> list[int]:
-        """The prompt with an unexpanded image placeholder. ``bare``: without the suffix."""
-        if image:
-            before, behind = self.around_picture(question, bare=bare)
-            return [*before, *self._vocabulary.encode_markup(self.picture), *behind]
-        head, tail = map(self._vocabulary.encode_markup, self._without)
-        return [*head, *self._asked(question, bare=bare), *tail]
-
-    def _asked(self, question: str, *, bare: bool) -> tuple[int, ...]:
-        return self._vocabulary.encode(f"{question}\n{self._suffix}" if self._suffix and not bare else question)
-
-
-def templater_of(processor: Any) -> Any:
-    """What renders a checkpoint's chat template: its processor when that has one, else the processor's tokenizer."""
-    return processor if getattr(processor, "chat_template", None) else getattr(processor, "tokenizer", processor)

@@ -24,6 +24,11 @@ class Prompt(Struct, frozen=True):
     is_raw: bool = False
     """Whether the turns' texts follow each other without any chat template, for models that were trained without."""
 
+    @property
+    def asked(self) -> str:
+        """What the last turn of the user's says; empty where there is none."""
+        return next((turn.text for turn in reversed(self.turns) if turn.role == "user"), "")
+
 
 def question_prompt(question: Question, *, instruction: str = "", suffix: str = "") -> Prompt:
     """A question as one turn of the user's. ``instruction``: a system message before it, unless empty. ``suffix``: put

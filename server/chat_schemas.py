@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from cos.server.schemas import RequestModel, SearchOptions, SolveReply
+from cos.wire.reply import Solution
+from cos.wire.request import RequestModel, SearchOptions
 
 
 def _only(*allowed: Any) -> Callable[[Any], Any]:
@@ -238,5 +239,5 @@ class ChatReply(BaseModel):
     model: str
     choices: tuple[Choice, ...]
     usage: ChatUsage
-    cos: SolveReply
+    cos: Solution
     """The whole reply of /solve."""

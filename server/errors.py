@@ -29,13 +29,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from cos.search.errors import BadImage, CosError, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.tasks import forget_traceback
+from cos.wire.error import ErrorBody, ErrorReply
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +106,6 @@ class EngineStuck(ServerError):
 
 class SearchTimeout(ServerError):
     """The time limit came before the first candidate."""
-
-
-class ErrorBody(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str
-
-
-class ErrorReply(BaseModel):
-    """Every reply that is not a success."""
-
-    error: ErrorBody
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from cos.engines.launch import SCRIPTED
+from cos.engines.settings import SCRIPTED
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
 from cos.server.logs import say, tell_unheard

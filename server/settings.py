@@ -11,9 +11,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cos.checkpoints import EMBEDDED
 from cos.checkpoints import resolve as resolve_model
-from cos.engines.launch import SCRIPTED
 from cos.engines.pictures import SERVED, PictureLimits
-from cos.engines.settings import EngineSettings, Role
+from cos.engines.settings import SCRIPTED, EngineSettings, Role, runtime_of
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
 from cos.server.origins import usable_host, usable_origin
@@ -36,6 +35,10 @@ class Settings(BaseSettings):
     prm: str | None = _flag(None, "models", "MODEL")
     """The process reward model that judges its steps: as --policy, or "none" to rank by the policy's likelihood.
     The embedded and the scripted policy have one of their own."""
+    grammar: str = _flag("auto", "models", "NAME")
+    """How the policy writes its steps: a step grammar by name, or "auto"."""
+    prm_format: str = _flag("auto", "models", "NAME")
+    """How the PRM is asked and its answer read: a PRM format by name, or "auto"."""
     policy_suffix: str = _flag("", "models", "TEXT")
     """Put behind every question for the policy, on a line of its own; not behind what a strategy asks it by itself."""
     prm_suffix: str = _flag("", "models", "TEXT")
@@ -201,6 +204,7 @@ class Settings(BaseSettings):
         return EngineSettings(
             role=role,
             model=resolve_model(role, name),
+            runtime=runtime_of(name),
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             dtype=self.dtype,
@@ -210,5 +214,4 @@ class Settings(BaseSettings):
             threads=self.threads,
             enforce_eager=self.enforce_eager,
             trust_remote_code=self.trust_remote_code,
-            question_suffix=self.policy_suffix if is_policy else self.prm_suffix,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cos.engines.launch import Engines
-from cos.engines.ports import Engine
+from cos.engines.ports import Runtime
 from cos.search.errors import EngineError
 from cos.server.race import cancelled
 
@@ -22,7 +22,7 @@ class _Pulse:
     """One engine's signs of life."""
 
     name: str
-    engine: Engine
+    engine: Runtime
     steps: int = 0
     silent_s: float = 0.0
     """Since its last step."""
@@ -94,7 +94,7 @@ class Watch:
             logger.warning("the %s engine works again", pulse.name)
 
 
-async def _ask(engine: Engine) -> None:
+async def _ask(engine: Runtime) -> None:
     try:
         await engine.probe()
     except EngineError as error:

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import Request
 
-from cos.server.errors import ErrorReply
 from cos.server.metrics import Account
 from cos.server.service import Service
+from cos.wire.error import ErrorReply
 
 
 def _service(request: Request) -> Service:

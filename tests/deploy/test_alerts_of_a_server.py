@@ -12,9 +12,10 @@ from prometheus_client.registry import Collector
 
 from cos.benchmarks.boards import DEPLOY, Window, panels
 from cos.benchmarks.prometheus import Prometheus, scraping
-from cos.engines.scripted import Script, sureness
+from cos.engines.scripted import Script
+from cos.engines.story import sureness
 from cos.search.errors import EngineError
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from tests.deploy.tools import program
 from tests.server.support import Served, listening
 
@@ -40,8 +41,8 @@ class _Broken(Collector):
         raise OSError("no such file")
 
 
-def _judge(question: Question, written: str) -> float:
-    return math.nan if "unscored" in question.text else sureness(question, written)
+def _judge(prompt: Prompt, written: str) -> float:
+    return math.nan if "unscored" in prompt.asked else sureness(prompt, written)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from cos.engines.scripted import ScriptedVocabulary
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.search.grammars.cos import COS_TOKENS
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead
 from cos.search.prompt import Prompt

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cos.engines.scripted import TURN_END, ScriptedVocabulary
+from cos.engines.scripted_vocabulary import TURN_END, ScriptedVocabulary
 from cos.prm.cos import CosPrm
 from cos.prm.ports import Judged
 from cos.search.errors import InputError

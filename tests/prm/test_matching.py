@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cos.engines.scripted import ScriptedEngine, ScriptedVocabulary
+from cos.engines.scripted import ScriptedEngine
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.prm import menu
 from cos.prm.cos import CosPrm
 from cos.prm.matching import match

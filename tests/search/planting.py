@@ -5,7 +5,8 @@ import random
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.grammars.cos import Step, answer_text, step_text
 from cos.search.place import seed_of
-from cos.search.types import Path, Question
+from cos.search.prompt import Prompt
+from cos.search.types import Path
 
 Tree = dict[Path, tuple[str, float]]
 """What stands at a place: "step" or an answer, and its score."""
@@ -19,8 +20,8 @@ def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
     def newest(written: str) -> Path:
         return max(tree, key=lambda path: (written.rfind(f"{path}"), len(path)))
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         path = places.get(rng.getstate()) or (*(newest(written) if written else ()), 0)
         kind, _ = tree[path]
         mark = f"{path}"
@@ -28,8 +29,8 @@ def planted(tree: Tree) -> tuple[ScriptedEngine, ScriptedEngine]:
             return step_text(Step("At", mark, ""), first=not written)
         return answer_text(f"{kind} {mark}", first=not written)
 
-    def judge(question: Question, written: str) -> float:
-        del question
+    def judge(prompt: Prompt, written: str) -> float:
+        del prompt
         return tree[newest(written)][1]
 
     return ScriptedEngine(Script(writer=write)), ScriptedEngine(Script(judge=judge))

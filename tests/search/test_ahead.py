@@ -12,10 +12,11 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.ahead import guessed
 from cos.search.budget import Limits
 from cos.search.grammars.cos import ANSWER_END, STEP_END, Step, answer_text, step_text
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.select import PROBABILITIES
 from cos.search.terms import Sampling
-from cos.search.types import Candidate, Chain, End, Piece, Question
+from cos.search.types import Candidate, Chain, End, Piece
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -75,8 +76,8 @@ class Witness:
         self._score = score
         self._notes = True
 
-    def write(self, question: Question, written: str, rng: random.Random) -> str:
-        del question, rng
+    def write(self, prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, rng
         if self._notes:
             self.seen.append(self.policy.in_flight)
         done = written.count(STEP_END)
@@ -85,8 +86,8 @@ class Witness:
             return answer_text("7", first=first)
         return step_text(Step(f"Step {done}", "I look.", "Fine"), first=first)
 
-    def judge(self, question: Question, written: str) -> float:
-        del question
+    def judge(self, prompt: Prompt, written: str) -> float:
+        del prompt
         self._notes = self._notes and ANSWER_END not in written
         self.unread.append(self.policy.in_flight)
         return self._score

@@ -11,6 +11,7 @@ from cos.search.grammars.cos import CosGrammar, answer_text
 from cos.search.models import Models
 from cos.search.place import seed_of
 from cos.search.ports import Reading
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.scale import Scale
@@ -77,8 +78,8 @@ async def test_best_of_n_trusts_the_chain_score_not_the_answer_alone(find: Find)
 
 
 async def test_the_vote_follows_the_answers_and_not_the_scores(find: Find) -> None:
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         lonely = rng.getstate() == random.Random(seed_of(0, (0,))).getstate()
         return answer_text("7" if lonely else "15", first=not written)
 

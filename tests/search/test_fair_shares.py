@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.strategies import menu
 from cos.search.terms import Sampling
-from cos.search.types import Question
 
 Find = Callable[..., Awaitable[Result]]
 
 EVERY = sorted(menu())
 
 
-def rambling(question: Question, written: str, rng: random.Random) -> str:
+def rambling(prompt: Prompt, written: str, rng: random.Random) -> str:
     """Three to five steps of uneven length, then an answer."""
-    del question
+    del prompt
     first, done = not written, written.count(STEP_END)
     if done >= 3 and (done == 5 or rng.random() < 0.5):
         return answer_text(str(rng.randrange(100)), first=first)

@@ -12,13 +12,15 @@ from time import perf_counter
 import pytest
 from PIL import Image
 
-from cos.engines.scripted import Fault, Script, ScriptedEngine, story, sureness
+from cos.engines.scripted import Fault, Script, ScriptedEngine
+from cos.engines.story import story, sureness
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
 from cos.search.events import Event, Proposed, Scored
 from cos.search.grammars.cos import answer_text
 from cos.search.place import seed_of
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import run, solve
 from cos.search.spec import SearchSpec
@@ -66,10 +68,10 @@ async def test_a_request_that_fails_once_is_tried_again_and_changes_nothing(find
 async def test_a_child_that_fails_twice_is_lost_and_its_siblings_go_on(find: Find, strategy: str) -> None:
     doomed = random.Random(seed_of(0, (1,))).getstate()
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
         if rng.getstate() == doomed:
             raise EngineError("this child always fails")
-        return story(question, written, rng)
+        return story(prompt, written, rng)
 
     result = await find(strategy, policy=ScriptedEngine(Script(writer=write)))
     assert result.usage.requests_failed == 2
@@ -89,12 +91,12 @@ async def test_a_level_that_fails_as_a_whole_is_an_engine_error(find: Find, stra
 
 
 async def test_a_later_level_that_fails_as_a_whole_costs_no_answer(find: Find) -> None:
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
         if written:
             raise EngineError("no second step can be written")
         if rng.random() < 0.5:
             return answer_text("15", first=True)
-        return story(question, written, rng)
+        return story(prompt, written, rng)
 
     result = await find("beam", {"n": 8, "beam_width": 8}, policy=ScriptedEngine(Script(writer=write)))
     assert result.chain.answer == "15"
@@ -137,8 +139,8 @@ async def test_an_engine_that_is_dead_already_opens_no_search(find: Find, which:
 def unreadable(share: float) -> ScriptedEngine:
     """A PRM that gives this share of all it reads no number; which, its text decides."""
 
-    def judge(question: Question, written: str) -> float:
-        return math.nan if random.Random(written).random() < share else sureness(question, written)
+    def judge(prompt: Prompt, written: str) -> float:
+        return math.nan if random.Random(written).random() < share else sureness(prompt, written)
 
     return ScriptedEngine(Script(judge=judge))
 
@@ -205,7 +207,7 @@ async def test_a_prm_that_dies_while_explaining_costs_the_scores_not_the_answer(
 
 
 async def test_a_bug_is_raised_as_itself_whatever_else_fails_beside_it(find: Find) -> None:
-    def judge(question: Question, written: str) -> float:
+    def judge(prompt: Prompt, written: str) -> float:
         raise ZeroDivisionError
 
     policy = failing(1, 2, error=EngineDead)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cos.engines.scripted import ScriptedVocabulary
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.search.errors import InputError
 from cos.search.grammars.cos import (
     ANSWER_END,

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession, story
+from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
+from cos.engines.story import story
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import InputError, SearchFailed
 from cos.search.grammars.cos import Step, step_text
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -25,9 +27,9 @@ SCORED = sorted(name for name, strategy in menu().items() if strategy.needs_scor
 UNREAD = ("greedy", "self_consistency", "self_critique")
 
 
-def endless(question: Question, written: str, rng: random.Random) -> str:
+def endless(prompt: Prompt, written: str, rng: random.Random) -> str:
     """Never comes to an answer."""
-    del question
+    del prompt
     return step_text(Step("On", f"and on [{rng.random():.4f}]", "Fine"), first=not written)
 
 
@@ -171,13 +173,13 @@ async def test_a_question_that_fills_the_context_is_refused(find: Find) -> None:
 
 
 async def test_a_chain_in_unreadable_text_ends_there_and_is_never_shown_to_the_prm(find: Find) -> None:
-    def mumble(question: Question, written: str, rng: random.Random) -> str:
-        return "mumble" if rng.random() < 0.5 else story(question, written, rng)
+    def mumble(prompt: Prompt, written: str, rng: random.Random) -> str:
+        return "mumble" if rng.random() < 0.5 else story(prompt, written, rng)
 
     shown: list[str] = []
 
-    def judge(question: Question, written: str) -> float:
-        del question
+    def judge(prompt: Prompt, written: str) -> float:
+        del prompt
         shown.append(written)
         return 0.5
 

@@ -13,12 +13,13 @@ from cos.engines.scripted import Script, ScriptedEngine
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, SearchFailed
 from cos.search.grammars.cos import LABEL_GOOD, STEP_END, STEP_TAG, Step, answer_text, step_text
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.select import rank
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
 from cos.search.terms import Sampling
-from cos.search.types import UNREADABLE, Candidate, Chain, Path, Question
+from cos.search.types import UNREADABLE, Candidate, Chain, Path
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -33,8 +34,8 @@ class Author:
 
     habits: tuple[str, ...]
 
-    def __call__(self, question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def __call__(self, prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         first = not written
         match rng.choice(self.habits):
             case "answer":
@@ -64,8 +65,8 @@ class Moods:
 
     seed: int
 
-    def __call__(self, question: Question, written: str) -> float:
-        del question
+    def __call__(self, prompt: Prompt, written: str) -> float:
+        del prompt
         digest = hashlib.blake2b(f"{self.seed} {written}".encode(), digest_size=2).digest()
         return SCORES[int.from_bytes(digest, "big") % len(SCORES)]
 
@@ -195,9 +196,9 @@ BY_RANK = ("auto", "beam", "best_of_n", "dvts", "greedy_prm", "rebase")
 """Strategies that follow scores alone: neither votes nor chance, and no rollouts."""
 
 
-def even(question: Question, written: str, rng: random.Random) -> str:
+def even(prompt: Prompt, written: str, rng: random.Random) -> str:
     """Steps and answers of equal length that differ."""
-    del question
+    del prompt
     first, number = not written, rng.randrange(100, 1000)
     if written.count(STEP_END) == 3:
         return answer_text(str(number), first=first)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cos.engines.scripted import CHAIN_STEPS, Script, ScriptedEngine, sureness
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.engines.story import CHAIN_STEPS, sureness
 from cos.prm.matching import match
 from cos.search.errors import EngineError, InputError
 from cos.search.events import Answered, Event, Opened, Proposed, Scored, Selected
 from cos.search.grammars.cos import ANSWER_END
 from cos.search.place import seed_of
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
@@ -197,8 +199,8 @@ async def test_an_answer_that_needs_no_score_is_given_when_all_are_nan_and_count
 async def test_a_nan_never_wins_against_a_score(find: Find, strategy: str) -> None:
     """Every other read is NaN, whatever its candidate is worth; the others stay as they are."""
 
-    def nan_for_the_sure(question: Question, written: str) -> float:
-        p = sureness(question, written)
+    def nan_for_the_sure(prompt: Prompt, written: str) -> float:
+        p = sureness(prompt, written)
         return math.nan if p > 0.6 else p
 
     result = await find(strategy, {"n": 8}, prm=ScriptedEngine(Script(judge=nan_for_the_sure)))
@@ -210,7 +212,7 @@ async def test_a_nan_never_wins_against_a_score(find: Find, strategy: str) -> No
 async def test_a_candidate_without_a_score_is_read_once_only(find: Find) -> None:
     read = list[str]()
 
-    def judge(question: Question, written: str) -> float:
+    def judge(prompt: Prompt, written: str) -> float:
         read.append(written)
         return math.nan
 
@@ -348,8 +350,8 @@ async def test_timings_are_in_order(find: Find) -> None:
 
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_a_policy_that_answers_at_once_ends_every_search_at_once(find: Find, strategy: str) -> None:
-    def blurt(question: Question, written: str, rng: random.Random) -> str:
-        del question, written
+    def blurt(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, written
         return f"Answer:\n<|answer_start|>{rng.randint(1, 3)}{ANSWER_END}"
 
     result = await find(strategy, policy=ScriptedEngine(Script(writer=blurt)))

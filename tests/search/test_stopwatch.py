@@ -16,6 +16,7 @@ from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import Pair
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import run
 from cos.search.spec import SearchSpec
@@ -168,8 +169,8 @@ async def test_a_vote_that_takes_algebra_counts_as_vote() -> None:
             await asyncio.sleep(0.02)
             return [True] * len(pairs)
 
-    def roots(question: Question, written: str, rng: random.Random) -> str:
-        del question, written
+    def roots(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, written
         return f"Answer:\n<|answer_start|>{rng.choice(['sqrt(8)', '2*sqrt(2)'])}<|answer_end|>"
 
     models = match(ScriptedEngine(Script(writer=roots)), None)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession, story
+from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
+from cos.engines.story import story
 from cos.prm.matching import match
 from cos.search.grammars.cos import Step, answer_text, step_text
 from cos.search.prompt import Prompt, Turn
@@ -33,12 +34,12 @@ async def test_a_weighted_vote_pools_what_equal_answers_are_worth(find: Find) ->
     """Alone the first chain is best; together the other two are worth more."""
     scores = {"7": 0.8, "15": 0.5}
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         return answer_text("7" if rng.random() < 0.3 else "15", first=not written)
 
-    def judge(question: Question, written: str) -> float:
-        del question
+    def judge(prompt: Prompt, written: str) -> float:
+        del prompt
         return next(score for answer, score in scores.items() if f">{answer}<" in written)
 
     async def found(strategy: str) -> str | None:
@@ -118,14 +119,14 @@ async def test_a_particle_without_weight_dies_out(find: Find) -> None:
 async def test_lookahead_prefers_the_step_that_leads_further(find: Find) -> None:
     """Temperature 0 writes the same below both; the PRM likes what follows the second."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         if not written:
             return step_text(Step("First", rng.choice("ab"), ""), first=True)
         return answer_text("the end", first=False)
 
-    def judge(question: Question, written: str) -> float:
-        del question
+    def judge(prompt: Prompt, written: str) -> float:
+        del prompt
         is_answer, is_a = "the end" in written, ">a<" in written
         return (0.1 if is_a else 0.9) if is_answer else (0.8 if is_a else 0.2)
 
@@ -197,10 +198,10 @@ def test_a_choice_is_the_first_number_that_is_a_candidates(reply: str, index: in
 def critic(reply: str) -> ScriptedEngine:
     """A policy that writes stories, criticises, and chooses what it is told to choose."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        if "Which candidate is best" in question.text:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        if "Which candidate is best" in prompt.asked:
             return reply
-        return "Fine." if "Criticise" in question.text else story(question, written, rng)
+        return "Fine." if "Criticise" in prompt.asked else story(prompt, written, rng)
 
     return ScriptedEngine(Script(writer=write))
 
@@ -280,8 +281,8 @@ async def test_auto_takes_the_best_of_both_chains_when_nothing_convinces(find: F
 
 
 async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> None:
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         return answer_text("7" if rng.random() < 0.2 else "15", first=not written)
 
     result = await find("auto", policy=ScriptedEngine(Script(writer=write)), has_prm=False, score="likelihood")
@@ -292,8 +293,8 @@ async def test_auto_without_a_prm_takes_the_most_frequent_answer(find: Find) -> 
 def habit(*thoughts: str) -> ScriptedEngine:
     """Writes steps with these thoughts, one after the other, without end."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question, rng
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, rng
         thought = thoughts[written.count("step_end") % len(thoughts)]
         return step_text(Step("Go", thought, "") if thought else Step("", "", ""), first=not written)
 
@@ -320,8 +321,8 @@ async def test_a_chain_that_goes_in_circles_or_says_nothing_ends(
 
 
 async def test_what_is_said_twice_is_read_once_and_expanded_once(find: Find) -> None:
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         if written.count("step_end") == 2:
             return answer_text("7", first=False)
         return step_text(Step("Same", f"part {written.count('step_end')}", rng.choice("ab")), first=not written)
@@ -358,8 +359,8 @@ async def test_stopping_what_is_hopeless_never_changes_the_answer(find: Find, ag
 
 
 async def test_one_bad_score_stops_a_chain_where_the_worst_step_counts(find: Find) -> None:
-    def sure_or_not(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def sure_or_not(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         if "good" in written and written.count("step_end") == 1:
             return answer_text("7", first=False)
         if written.count("step_end") > 5:

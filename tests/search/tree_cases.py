@@ -12,6 +12,23 @@ from typing import Any
 
 CASES = 200
 """Of each strategy."""
+WITHOUT_SCORES = ("auto", "greedy", "self_consistency", "self_critique")
+"""Strategies that can do without a PRM."""
+STRATEGIES = (
+    "auto",
+    "beam",
+    "best_of_n",
+    "dvts",
+    "greedy",
+    "greedy_prm",
+    "lookahead",
+    "mcts",
+    "particle",
+    "rebase",
+    "self_consistency",
+    "self_critique",
+    "weighted_vote",
+)
 
 START, END, PROCEED = "<|reasoning_start|>", "<|reasoning_end|>", "<|reasoning_proceed|>"
 STEP_START, STEP_END = "<|reasoning_step_start|>", "<|reasoning_step_end|>"
@@ -148,7 +165,7 @@ class Case:
     context_tokens: int = 8192
 
 
-def case(strategy: str, number: int, *, needs_scores: bool) -> Case:
+def case(strategy: str, number: int) -> Case:
     """The search of a strategy with this number. The first is a small and plain one."""
     rng = random.Random(f"tree {strategy} {number}")
     if number == 0:
@@ -169,7 +186,7 @@ def case(strategy: str, number: int, *, needs_scores: bool) -> Case:
         question=rng.choice(TEXTS) + f" ({number})",
         writer=writer,
         choices=CHOICES if rng.random() < 0.15 else (),
-        has_prm=has_prm or (needs_scores and not likelihood),
+        has_prm=has_prm or (strategy not in WITHOUT_SCORES and not likelihood),
         noise=writer == "noisy" or rng.random() < 0.1,
         params=params_of(strategy, rng, most=6),
         sampling={

@@ -13,37 +13,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cos.engines.scripted import Script, ScriptedEngine, Writer
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.engines.story import Writer
 from cos.prm.matching import match
 from cos.search.budget import Limits
 from cos.search.errors import CosError
+from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.strategies import BUILT_IN
 from cos.search.terms import Sampling
 from cos.search.types import Question
 from tests.search.told import digest, told
-from tests.search.tree_cases import CASES, WRITERS, Case, case, reply, verdict
+from tests.search.tree_cases import CASES, STRATEGIES, WRITERS, Case, case, reply, verdict
 
 STORED = Path(__file__).parent / "trees.json"
-
-
-def strategies() -> list[str]:
-    """The built-in strategies by name."""
-    return sorted(strategy.name for strategy in BUILT_IN)
-
-
-def case_of(strategy: str, number: int) -> Case:
-    """One case of a strategy."""
-    (found,) = (each for each in BUILT_IN if each.name == strategy)
-    return case(strategy, number, needs_scores=found.needs_scores)
 
 
 async def searched(asked: Case) -> dict[str, Any]:
     """One search as `told` has it, with all that the policy was asked beside its tree; or the name of its error."""
     prompts: set[str] = set()
     policy = ScriptedEngine(Script(writer=writer_of(asked, prompts)), context_tokens=asked.context_tokens)
-    prm = ScriptedEngine(Script(judge=lambda question, written: verdict(question.text, written, noise=asked.noise)))
+    prm = ScriptedEngine(Script(judge=lambda prompt, written: verdict(prompt.asked, written, noise=asked.noise)))
     spec = SearchSpec(
         asked.strategy,
         asked.params,
@@ -63,11 +53,11 @@ async def searched(asked: Case) -> dict[str, Any]:
 def writer_of(asked: Case, prompts: set[str]) -> Writer:
     """The case's writer, which replies to prompts of the search's own and notes them."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        if question.text == asked.question:
-            return WRITERS[asked.writer](question.text, written, rng)
-        prompts.add(question.text)
-        return reply(question.text)
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        if prompt.asked == asked.question:
+            return WRITERS[asked.writer](prompt.asked, written, rng)
+        prompts.add(prompt.asked)
+        return reply(prompt.asked)
 
     return write
 
@@ -84,7 +74,7 @@ async def changed(numbers: Iterable[int], strategy: str, before: dict[str, Any])
     """What of these cases differs from the data, in words."""
     found: list[str] = []
     for number in numbers:
-        form = await searched(case_of(strategy, number))
+        form = await searched(case(strategy, number))
         was, now = before["digests"][strategy][number].split(), stored(form).split()
         parts = [part for part, one, other in zip(("tree", "cost", "warnings"), was, now, strict=True) if one != other]
         if parts:
@@ -99,7 +89,7 @@ def load() -> dict[str, Any]:
 
 async def made() -> dict[str, Any]:
     """The data of this commit."""
-    forms = {name: [await searched(case_of(name, number)) for number in range(CASES)] for name in strategies()}
+    forms = {name: [await searched(case(name, number)) for number in range(CASES)] for name in STRATEGIES}
     return {
         "digests": {name: [stored(form) for form in of] for name, of in forms.items()},
         "spelt_out": {name: of[0] for name, of in forms.items()},
@@ -113,12 +103,12 @@ async def main(command: str, *more: str) -> int:
             STORED.write_text(json.dumps(await made(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         case "compare", ():
             before = load()
-            found = [line for name in strategies() for line in await changed(range(CASES), name, before)]
+            found = [line for name in STRATEGIES for line in await changed(range(CASES), name, before)]
             sys.stdout.writelines(f"{line}\n" for line in found)
-            sys.stdout.write(f"{len(found)} of {len(strategies()) * CASES} searches differ\n")
+            sys.stdout.write(f"{len(found)} of {len(STRATEGIES) * CASES} searches differ\n")
             return bool(found)
         case "show", (strategy, number):
-            asked = case_of(strategy, int(number))
+            asked = case(strategy, int(number))
             form = {"case": repr(asked), **await searched(asked)}
             sys.stdout.write(json.dumps(form, ensure_ascii=False, indent=1) + "\n")
         case _:

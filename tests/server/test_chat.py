@@ -14,7 +14,7 @@ from cos.checkpoints import embedded
 from cos.engines.checkpoint import takes_system_text
 from cos.engines.scripted import Script
 from cos.search.grammars.cos import NAME_START, STEP_END, answer_text
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from tests.server.support import Served, data_uri, error_of, listening, picture_bytes, served, sse_events
 
 IMAGE = {"type": "image_url", "image_url": {"url": data_uri(picture_bytes()), "detail": "low"}}
@@ -46,7 +46,7 @@ async def test_the_answer_is_the_content_and_the_steps_are_the_reasoning(client:
     assert reply.choices[0].finish_reason == "stop"
     assert reasoning == message.model_dump()["reasoning_content"]
     first = cos["steps"][0]
-    assert reasoning.splitlines()[0] == f"Step 1 (score {first['score']:.2f}): {first['name']} — {first['thought']}"
+    assert reasoning.splitlines()[0] == f"Step 1 (score {first['score']:.2f}): {first['text']}"
     assert (cos["strategy"], cos["parameters"]["n"], cos["parameters"]["seed"]) == ("beam", 4, 3)
     assert reply.usage is not None
     assert reply.usage.completion_tokens == cos["usage"]["tokens_generated"]
@@ -279,8 +279,8 @@ def test_the_embedded_policy_says_that_it_knows_no_system_text(tmp_path: Path) -
     assert takes_system_text(str(tmp_path))
 
 
-def doubtful(question: Question, written: str) -> float:
-    del question, written
+def doubtful(prompt: Prompt, written: str) -> float:
+    del prompt, written
     return 0.3
 
 
@@ -290,8 +290,8 @@ async def test_an_answer_that_is_hardly_believed_says_so() -> None:
     assert "the PRM gives this answer 0.30 of 1, so it is more likely wrong than right" in reply["cos"]["warnings"]
 
 
-def nonsense(question: Question, written: str, rng: random.Random) -> str:
-    del question, rng
+def nonsense(prompt: Prompt, written: str, rng: random.Random) -> str:
+    del prompt, rng
     return answer_text(f"15{STEP_END}{NAME_START}", first=not written)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cos.engines.scripted import Script
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from tests.real.server_process import ROOT, fenced_blocks
 from tests.server.support import Served, data_uri, error_of, listening, picture_bytes, served, sse_events
 
@@ -252,8 +252,8 @@ async def test_a_sampling_field_that_is_not_honoured_is_a_warning_in_any_spellin
     assert any(warning.startswith("top_k was ignored") for warning in warnings)
 
 
-def good_answers_of_bad_steps(question: Question, written: str) -> float:
-    del question
+def good_answers_of_bad_steps(prompt: Prompt, written: str) -> float:
+    del prompt
     return 0.9 if "<|answer_end|>" in written else 0.2
 
 
@@ -272,9 +272,9 @@ async def test_a_reply_of_low_confidence_says_so_however_it_is_measured(aggregat
 SNIPPETS = fenced_blocks(ROOT / "docs" / "clients.md", "python")
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["openai", "litellm", "gradio"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["cos", "openai", "litellm", "gradio"])
 async def test_a_documented_snippet_works_where_its_package_is_installed(snippet: str) -> None:
-    packages = re.findall(r"^(?:import|from) (openai|litellm|gradio)", snippet, re.MULTILINE)
+    packages = re.findall(r"^(?:import|from) (cos|openai|litellm|gradio)", snippet, re.MULTILINE)
     assert packages
     for package in packages:
         pytest.importorskip(package)

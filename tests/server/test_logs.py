@@ -23,11 +23,12 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from cos.engines.scripted import Script, story
+from cos.engines.scripted import Script
+from cos.engines.story import story
 from cos.search.errors import EngineError
-from cos.search.types import Question
-from cos.server.jobs import Planner
+from cos.search.prompt import Prompt
 from cos.server.logs import ENGINES, JsonLines, TextLines, about, tell_unheard
+from cos.server.planner import Planner
 from tests.server.support import body, data_uri, listening, picture_bytes, served, until
 from tests.server.test_broken_off import chat_body
 from tests.server.test_cli import COMMAND, ended
@@ -83,10 +84,10 @@ def log() -> Generator[Log]:
         yield found
 
 
-def telling(question: Question, written: str, rng: random.Random) -> str:
+def telling(prompt: Prompt, written: str, rng: random.Random) -> str:
     """A writer that logs, as code deep in an engine would."""
     logging.getLogger("cos.engines.somewhere").warning("drawing")
-    return story(question, written, rng)
+    return story(prompt, written, rng)
 
 
 async def test_every_line_has_time_level_logger_and_message(log: Log) -> None:
@@ -211,14 +212,14 @@ def canaries(**fields: Any) -> dict[str, Any]:
     return body(**{"question": f"What does the {CANARY} sing?", "n": 4, **fields})
 
 
-def sing(question: Question, written: str, rng: random.Random) -> str:
-    del question, written, rng
+def sing(prompt: Prompt, written: str, rng: random.Random) -> str:
+    del prompt, written, rng
     return f"Answer:\n<|answer_start|>sqrt({CANARY})<|answer_end|>"
 
 
-def stumble(question: Question, written: str, rng: random.Random) -> str:
+def stumble(prompt: Prompt, written: str, rng: random.Random) -> str:
     del rng
-    raise ValueError(f"cannot go on from {question.text} and {written}")
+    raise ValueError(f"cannot go on from {prompt.asked} and {written}")
 
 
 async def ask_in_every_way(script: Script, **values: Any) -> None:

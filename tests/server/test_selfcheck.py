@@ -7,26 +7,26 @@ import random
 import pytest
 from rich.console import Console
 
-from cos.checkpoints import EXAMPLE_ID, heldout
+from cos.checkpoints import example, heldout
 from cos.engines.launch import Engines
-from cos.engines.scripted import Judge, Script, ScriptedEngine, Writer
+from cos.engines.scripted import Script, ScriptedEngine
+from cos.engines.story import Judge, Writer
 from cos.ledger.task import Problem, derive
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammars.cos import ANSWER_END, answer_text
-from cos.search.types import Question
+from cos.search.grammars.cos import ANSWER_END, answer_text, step_piece
+from cos.search.prompt import Prompt
 from cos.server.app import create_app
-from cos.server.golden import RIGHT, WRONG
 from cos.server.selfcheck import Unusable, self_check
 from cos.server.settings import Settings
 
 
-def decided(question: Question, written: str) -> float:
+def decided(prompt: Prompt, written: str) -> float:
     """A judge that believes what the right chain reads, and nothing else."""
     return 0.95 if "shows 62" in written or "shows" not in written else 0.05
 
 
 def answering(answer: str) -> Writer:
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
         return answer_text(answer, first=not written)
 
     return write
@@ -52,11 +52,13 @@ SCRIPTED: dict[str, object] = {"policy": "scripted"}
 
 
 def test_the_right_chain_is_the_examples_own_and_the_wrong_one_is_not() -> None:
-    problem = next(problem for problem in heldout() if problem.id == EXAMPLE_ID)
+    sample = example()
+    problem = next(problem for problem in heldout() if problem.id == sample.problem_id)
     derived = derive(Problem(problem.rows, "difference", (0, 1)))
-    assert (RIGHT.steps, RIGHT.answer) == (derived.steps, derived.answer)
-    assert RIGHT.answer == problem.answer != WRONG.answer
-    assert not set(WRONG.steps) & set(RIGHT.steps)
+    pieces = [step_piece(step) for step in derived.steps]
+    assert [(step.text, step.fields) for step in sample.right.steps] == [(piece.text, piece.fields) for piece in pieces]
+    assert sample.right.answer == derived.answer == sample.answer != sample.wrong.answer
+    assert not {step.text for step in sample.wrong.steps} & {step.text for step in sample.right.steps}
 
 
 async def test_a_pair_that_solves_the_example_is_let_in() -> None:
@@ -75,19 +77,19 @@ async def test_a_prm_whose_scores_are_missing_is_refused(models: dict[str, objec
 
 @pytest.mark.parametrize("models", [EMBEDDED, FOREIGN])
 async def test_a_model_that_was_not_taught_to_judge_is_refused_as_prm(models: dict[str, object]) -> None:
-    def indifferent(question: Question, written: str) -> float:
+    def indifferent(prompt: Prompt, written: str) -> float:
         return random.Random(written).uniform(0.35, 0.48)
 
     with pytest.raises(Unusable, match="it was not trained to judge"):
         await checked(Script(), Script(judge=indifferent), **models)
 
 
-def upside_down(question: Question, written: str) -> float:
-    return 1 - decided(question, written)
+def upside_down(prompt: Prompt, written: str) -> float:
+    return 1 - decided(prompt, written)
 
 
-def believing_any_answer(question: Question, written: str) -> float:
-    return 0.9 if ANSWER_END in written else decided(question, written)
+def believing_any_answer(prompt: Prompt, written: str) -> float:
+    return 0.9 if ANSWER_END in written else decided(prompt, written)
 
 
 @pytest.mark.parametrize("judge", [upside_down, believing_any_answer])
@@ -111,10 +113,10 @@ async def test_a_narrow_strategy_that_gets_the_example_wrong_does_not_condemn_th
 ) -> None:
     drawn = 0
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
         nonlocal drawn
         drawn += 1
-        return answering("12" if drawn == 1 else "32")(question, written, rng)
+        return answering("12" if drawn == 1 else "32")(prompt, written, rng)
 
     await checked(Script(writer=write), Script(judge=decided), strategy="greedy", **EMBEDDED)
     assert any("auto gets it right" in record.message for record in caplog.records)
@@ -137,7 +139,7 @@ async def test_an_engine_that_dies_meanwhile_is_told_as_such() -> None:
 
 
 async def test_a_policy_that_answers_nothing_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    def chat(question: Question, written: str, rng: random.Random) -> str:
+    def chat(prompt: Prompt, written: str, rng: random.Random) -> str:
         return "As a language model, I have no steps to offer."
 
     await checked(Script(writer=chat), Script(judge=decided), **FOREIGN)

@@ -52,13 +52,13 @@ def test_the_embedded_and_the_scripted_policy_bring_their_prm() -> None:
     assert load_settings(["--policy", "a/b", "--prm", "none"]).prm_name is None
 
 
-def test_each_engine_gets_its_own_share_and_suffix() -> None:
-    settings = Settings(policy="a/b", prm="c/d", policy_suffix="Think.", policy_memory_utilization=0.3, threads=3)
+def test_each_engine_gets_its_own_share() -> None:
+    settings = Settings(policy="a/b", prm="c/d", policy_memory_utilization=0.3, threads=3)
     policy, prm = settings.engine_settings("policy"), settings.engine_settings("prm")
     assert policy is not None
     assert prm is not None
-    assert (policy.model, policy.memory_utilization, policy.question_suffix) == ("a/b", 0.3, "Think.")
-    assert (prm.model, prm.memory_utilization, prm.question_suffix) == ("c/d", 0.4, "")
+    assert (policy.model, policy.memory_utilization) == ("a/b", 0.3)
+    assert (prm.model, prm.memory_utilization) == ("c/d", 0.4)
     assert policy.threads == prm.threads == 3
 
 

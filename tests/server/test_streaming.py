@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from cos.engines.scripted import Script, story
+from cos.engines.scripted import Script
+from cos.engines.story import story
 from cos.search.errors import EngineDead
 from cos.server import streaming
 from tests.server.support import Served, error_of, served, sse_events

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from cos.engines.scripted import Fault, Script, ScriptedEngine, Writer
+from cos.engines.scripted import Fault, Script, ScriptedEngine
+from cos.engines.story import Writer
 from cos.search.grammars.cos import STEP_END, Step, answer_pieces, step_pieces
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from cos.training.data.rows import ProblemRow
 
 STEPS = (Step("Read", "I see 4.", "It is clear."), Step("Add", "4 + 1 = 5.", "It follows."))
@@ -29,8 +30,8 @@ def problems(folder: Path, count: int) -> list[ProblemRow]:
 def writer(wrong: float = 0.3) -> Writer:
     """Two steps and an answer; each step goes wrong with probability ``wrong`` and a chain gone wrong ends wrong."""
 
-    def write(question: Question, written: str, rng: random.Random) -> str:
-        del question
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
         whole: list[str] = []
         while True:
             so_far = written + "".join(whole)

@@ -102,8 +102,8 @@ def _digits(problems: Iterable[ProblemRow]) -> frozenset[Split]:
     return frozenset(row.digits for row in problems if row.digits is not None)
 
 
-def ledger_digits(source: ProblemSource | LedgerSource | None) -> tuple[Split, ...]:
-    """The digits of a source's ledgers."""
+def digits_of(source: ProblemSource | LedgerSource | None) -> tuple[Split, ...]:
+    """The set of digits that a source's generated problems are drawn with; none for rows of files."""
     ledger = source.ledger if isinstance(source, ProblemSource) else source
     return () if ledger is None else (ledger.digits,)
 
@@ -259,18 +259,18 @@ def _plan(stage: StageConfig) -> tuple[Role | None, tuple[Split, ...], tuple[str
         case "sight":
             return stage.role, (stage.role,), ()
         case "sft":
-            return stage.trains, ledger_digits(stage.ledger), paths_of(stage.data)
+            return stage.trains, digits_of(stage.ledger), paths_of(stage.data)
         case "prm":
-            return "prm", ledger_digits(stage.ledger), paths_of(stage.chains)
+            return "prm", digits_of(stage.ledger), paths_of(stage.chains)
         case "dpo":
             return "policy", (), paths_of(stage.pairs)
         case "rounds":
-            return "policy", ledger_digits(stage.rollout.problems), stage.rollout.problems.data
+            return "policy", digits_of(stage.rollout.problems), stage.rollout.problems.data
         case "evaluate":
             asked = () if stage.problems is None else stage.problems.data
-            return "evaluation", ledger_digits(stage.problems), (*paths_of(stage.chains), *asked)
+            return "evaluation", digits_of(stage.problems), (*paths_of(stage.chains), *asked)
         case "rollout":
-            return None, ledger_digits(stage.problems), stage.problems.data
+            return None, digits_of(stage.problems), stage.problems.data
         case "label" | "pairs":
             return None, (), paths_of(stage.chains)
         case "tokens" | "export":

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from cos.checkpoints import EMBEDDED, embedded
-from cos.engines.vocabulary import ChatPrompt, HfVocabulary, templater_of
+from cos.engines.chat import ChatPrompt, templater_of
+from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
 from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, Step, segment_ids
 

@@ -29,7 +29,7 @@ from cos.training.data.preflight import Intake, chains_of, training_facts
 from cos.training.data.problems import images_of
 from cos.training.data.row_data import RowData, collator_of, good_to_bad, judged
 from cos.training.data.rows import ChainRow
-from cos.training.data.splits import claim, ledger_digits
+from cos.training.data.splits import claim, digits_of
 from cos.training.learning.adapters import merge_lora, with_lora
 from cos.training.learning.auxiliary_heads import LAYERS, AuxiliaryHeads, AuxiliaryLoss, deepen
 from cos.training.learning.encode import Sample, TurnEncoder
@@ -52,7 +52,7 @@ def run_prm(config: PrmConfig, context: StageContext) -> None:
             chains = chains_of(config.chains, intake, images=images_of(config, context)) if config.chains else []
             held_out = [] if config.ledger is not None else held_out_chains(config, context, intake, chains)
         asked = (chain.problem for chain in [*chains, *held_out])
-        leaks = claim(context, "prm", asked, ledger_digits(config.ledger), (config.model,))
+        leaks = claim(context, "prm", asked, digits_of(config.ledger), (config.model,))
         checkpoint = resolve("prm", context.checkpoint(config.model))
         model, processor = load_base(checkpoint, config)
         encoder = TurnEncoder(processor.tokenizer)

@@ -23,7 +23,7 @@ from cos.training.data.preflight import Intake
 from cos.training.data.problems import images_of
 from cos.training.data.rows import ProblemRow, write_rows
 from cos.training.data.sources import MixedPairs, files_of
-from cos.training.data.splits import claim, ledger_digits
+from cos.training.data.splits import claim, digits_of
 from cos.training.runs.folder import DONE, MODEL, StageContext, StageRun
 from cos.training.runs.ranks import ALONE, give_back_memory
 
@@ -70,7 +70,7 @@ def claimed(config: RoundsConfig, context: StageContext) -> dict[str, Any]:
     round's DPO does so again for its own. Returns and raises as `claim`."""
     source, intake = config.rollout.problems, Intake(context)
     asked = all_problems(source, intake, images_of(source, context)) if source.data else ()
-    leaks = claim(context, "policy", asked, ledger_digits(source), (config.policy, config.prm))
+    leaks = claim(context, "policy", asked, digits_of(source), (config.policy, config.prm))
     return {**intake.facts, **leaks}
 
 

@@ -18,7 +18,7 @@ from cos.training.data.preflight import Intake, chains_of, training_facts
 from cos.training.data.problems import images_of
 from cos.training.data.row_data import collator_of, imitated
 from cos.training.data.rows import ChainRow
-from cos.training.data.splits import claim, ledger_digits
+from cos.training.data.splits import claim, digits_of
 from cos.training.learning.adapters import merge_lora, with_lora
 from cos.training.learning.encode import Collator, Sample, TurnEncoder, load_checkpoint
 from cos.training.learning.losses import SftLoss
@@ -41,7 +41,7 @@ def run_sft(config: SftConfig, context: StageContext) -> None:
             held_out = held_out_chains(config, context, intake, chains)
             check_answered([*chains, *held_out])
         asked = (chain.problem for chain in [*chains, *held_out])
-        leaks = claim(context, config.trains, asked, ledger_digits(config.ledger), (config.model, config.text_from))
+        leaks = claim(context, config.trains, asked, digits_of(config.ledger), (config.model, config.text_from))
         model, processor = load_base(context.checkpoint(config.model), config)
         if config.text_from is not None:
             if quantized_by(config) is not None:

@@ -14,7 +14,7 @@ from cos.evaluation.sampling import Manner, Writer
 from cos.ledger.checker import BAD, GOOD
 from cos.search.errors import EngineError, InputError
 from cos.search.grammars.cos import Step, answer_text
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.rows import ChainRow, TagLabel
 from cos.training.data.sources import files_of
@@ -132,7 +132,7 @@ async def test_one_id_for_two_chains_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_unreadable_continuation_ends_wrong(tmp_path: Path) -> None:
-    def write(question: Question, written: str, rng: random.Random) -> str:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
         return "no grammar at all" if rng.random() < 0.5 else answer_text("5", first=False)
 
     found, _ = await label(engine(write), chains(tmp_path, (STEPS, "5")), Continuing(continuations=200))

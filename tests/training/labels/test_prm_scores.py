@@ -16,6 +16,7 @@ from cos.prm.cos import CosPrm
 from cos.prm.ports import Reader
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.grammars.cos import Step
+from cos.search.prompt import Prompt
 from cos.search.types import Chain, Question
 from cos.training.data.questions import question_of
 from cos.training.data.rows import ChainRow, ProblemRow
@@ -67,7 +68,7 @@ async def test_what_chains_of_a_question_begin_with_alike_is_read_once(tmp_path:
 async def test_a_step_is_read_after_the_one_before_it_and_the_first_of_all_goes_ahead(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def judge(question: Question, written: str) -> float:
+    def judge(prompt: Prompt, written: str) -> float:
         seen.append(written.count("ки"))
         return 0.5
 
