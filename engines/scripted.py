@@ -217,7 +217,7 @@ class ScriptedSession:
         self._remember(before + ids, written + text)
         return Drawn(
             written=ids,
-            text=text,
+            text=text.removesuffix(TURN_END) if is_whole and stop is None else text,
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,
@@ -242,7 +242,9 @@ class ScriptedSession:
 
     def _ended(self, ids: tuple[int, ...], stops: Stops) -> tuple[int, int | str | None]:
         """How many of the tokens come before the first stop, itself included, and which it is."""
-        found: list[tuple[int, int | str | None]] = [(ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids]
+        found: list[tuple[int, int | str | None]] = [
+            (ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids
+        ]
         if stops.strings:
             vocabulary = self._engine.vocabulary
             text = vocabulary.decode(ids)
