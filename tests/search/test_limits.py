@@ -151,7 +151,7 @@ async def test_a_step_longer_than_allowed_is_truncated_and_never_scored(find: Fi
 async def test_a_chain_never_grows_beyond_the_policys_context(find: Find, strategy: str, room: int) -> None:
     prompt = len("How much is it?")
     result = await find(strategy, policy=ScriptedEngine(context_tokens=prompt + room))
-    assert len(result.chain.prefix) <= room
+    assert result.chain.tokens <= room
     assert result.usage.requests_failed == 0
     assert result.finish_reason == ("answer" if room >= 299 else result.finish_reason)
     assert result.finish_reason in ("answer", "truncated", "max_steps")
