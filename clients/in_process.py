@@ -1,4 +1,4 @@
-"""A search in this process, told as a server tells it."""
+"""A search in this process, with the events and the reply of a server."""
 
 import asyncio
 import contextlib
