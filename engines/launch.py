@@ -9,8 +9,8 @@ from cos.engines.ports import Runtime
 from cos.engines.settings import EngineSettings, RuntimeName
 
 Starter = Callable[[Sequence[EngineSettings]], Awaitable[Sequence[Runtime]]]
-"""Starts engines side by side, in their order; returns when all are ready. Errors: InputError for a model that cannot be
-found or loaded; what was already started is stopped again."""
+"""Starts engines side by side and returns them in their order once all are ready. Errors: InputError for a model that
+cannot be found or loaded; what was already started is stopped again."""
 
 
 @dataclass(frozen=True, slots=True)

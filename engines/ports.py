@@ -34,8 +34,8 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A running model. `cos.search.ports.ReportsLoad`, `HasMetrics` and `HasCaches` are further abilities that a runtime
-    may have."""
+    """A running model. It may also satisfy `cos.search.ports.ReportsLoad`, `HasMetrics` and `HasCaches`: ask by
+    ``isinstance``."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...

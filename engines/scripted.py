@@ -213,11 +213,11 @@ class ScriptedSession:
             self._tokens_aborted += min(passed, len(ids))
             raise
         cached_tokens, _ = self._recalled(before)
-        text = self._engine.vocabulary.decode(ids)
-        self._remember(before + ids, written + text)
+        decode = self._engine.vocabulary.decode
+        self._remember(before + ids, written + decode(ids))
         return Drawn(
             written=ids,
-            text=text,
+            text=decode(ids[:-1] if is_whole and stop is None else ids),
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,
@@ -242,15 +242,12 @@ class ScriptedSession:
 
     def _ended(self, ids: tuple[int, ...], stops: Stops) -> tuple[int, int | str | None]:
         """How many of the tokens come before the first stop, itself included, and which it is."""
-        found: list[tuple[int, int | str | None]] = [(ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids]
+        found: list[tuple[int, int | str]] = [(ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids]
         if stops.strings:
             vocabulary = self._engine.vocabulary
             text = vocabulary.decode(ids)
-            found += [
-                (vocabulary.reach(ids, place + len(stop)), stop)
-                for stop in stops.strings
-                if (place := text.find(stop)) >= 0
-            ]
+            places = ((text.find(stop), stop) for stop in stops.strings)
+            found += [(vocabulary.reach(ids, place + len(stop)), stop) for place, stop in places if place >= 0]
         return min(found, key=lambda end: end[0], default=(len(ids), None))
 
     async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:

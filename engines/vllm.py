@@ -240,15 +240,14 @@ class VllmSession:
         )
         output = await self._generate(prefix, params, draw.priority)
         sampled = output.outputs[0]
-        written = tuple(sampled.token_ids)
-        stop = sampled.stop_reason
+        written, stop, is_cut = tuple(sampled.token_ids), sampled.stop_reason, sampled.finish_reason == "length"
         if stop is None and written[-1:] and written[-1] in draw.stops.token_ids:
             stop = written[-1]  # the model's end of turn, which vLLM does not name
         return Drawn(
             written=written,
-            text=self._engine.vocabulary.decode(written),
+            text=self._engine.vocabulary.decode(written if is_cut or stop is not None else written[:-1]),
             tokens=len(written),
-            finish="length" if sampled.finish_reason == "length" else "stop",
+            finish="length" if is_cut else "stop",
             stop=stop,
             logprob=float(sampled.cumulative_logprob) if draw.logprobs else None,
             prompt_tokens=len(output.prompt_token_ids),

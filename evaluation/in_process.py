@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cos.checkpoints import resolve
 from cos.engines.launch import Engines, launch
 from cos.engines.ports import Engine
-from cos.engines.settings import EngineSettings, Role
+from cos.engines.settings import EngineSettings, Role, runtime_of
 from cos.prm.pair import Pair, pair
 
 NO_PRM = "none"
@@ -55,7 +55,9 @@ async def running_alone(
 
 
 def _settings(role: Role, model: str, threads: int | None, dtype: str) -> EngineSettings:
-    return EngineSettings(role=role, model=resolve(role, model), threads=threads, dtype=dtype)
+    return EngineSettings(
+        role=role, model=resolve(role, model), runtime=runtime_of(model), threads=threads, dtype=dtype
+    )
 
 
 @contextlib.contextmanager

@@ -66,7 +66,8 @@ class Drawn(Struct, frozen=True, kw_only=True, gc=False):
     written: Prefix
     """As the runtime continues it: token ids, or over HTTP the text."""
     text: str
-    """The text, control tokens spelt out. Behind a stop string there may stand what else the last token says."""
+    """The text, control tokens spelt out, without the end of the model's turn. Behind a stop string there may stand what
+    else the last token says."""
     tokens: int
     finish: Literal["stop", "length"]
     stop: int | str | None

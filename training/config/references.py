@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from cos.checkpoints import EMBEDDED, embedded
-from cos.engines.launch import SCRIPTED
+from cos.engines.settings import SCRIPTED
 from cos.search.errors import InputError
 from cos.training.config.names import Named, Thing, meant, named_in, nearest
 from cos.training.config.recipe import Recipe, StageConfig, folder_name
