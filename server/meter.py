@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import fields
 
-from cos.search.events import Answered, Event, Scored, Written
+from cos.search.events import Answered, Event, Proposed, Scored
 from cos.search.result import Result
 from cos.search.stopwatch import Stopwatch, Work
 from cos.search.types import Stages, Usage
@@ -57,11 +57,11 @@ class SearchMeter(NoMeter):
 
     def see(self, event: Event) -> None:
         match event:
-            case Written(candidate):
+            case Proposed(candidate):
                 if not self._candidates:
                     self._metrics.first_step_seconds.labels(self._strategy).observe(self._waited())
                 self._candidates += 1
-                self._written += len(candidate.token_ids)
+                self._written += candidate.tokens
             case Scored(_, score):
                 if score is None:
                     self._metrics.unscored.labels(self._strategy).inc()

@@ -40,7 +40,7 @@ class Account:
     tokens: int | None = None
     """Tokens that its search has generated; None where none began."""
     question: str | None = None
-    """What was asked, where it may be told."""
+    """What was asked, where it may be logged."""
     error: str | None = None
     """The code of the error that its reply tells."""
     recording: Recording | None = field(default=None, repr=False)
@@ -58,7 +58,7 @@ class Account:
 
 
 class Metrics:
-    """The server's metrics. Those who work tell it what happened."""
+    """The server's metrics. Those who work report to it."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

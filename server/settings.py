@@ -1,4 +1,4 @@
-"""Everything a server can be told at its start. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
+"""All settings of a server. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
 key; a flag wins over a variable, that over YAML, that over the default."""
 
 import json
@@ -100,14 +100,14 @@ class Settings(EachEngineOptions, BaseSettings):
     """How messages are logged: lines of text, or one JSON object a line. With json, what a start tells is logged,
     too."""
     log_questions: bool = flag(False, "server")
-    """Log every search's question with its request, and show it in spans. Errors that nobody foresaw are then told with
-    their own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
+    """Log every search's question with its request, and show it in spans. Unforeseen errors are then logged with their
+    own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
     otlp_endpoint: str | None = flag(None, "server", "URL")
     """An OpenTelemetry collector, as http://localhost:4318, that gets the spans of every search (OTLP over HTTP; needs
     the extra "otel"). The standard variable OTEL_EXPORTER_OTLP_ENDPOINT does the same, and all other OTEL_ variables
     hold. Nothing is sent unless given."""
     metrics: bool = flag(True, "server")
-    """Count what happens and tell it at /metrics."""
+    """Count what happens and show it at /metrics."""
     trace_dir: Path | None = flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""
@@ -196,5 +196,9 @@ class Settings(EachEngineOptions, BaseSettings):
         if name is None:
             return None
         return EngineSettings(
-            role=role, model=resolve_model(role, name), runtime=runtime_of(name), **options_of(role, self)
+            role=role,
+            model=resolve_model(role, name),
+            runtime=runtime_of(name),
+            grammar=self.grammar,
+            **options_of(role, self),
         )

@@ -21,15 +21,27 @@ MAY_IMPORT = {
     "checkpoints": set[str](),
     "prm": {"search"},
     "engines": {"search"},
-    "server": {"search", "prm", "engines", "checkpoints"},
-    "clients": {"search", "prm", "engines", "checkpoints", "evaluation", "training", "benchmarks"},
-    "evaluation": {"search", "prm", "engines", "checkpoints"},
+    "wire": {"search"},
+    "server": {"search", "prm", "engines", "checkpoints", "wire"},
+    "clients": {"search", "prm", "engines", "checkpoints", "wire", "evaluation", "training", "benchmarks"},
+    "evaluation": {"search", "prm", "engines", "checkpoints", "wire"},
     "ledger": {"search", "engines", "training"},
-    "training": {"search", "prm", "engines", "checkpoints", "evaluation"},
-    "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training"},
+    "training": {"search", "prm", "engines", "checkpoints", "evaluation", "wire"},
+    "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training", "wire"},
 }
 PACKAGES = sorted(MAY_IMPORT)
-HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
+HEAVY = (
+    "sympy",
+    "math_verify",
+    "pebble",
+    "torch",
+    "vllm",
+    "fastapi",
+    "transformers",
+    "numpy",
+    "httpx",
+    "prometheus_client",
+)
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
 ALSO_SPEAK_HTTP = {ROOT / "training" / "labels" / "llm_judge.py", ROOT / "engines" / "remote.py"}
@@ -110,7 +122,10 @@ def test_nothing_but_clients_benchmarks_the_judge_and_remote_runtimes_can_fetch_
         assert not {name for name in imported(path) if name in HTTP_CLIENTS or name.split(".")[0] in HTTP_CLIENTS}, path
 
 
-@pytest.mark.parametrize("module", ["cos.search.run", "cos.prm.matching", "cos.engines.scripted", "cos.engines.launch"])
+@pytest.mark.parametrize(
+    "module",
+    ["cos.search.run", "cos.prm.matching", "cos.engines.scripted", "cos.engines.launch", "cos.wire.job", "cos.clients"],
+)
 def test_the_core_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
@@ -139,7 +154,8 @@ def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile) -
 
 
 def test_the_wheel_holds_what_the_modules_read(wheel: zipfile.ZipFile) -> None:
-    data = {"cos/py.typed", "cos/checkpoints/heldout.zip", "cos/checkpoints/example.png"}
+    data = {"cos/py.typed", "cos/checkpoints/heldout.zip"}
+    data |= {"cos/checkpoints/example.png", "cos/checkpoints/example.json"}
     data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "server" / "static").iterdir()}
     data |= {f"cos/{path.relative_to(ROOT)}" for path in (ROOT / "training").rglob("*.yaml")}
     assert data <= set(wheel.namelist())

@@ -22,12 +22,17 @@ def png_path(tmp_path: Path, png: bytes) -> str:
     return str(path)
 
 
-def node(path: tuple[int, ...], *, kept: bool = False, score: float | None = 0.5, **fields: Any) -> dict[str, Any]:
+def candidate(path: tuple[int, ...], *, kept: bool = False, score: float | None = 0.5, **fields: Any) -> dict[str, Any]:
     """One candidate as a server sends it."""
     step = {"name": f"Read row {path[-1]}", "thought": "It shows 12.", "reflection": "Two digits."}
-    said = {"name": None, "thought": None, "reflection": None} if "answer" in fields else step
-    end = "answer" if "answer" in fields else "step"
-    return {"path": list(path), "end": end, "score": score, "tokens": 9, "kept": kept, **said, **fields}
+    content = {
+        "text": " ".join([f"{step['name']}:", step["thought"], step["reflection"]]),
+        "fields": step,
+        "end": "step",
+    }
+    if (answer := fields.get("answer")) is not None:
+        content = {"text": answer, "fields": {}, "end": "answer"}
+    return {"path": list(path), "score": score, "tokens": 9, "logprob": None, "kept": kept, **content, **fields}
 
 
 @pytest.fixture
@@ -39,14 +44,13 @@ def solution() -> dict[str, Any]:
         "candidates_begun_ahead candidates_begun_in_vain prm_reads "
         "prm_prompt_tokens prm_cached_tokens unscored requests_aborted requests_failed"
     )
-    step = {"index": 1, "name": "Read row 1", "thought": "It shows 12.", "reflection": "Two digits."}
     return {
         "id": "solve-1",
         "model": "cos-tiny",
         "question": "What is the total?",
         "answer": "12",
         "confidence": 0.91,
-        "steps": [{**step, "score": 0.95, "end": "step"}],
+        "steps": [candidate((0,), kept=True, score=0.95)],
         "answer_score": 0.9,
         "chain_score": 0.91,
         "strategy": "best_of_n",
@@ -67,9 +71,9 @@ def solution() -> dict[str, Any]:
         },
         "warnings": [],
         "tree": [
-            node((0,), kept=True, score=0.95),
-            node((0, 0), kept=True, score=0.9, answer="12"),
-            node((1,), score=0.2),
-            node((1, 0), score=None, answer="13"),
+            candidate((0,), kept=True, score=0.95),
+            candidate((0, 0), kept=True, score=0.9, answer="12"),
+            candidate((1,), score=0.2),
+            candidate((1, 0), score=None, answer="13"),
         ],
     }
