@@ -13,6 +13,7 @@ from rich.live import Live
 
 from cos.clients import protocol, terminal
 from cos.clients.async_client import AsyncClient
+from cos.clients.drawing import draw_solution
 from cos.clients.errors import BadReply, BadRequest
 from cos.search.extras import needs
 from cos.wire.events import Answered, Event
@@ -62,7 +63,7 @@ async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path
     else:
         terminal.show_solution(Console(), solution, tree=tree)
     if picture is not None:
-        terminal.draw_solution(picture, ask.question, solution, tree=tree)
+        draw_solution(picture, ask.question, solution, image, tree=tree)
         notes.print(f"drawn in {picture}", style="dim", highlight=False)
 
 

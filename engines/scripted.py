@@ -221,9 +221,11 @@ class ScriptedSession:
         cached_tokens, _ = self._recalled(before)
         decode = self._engine.vocabulary.decode
         self._remember(before + ids, written + decode(ids))
+        end = len(ids) - 1 if is_whole and stop is None else len(ids)
         return Drawn(
             written=ids,
-            text=decode(ids[:-1] if is_whole and stop is None else ids),
+            text=decode(ids[:end]),
+            turn_end=decode(ids[end:]),
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,
