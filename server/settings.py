@@ -196,5 +196,9 @@ class Settings(EachEngineOptions, BaseSettings):
         if name is None:
             return None
         return EngineSettings(
-            role=role, model=resolve_model(role, name), runtime=runtime_of(name), **options_of(role, self)
+            role=role,
+            model=resolve_model(role, name),
+            runtime=runtime_of(name),
+            grammar=self.grammar,
+            **options_of(role, self),
         )
