@@ -110,6 +110,12 @@ def test_a_server_can_be_asked(blocked: str, server: str, png_path: str, tmp_pat
     assert drawn.is_file()
 
 
+def test_a_search_without_models_needs_none(blocked: str, png_path: str) -> None:
+    done = run(blocked, "solve", png_path, "What is the total?", "--policy", "scripted")
+    assert done.returncode == 0, done.stderr
+    assert "Answer: " in done.stdout
+
+
 def test_the_commands_are_listed(blocked: str) -> None:
     done = run(blocked, "--help")
     assert done.returncode == 0, done.stderr
@@ -120,7 +126,7 @@ def test_the_commands_are_listed(blocked: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "module", "message"),
     [
-        (["solve", "IMAGE", "?", "--policy", "scripted"], "cos.clients.cli", "a search in this process needs"),
+        (["solve", "IMAGE", "?", "--policy", "cos-tiny"], "cos.clients.cli", "a search in this process needs"),
         (["eval", "ledger"], "cos.clients.cli", "cos eval needs"),
         (["bench", "quality"], "cos.clients.cli", "cos bench needs"),
         (["train", "check"], "cos.clients.cli", "cos train needs"),
