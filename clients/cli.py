@@ -37,6 +37,12 @@ def solve(
         str | None, typer.Option(help="Search in this process with this policy (default: cos-tiny).")
     ] = None,
     prm: Annotated[str | None, typer.Option(help="Search in this process with this PRM. none: without a PRM.")] = None,
+    grammar: Annotated[
+        str | None, typer.Option(help="How that policy writes its steps: a step grammar by name (default: auto).")
+    ] = None,
+    prm_format: Annotated[
+        str | None, typer.Option(help="How that PRM is asked for scores: a PRM format by name (default: auto).")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="Search strategy, see docs/strategies.md.")] = "auto",
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Number of whole chains, or of candidates in each level.")
@@ -85,6 +91,8 @@ def solve(
         api_key=api_key,
         policy=policy,
         prm=prm,
+        grammar=grammar,
+        prm_format=prm_format,
     )
     asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree, picture=picture))
 

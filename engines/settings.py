@@ -24,6 +24,8 @@ class EngineSettings:
     """A folder or a hub name, as for ``vllm serve``. A runtime without a model does not look at it."""
     runtime: RuntimeName = "vllm"
     """What runs it; see `cos.engines.launch`."""
+    grammar: str = "auto"
+    """The step grammar by name. A runtime without a model writes in it; a model writes as it was trained or told to."""
     max_model_len: int | None = None
     """Longest prompt + continuation, tokens; the model's own limit unless given."""
     max_num_seqs: int = 256

@@ -246,10 +246,12 @@ class VllmSession:
         if not is_cut and not isinstance(stop, str):
             # vLLM names no token that ends the model's turn, or names one that its checkpoint lists beside it.
             stop = written[-1] if written and written[-1] in draw.stops.token_ids else None
-        said = written[:-1] if not is_cut and stop is None else written
+        end = len(written) - 1 if not is_cut and stop is None else len(written)
+        decode = self._engine.vocabulary.decode
         return Drawn(
             written=written,
-            text=self._engine.vocabulary.decode(said),
+            text=decode(written[:end]),
+            turn_end=decode(written[end:]) if end < len(written) else "",
             tokens=len(written),
             finish="length" if is_cut else "stop",
             stop=stop,

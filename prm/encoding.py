@@ -4,11 +4,11 @@ from cos.search.errors import InputError
 from cos.search.ports import Encoder
 
 _BEFORE = "a"
-"""Stands before a text while it is encoded: a letter, with which white space is put together by no tokenizer."""
+"""Stands before a text while it is encoded: a letter, with which tokenizers join neither white space nor signs."""
 
 
 def continued(vocabulary: Encoder, text: str) -> tuple[int, ...]:
-    """Token ids of a text that begins with white space and stands behind other text.
+    """Token ids of a text that stands behind other text, as it begins with white space, a digit or a sign.
 
     Many tokenizers put a space before all they are given, which is right for the beginning of a text only.
 
@@ -28,10 +28,14 @@ def single(vocabulary: Encoder, text: str, role: str) -> int:
     Errors: InputError where it is no single token.
     """
     control = vocabulary.control_id(text)
-    ids = continued(vocabulary, text) if control is None else (control,)
+    try:
+        ids = continued(vocabulary, text) if control is None else (control,)
+    except ValueError:
+        ids = ()
     if len(ids) != 1:
+        made = f"makes it {len(ids)}" if ids else "joins it with what stands before it"
         raise InputError(
-            f"the PRM's tokenizer has no single token {text!r} ({role}) but makes it {len(ids)}; "
+            f"the PRM's tokenizer has no single token {text!r} ({role}) but {made}; "
             "give a PRM trained in this format, or another --prm-format",
             "prm",
         )

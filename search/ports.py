@@ -72,6 +72,8 @@ class Drawn(Struct, frozen=True, kw_only=True, gc=False):
     finish: Literal["stop", "length"]
     stop: int | str | None
     """The token id or the string that ended it; None where a token limit did, or the model ended its turn."""
+    turn_end: str = ""
+    """The token that ended the model's turn, spelt out; empty where anything else ended it."""
     logprob: float | None
     prompt_tokens: int
     cached_tokens: int

@@ -30,7 +30,18 @@ MAY_IMPORT = {
     "benchmarks": {"search", "prm", "engines", "checkpoints", "evaluation", "ledger", "training", "wire"},
 }
 PACKAGES = sorted(MAY_IMPORT)
-HEAVY = ("sympy", "math_verify", "pebble", "torch", "vllm", "fastapi", "transformers", "numpy", "httpx")
+HEAVY = (
+    "sympy",
+    "math_verify",
+    "pebble",
+    "torch",
+    "vllm",
+    "fastapi",
+    "transformers",
+    "numpy",
+    "httpx",
+    "prometheus_client",
+)
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
 ALSO_SPEAK_HTTP = {ROOT / "training" / "labels" / "llm_judge.py", ROOT / "engines" / "remote.py"}

@@ -14,10 +14,10 @@ def says(prompt: Prompt, written: str, rng: random.Random) -> str:
     return "Second." if written else "First.\n\n"
 
 
-async def draw(before: str, **draw: int) -> Drawn:
+async def draw(before: str, *, max_tokens: int = 100) -> Drawn:
     engine = ScriptedEngine(Script(writer=says))
     session = await engine.open(Prompt((Turn("user", "How much?"),)))
-    asked = Draw(stops=Stops(strings=("\n\n",)), seed=0, **{"max_tokens": 100, **draw})
+    asked = Draw(stops=Stops(strings=("\n\n",)), seed=0, max_tokens=max_tokens)
     return await session.draw(engine.vocabulary.encode(before), asked)
 
 

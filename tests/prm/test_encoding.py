@@ -42,3 +42,9 @@ def test_a_text_of_several_tokens_is_refused_with_its_role_and_what_it_takes() -
     with pytest.raises(InputError, match=r"no single token ' ки' \(the step tag\) but makes it 5") as error:
         single(ScriptedVocabulary(()), " ки", "the step tag")
     assert error.value.param == "prm"
+
+
+def test_a_text_that_is_joined_with_what_stands_before_it_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no single token 'nswer' \(a label\) but joins it") as error:
+        single(HfVocabulary(words("answer answer answer")), "nswer", "a label")
+    assert error.value.param == "prm"

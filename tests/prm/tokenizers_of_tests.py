@@ -11,8 +11,9 @@ CORPUS = (
 )
 
 
-def words() -> PreTrainedTokenizerFast:
-    """As Llama 2 and Mistral: a space is put before a text, and a word's token begins with its space."""
+def words(more: str = "") -> PreTrainedTokenizerFast:
+    """As Llama 2 and Mistral: a space is put before a text, and a word's token begins with its space. ``more``: text to
+    learn words of."""
     raw: Any = Tokenizer(models.BPE(unk_token="<unk>"))
     # Trained with cuts that it does not make afterwards, as the published ones were: no token joins two words.
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -21,7 +22,7 @@ def words() -> PreTrainedTokenizerFast:
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     alphabet = [chr(code) for code in (*range(33, 127), *range(0x430, 0x450))]
     raw.train_from_iterator(
-        CORPUS * 3,
+        (*CORPUS * 3, more),
         trainers.BpeTrainer(
             vocab_size=400, special_tokens=["<unk>", "<s>"], initial_alphabet=[*alphabet, "\n", "\u200b"]
         ),

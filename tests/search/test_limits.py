@@ -102,9 +102,9 @@ async def test_time_that_runs_out_inside_a_read_leaves_the_chain_unscored(find: 
 
 async def test_time_spent_on_opening_the_question_counts() -> None:
     class Slow(ScriptedEngine):
-        async def open(self, question: Question) -> ScriptedSession:
+        async def open(self, prompt: Prompt) -> ScriptedSession:
             await asyncio.sleep(30)
-            return await super().open(question)
+            return await super().open(prompt)
 
     models = match(Slow(), ScriptedEngine())
     spec = SearchSpec("beam", limits=Limits(seconds=0.05))

@@ -127,8 +127,8 @@ async def test_every_search_keeps_the_contract(
     sampling = Sampling(seed=seed, step_tokens=200, max_steps=MAX_STEPS)
     try:
         result = await find(strategy, params(strategy, n), policy=policy, prm=prm, limits=limits, sampling=sampling)
-    except EngineError:
-        assert faults
+    except EngineError as error:
+        is_excused(error, faults=faults)
     except SearchFailed:
         assert limits.tokens == 0
     else:
@@ -136,6 +136,11 @@ async def test_every_search_keeps_the_contract(
         consistent(result, SearchSpec(strategy, params(strategy, n), sampling=sampling, limits=limits))
     assert policy.in_flight == prm.in_flight == 0
     assert policy.most_in_flight <= limits.live_sequences
+
+
+def is_excused(error: EngineError, *, faults: bool) -> None:
+    """Some moods are no number, and a search that hardly any score decided is the PRM's failure."""
+    assert faults or "the PRM failed to score" in str(error)
 
 
 def within_limits(result: Result, limits: Limits) -> None:
@@ -187,8 +192,13 @@ async def test_no_order_of_events_changes_a_search(
         policy = ScriptedEngine(Script(writer=Author(habits), delay=Hurry(seed)))
         prm = ScriptedEngine(Script(judge=Moods(7), delay=Hurry(seed + 1)))
         sampling = Sampling(max_steps=MAX_STEPS, step_tokens=200)
-        result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
-        outcomes.append((result.chain, result.value, result.finish_reason, result.tree))
+        try:
+            result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
+        except EngineError as error:
+            is_excused(error, faults=False)
+            outcomes.append((str(error),))
+        else:
+            outcomes.append((result.chain, result.value, result.finish_reason, result.tree))
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
