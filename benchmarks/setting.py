@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cos.checkpoints import EMBEDDED
-from cos.engines.launch import SCRIPTED
+from cos.engines.settings import SCRIPTED
 from cos.evaluation.in_process import NO_PRM
 from cos.search.errors import InputError
 from cos.search.select import Aggregation, ScoreKind

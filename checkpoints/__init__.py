@@ -3,13 +3,13 @@
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 EMBEDDED = "cos-tiny"
 """The model name that stands for the embedded checkpoint of a role."""
-
-EXAMPLE_ID = "ledger-0032"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,33 @@ class LedgerProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """The bundled example."""
+class ExampleStep:
+    """One step of a written-out solution."""
 
+    text: str
+    fields: Mapping[str, str]
+    """Its named parts, for a step format that names parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleChain:
+    """A written-out solution."""
+
+    steps: tuple[ExampleStep, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The bundled example, with a right and a wrong solution: what a PRM must tell apart."""
+
+    problem_id: str
+    """Its place in the held-out set."""
     image_path: Path
     question: str
     answer: str
+    right: ExampleChain
+    wrong: ExampleChain
 
 
 def embedded(role: str) -> Path:
@@ -64,5 +85,18 @@ def heldout() -> list[LedgerProblem]:
 
 def example() -> Example:
     """The problem a server solves at start."""
-    problem = next(problem for problem in heldout() if problem.id == EXAMPLE_ID)
-    return Example(Path(__file__).parent / "example.png", problem.question, problem.answer)
+    folder = Path(__file__).parent
+    told = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    problem = next(problem for problem in heldout() if problem.id == told["problem"])
+    return Example(
+        problem.id,
+        folder / "example.png",
+        problem.question,
+        problem.answer,
+        right=_chain(told["right"]),
+        wrong=_chain(told["wrong"]),
+    )
+
+
+def _chain(told: dict[str, Any]) -> ExampleChain:
+    return ExampleChain(tuple(ExampleStep(step["text"], step["fields"]) for step in told["steps"]), told["answer"])

@@ -1,4 +1,7 @@
-"""Clients of a cos server: `Client` and `AsyncClient` for Python, the ``cos`` command for the terminal."""
+"""Clients of a cos server: `Client` and `AsyncClient` for Python, the ``cos`` command for the terminal.
+
+What goes over the wire is defined in `cos.wire`; its names can be imported from here, too.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,21 +10,35 @@ if TYPE_CHECKING:
     from cos.clients.async_client import AsyncClient
     from cos.clients.client import Client
     from cos.clients.errors import CosClientError
-    from cos.clients.models import Event, Solution
-
-__all__ = ["AsyncClient", "Client", "CosClientError", "Event", "Solution"]
+    from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
+    from cos.wire.reply import Candidate, Solution
 
 _HOMES = {
-    "AsyncClient": "cos.clients.async_client",
-    "Client": "cos.clients.client",
-    "CosClientError": "cos.clients.errors",
-    "Event": "cos.clients.models",
-    "Solution": "cos.clients.models",
+    "cos.clients.async_client": ("AsyncClient",),
+    "cos.clients.client": ("Client",),
+    "cos.clients.errors": ("CosClientError",),
+    "cos.wire.events": ("Answered", "Event", "Opened", "Proposed", "Scored", "Selected"),
+    "cos.wire.reply": ("Candidate", "Solution"),
 }
+
+__all__ = [
+    "Answered",
+    "AsyncClient",
+    "Candidate",
+    "Client",
+    "CosClientError",
+    "Event",
+    "Opened",
+    "Proposed",
+    "Scored",
+    "Selected",
+    "Solution",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Loads a name when it is first used, so that ``cos --help`` waits for neither httpx nor pydantic."""
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(home), name)

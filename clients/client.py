@@ -6,8 +6,11 @@ from typing import Self, Unpack
 
 import httpx
 
-from cos.clients import wire
-from cos.clients.models import Event, ImageLike, Options, Solution
+from cos.clients import protocol
+from cos.clients.protocol import ImageLike
+from cos.wire.events import Event
+from cos.wire.reply import Solution
+from cos.wire.request import Options
 
 
 class Client:
@@ -19,36 +22,36 @@ class Client:
 
     def __init__(
         self,
-        url: str = wire.DEFAULT_URL,
+        url: str = protocol.DEFAULT_URL,
         *,
         api_key: str | None = None,
-        timeout_s: float = wire.DEFAULT_TIMEOUT_S,
+        timeout_s: float = protocol.DEFAULT_TIMEOUT_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """``timeout_s``: longest wait for a reply, or between two events of a stream."""
         self.url = url
         self._http = httpx.Client(
-            base_url=wire.base_url(url),
-            headers=wire.headers(api_key),
-            timeout=wire.timeouts(timeout_s),
+            base_url=protocol.base_url(url),
+            headers=protocol.headers(api_key),
+            timeout=protocol.timeouts(timeout_s),
             transport=transport,
         )
 
     def solve(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Solution:
         """The solution of a question about an image. Errors: any CosClientError."""
-        body = wire.solve_body(image, question, options, stream=False)
-        with wire.connected(self.url):
-            return wire.read_solution(self._http.post("/solve", content=body))
+        body = protocol.solve_body(image, question, options, stream=False)
+        with protocol.connected(self.url):
+            return protocol.read_solution(self._http.post("/solve", content=body))
 
     def stream(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Iterator[Event]:
         """What happens in the search, as it happens; the last event holds the solution. Closing the iterator cancels
         the search. Errors: any CosClientError."""
-        body = wire.solve_body(image, question, options, stream=True)
-        reader = wire.EventReader()
-        with wire.connected(self.url), self._http.stream("POST", "/solve", content=body) as response:
+        body = protocol.solve_body(image, question, options, stream=True)
+        reader = protocol.EventReader()
+        with protocol.connected(self.url), self._http.stream("POST", "/solve", content=body) as response:
             if not response.is_success:
                 response.read()
-                wire.check(response)
+                protocol.check(response)
             for chunk in response.iter_bytes():
                 yield from reader.feed(chunk)
         reader.close()
@@ -56,10 +59,10 @@ class Client:
     def is_up(self) -> bool:
         """Whether a cos server answers."""
         try:
-            response = self._http.get(wire.PROBE_PATH, timeout=wire.PROBE_TIMEOUT_S)
+            response = self._http.get(protocol.PROBE_PATH, timeout=protocol.PROBE_TIMEOUT_S)
         except httpx.HTTPError:
             return False
-        return wire.is_cos(response)
+        return protocol.is_cos(response)
 
     def close(self) -> None:
         """Closes its connections."""

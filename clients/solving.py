@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from cos.checkpoints import EMBEDDED
-from cos.clients import terminal, wire
+from cos.clients import protocol, terminal
 from cos.clients.async_client import AsyncClient
+from cos.clients.drawing import draw_solution
 from cos.clients.errors import BadReply, BadRequest
-from cos.clients.models import Answered, Event, Solution
+from cos.search.extras import needs
+from cos.wire.events import Answered, Event
+from cos.wire.reply import Solution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +27,18 @@ class Ask:
     image_path: str
     question: str
     options: dict[str, Any]
-    """Fields of `cos.clients.models.Options`."""
+    """Fields of `cos.wire.request.Options`."""
     url: str | None
     api_key: str | None
     policy: str | None
     prm: str | None
+    grammar: str | None
+    prm_format: str | None
 
     @property
     def wants_local(self) -> bool:
         """Whether models are named, so that no server can be meant."""
-        return self.policy is not None or self.prm is not None
+        return any(name is not None for name in (self.policy, self.prm, self.grammar, self.prm_format))
 
 
 async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path | None) -> None:
@@ -44,7 +48,7 @@ async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path
     """
     if picture is not None and not picture.parent.is_dir():
         raise BadRequest(f"--picture {picture}: there is no folder {picture.parent}")
-    image = wire.read_image(ask.image_path)
+    image = protocol.read_image(ask.image_path)
     notes = Console(stderr=True)
     async with AsyncExitStack() as stack:
         client = await _server(ask, stack)
@@ -59,7 +63,7 @@ async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path
     else:
         terminal.show_solution(Console(), solution, tree=tree)
     if picture is not None:
-        terminal.draw_solution(picture, ask.question, solution, tree=tree)
+        draw_solution(picture, ask.question, solution, image, tree=tree)
         notes.print(f"drawn in {picture}", style="dim", highlight=False)
 
 
@@ -67,28 +71,33 @@ async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:
     """The server that is named, or one that answers at the default address. Errors: BadRequest."""
     if ask.wants_local:
         if ask.url:
-            raise BadRequest("--url names a server, --policy and --prm models to load here; give one or the other")
+            raise BadRequest(
+                "--url names a server; --policy, --prm, --grammar and --prm-format are for models to load here: "
+                "give one or the other"
+            )
         return None
     url = ask.url or os.environ.get("COS_URL")
-    client = await stack.enter_async_context(AsyncClient(url or wire.DEFAULT_URL, api_key=ask.api_key))
+    client = await stack.enter_async_context(AsyncClient(url or protocol.DEFAULT_URL, api_key=ask.api_key))
     return client if url or await client.is_up() else None
 
 
 async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -> AsyncIterator[Event]:
     """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
-    from cos.benchmarks.setting import Setting, prm_for, score_kind
-    from cos.clients.local import stream
-    from cos.evaluation.in_process import running
+    with needs("serve", "a search in this process", instead="or name a running server by --url"):
+        from cos.checkpoints import EMBEDDED
+        from cos.clients.in_process import prm_for, running, spec_of, stream
 
-    policy = ask.policy or EMBEDDED
-    prm = prm_for(policy, ask.prm)
-    options: dict[str, Any] = {**ask.options, "score": score_kind(ask.options.get("score"), prm)}
-    seed: int = options.pop("seed", wire.DEFAULT_SEED)
-    choices: tuple[str, ...] = tuple(options.pop("choices", ()))
-    spec = Setting(**options).spec(seed, explain=True)
-    with notes.status(f"starting engines ({policy}, {prm})"):
-        engines = await stack.enter_async_context(running(policy, prm))
-    return stream(engines, policy, image, ask.question, spec, choices)
+        policy = ask.policy or EMBEDDED
+        prm = prm_for(policy, ask.prm)
+        options = dict(ask.options)
+        seed: int = options.pop("seed", protocol.DEFAULT_SEED)
+        choices: tuple[str, ...] = tuple(options.pop("choices", ()))
+        spec = spec_of(options, seed=seed, prm=prm)
+        with notes.status(f"starting engines ({policy}, {prm})"):
+            models = await stack.enter_async_context(
+                running(policy, prm, grammar=ask.grammar or "auto", prm_format=ask.prm_format or "auto")
+            )
+    return stream(models, policy, image, ask.question, spec, choices)
 
 
 async def _follow(happening: AsyncIterator[Event], notes: Console) -> Solution:

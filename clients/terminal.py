@@ -3,11 +3,8 @@
 Text of a model is never markup here, and its control characters never reach the terminal.
 """
 
-import io
 import math
-import re
 from collections.abc import Iterable
-from pathlib import Path as FilePath
 
 from rich.console import Console, Group, RenderableType
 from rich.spinner import Spinner
@@ -15,19 +12,20 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cos.clients.models import Answered, Event, Node, Opened, Path, Scored, Selected, Solution, Usage, Written
+from cos.search.types import Path
+from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
+from cos.wire.reply import Candidate, Solution, Usage
 
 GOOD, FAIR = 0.8, 0.5
 """From these scores on green, and yellow."""
 LABEL_CHARS = 60
-PICTURE_COLUMNS = 110
 
 
 class LiveSearch:
     """A search under way, as something that rich can draw."""
 
     def __init__(self) -> None:
-        self._nodes: dict[Path, Node] = {}
+        self._candidates: dict[Path, Candidate] = {}
         self._pruned: set[Path] = set()
         self._is_likelihood = False
         self._spinner = Spinner("dots", "opening the question")
@@ -37,10 +35,10 @@ class LiveSearch:
         match event:
             case Opened():
                 self._is_likelihood = is_likelihood(event.parameters)
-            case Written():
-                self._nodes[event.node.path] = event.node
-            case Scored(path=path, score=score) if path in self._nodes:
-                self._nodes[path] = self._nodes[path].model_copy(update={"score": score})
+            case Proposed(candidate=candidate):
+                self._candidates[candidate.path] = candidate
+            case Scored(path=path, score=score) if path in self._candidates:
+                self._candidates[path] = self._candidates[path].model_copy(update={"score": score})
             case Selected():
                 self._pruned.update(event.pruned)
             case Scored() | Answered():
@@ -48,17 +46,17 @@ class LiveSearch:
 
     def __rich__(self) -> RenderableType:
         self._spinner.update(text=self.status)
-        dead = {path for path in self._nodes if any(path[: len(pruned)] == pruned for pruned in self._pruned)}
-        tree = search_tree(self._nodes.values(), set(), dead, likelihood=self._is_likelihood)
+        dead = {path for path in self._candidates if any(path[: len(pruned)] == pruned for pruned in self._pruned)}
+        tree = search_tree(self._candidates.values(), set(), dead, likelihood=self._is_likelihood)
         return Group(self._spinner, tree)
 
     @property
     def status(self) -> str:
         """How far it is."""
-        scores = [node.score for node in self._nodes.values() if node.score is not None]
+        scores = [found.score for found in self._candidates.values() if found.score is not None]
         best = f", best {max(scores):.3f}" if scores else ""
-        depth = max(map(len, self._nodes), default=0)
-        return f"depth {depth}, {len(self._nodes)} candidates, {len(scores)} scored{best}"
+        depth = max(map(len, self._candidates), default=0)
+        return f"depth {depth}, {len(self._candidates)} candidates, {len(scores)} scored{best}"
 
 
 def is_likelihood(parameters: dict[str, object]) -> bool:
@@ -70,43 +68,34 @@ def show_solution(console: Console, solution: Solution, *, tree: bool) -> None:
     """The tree, the winning chain, the answer and the cost."""
     likelihood = is_likelihood(solution.parameters)
     if tree and solution.tree:
-        winners = {node.path for node in solution.tree if node.kept}
-        losers = {node.path for node in solution.tree if not node.kept}
+        winners = {candidate.path for candidate in solution.tree if candidate.kept}
+        losers = {candidate.path for candidate in solution.tree if not candidate.kept}
         console.print(search_tree(solution.tree, winners, losers, likelihood=likelihood))
     console.print(chain_table(solution))
     console.print(summary(solution))
 
 
-def draw_solution(path: FilePath, title: str, solution: Solution, *, tree: bool) -> None:
-    """The same as an SVG picture of a terminal."""
-    console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
-    show_solution(console, solution, tree=tree)
-    # A picture that loads nothing from anywhere: the viewer's own fixed-width font will do.
-    drawn = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=printable(title)), flags=re.DOTALL)
-    path.write_text(drawn, encoding="utf-8")
-
-
-def search_tree(nodes: Iterable[Node], winners: set[Path], losers: set[Path], *, likelihood: bool) -> Tree:
+def search_tree(candidates: Iterable[Candidate], winners: set[Path], losers: set[Path], *, likelihood: bool) -> Tree:
     """The tree of a search: winners bold green, losers dim."""
     root = Tree("search", guide_style="dim")
     branches: dict[Path, Tree] = {(): root}
-    for node in sorted(nodes, key=lambda node: node.path):
-        style = "bold green" if node.path in winners else "dim" if node.path in losers else ""
-        parent = branches.get(node.path[:-1], root)
-        branches[node.path] = parent.add(_label(node, style, likelihood=likelihood))
+    for candidate in sorted(candidates, key=lambda candidate: candidate.path):
+        style = "bold green" if candidate.path in winners else "dim" if candidate.path in losers else ""
+        parent = branches.get(candidate.path[:-1], root)
+        branches[candidate.path] = parent.add(_label(candidate, style, likelihood=likelihood))
     return root
 
 
-def _label(node: Node, style: str, *, likelihood: bool) -> Text:
-    if node.answer is not None:
-        said = f"Answer: {node.answer}"
-    elif node.name is None:
-        said = f"({node.end}) {node.excerpt or ''}"
+def _label(candidate: Candidate, style: str, *, likelihood: bool) -> Text:
+    if candidate.answer is not None:
+        text = f"Answer: {candidate.answer}"
+    elif candidate.end in ("step", "max_steps", "repeated"):
+        text = candidate.text
     else:
-        said = f"{node.name}: {node.thought}" if node.thought else node.name
-    label = Text(_short(said), style)
+        text = f"({candidate.end}) {candidate.text}"
+    label = Text(_short(text), style)
     label.append("  ")
-    label.append(score_text(node.score, likelihood=likelihood))
+    label.append(score_text(candidate.score, likelihood=likelihood))
     return label
 
 
@@ -121,27 +110,27 @@ def score_text(score: float | None, *, likelihood: bool) -> Text:
 def chain_table(solution: Solution) -> Table:
     """The winning chain, step by step."""
     likelihood = is_likelihood(solution.parameters)
-    table = Table("#", "step", "thought", title="Winning chain", title_justify="left")
+    table = Table("#", "step", title="Winning chain", title_justify="left")
     table.add_column("score", justify="right")
-    for step in solution.steps:
-        thought = step.thought if step.thought is not None else step.excerpt
-        table.add_row(
-            str(step.index),
-            Text(printable(step.name or f"({step.end})")),
-            Text(printable(thought or "")),
-            score_text(step.score, likelihood=likelihood),
-        )
+    for number, step in enumerate(solution.steps, 1):
+        text = step.text if step.end == "step" else f"({step.end}) {step.text}"
+        table.add_row(str(number), Text(printable(text)), score_text(step.score, likelihood=likelihood))
     if solution.answer is not None:
-        answer = Text(printable(solution.answer), "bold")
-        table.add_row("", "Answer", answer, score_text(solution.answer_score, likelihood=likelihood))
+        answer = Text(f"Answer: {printable(solution.answer)}", "bold")
+        table.add_row("", answer, score_text(solution.answer_score, likelihood=likelihood))
     return table
 
 
-def fates(usage: Usage) -> str:
-    """What became of the generated tokens; what became of none goes unsaid, except kept and discarded."""
-    seldom = (("duplicate", usage.tokens_duplicate), ("asked", usage.tokens_asked), ("aborted", usage.tokens_aborted))
-    told = (("kept", usage.tokens_kept), ("discarded", usage.tokens_discarded), *(pair for pair in seldom if pair[1]))
-    return ", ".join(f"{tokens} {fate}" for fate, tokens in told)
+def token_counts(usage: Usage) -> str:
+    """How many tokens were kept and discarded, and of the other kinds those of which there were any."""
+    seldom = {
+        "duplicate": usage.tokens_duplicate,
+        "asked": usage.tokens_asked,
+        "aborted": usage.tokens_aborted,
+    }
+    counts = {"kept": usage.tokens_kept, "discarded": usage.tokens_discarded}
+    counts |= {kind: tokens for kind, tokens in seldom.items() if tokens}
+    return ", ".join(f"{tokens} {kind}" for kind, tokens in counts.items())
 
 
 def summary(solution: Solution) -> Text:
@@ -156,7 +145,7 @@ def summary(solution: Solution) -> Text:
     if likelihood and solution.confidence is not None:
         text.append(f" (log-probability; mean probability of a token {solution.confidence:.3g})")
     text.append(
-        f"\nCost: {usage.tokens_generated} tokens ({fates(usage)}), "
+        f"\nCost: {usage.tokens_generated} tokens ({token_counts(usage)}), "
         f"{usage.candidates} candidates, {usage.prm_reads} PRM reads"
     )
     text.append(f"\nFinished: {solution.finish_reason}, after {solution.timings.total_s:.2f} s of {solution.strategy}")

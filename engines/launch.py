@@ -9,8 +9,8 @@ from cos.engines.ports import Runtime
 from cos.engines.settings import EngineSettings, RuntimeName
 
 Starter = Callable[[Sequence[EngineSettings]], Awaitable[Sequence[Runtime]]]
-"""Starts engines side by side, in their order; returns when all are ready. Errors: InputError for a model that cannot be
-found or loaded; what was already started is stopped again."""
+"""Starts engines side by side and returns them in their order once all are ready. Errors: InputError for a model that
+cannot be found or loaded; what was already started is stopped again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,13 @@ async def _start_vllm(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
 
 
 async def _start_scripted(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
-    from cos.engines.scripted import ScriptedEngine
+    from cos.engines.scripted import Script, ScriptedEngine
+    from cos.engines.scripted_vocabulary import ScriptedVocabulary
+    from cos.search import grammars
 
-    return [ScriptedEngine() for _ in wanted]
+    vocabulary = ScriptedVocabulary()
+    scripts = [Script(grammar=grammars.choose(settings.grammar, vocabulary)) for settings in wanted]
+    return [ScriptedEngine(script, vocabulary=vocabulary) for script in scripts]
 
 
 RUNTIMES: Mapping[RuntimeName, Starter] = MappingProxyType({"vllm": _start_vllm, "scripted": _start_scripted})

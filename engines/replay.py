@@ -110,7 +110,7 @@ def replay(tree: Sequence[Node], seed: int, *, grammar: Grammar | None = None, s
 
 
 def text_of(node: Node, grammar: Grammar, *, first: bool) -> str:
-    """A candidate as its policy wrote it: its markup written anew, or, where the grammar could not read it, as it is."""
+    """A candidate as its policy wrote it: its markup written anew, or what the grammar could not read as it is."""
     if node["end"] in ("truncated", "broken"):
         return node["text"]
     if node["answer"] is not None:

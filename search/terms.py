@@ -1,11 +1,13 @@
 """What holds for a search whatever its strategy: sampling, ranking, limits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cos.search.budget import Limits
+from cos.search.errors import InputError
 from cos.search.select import Ruler
 
 
@@ -24,6 +26,16 @@ class Sampling(BaseModel):
     """Longest step, in tokens."""
     max_steps: Annotated[int, Field(ge=1, le=64)] = 16
     """Most steps before the answer; a chain whose next piece is yet another step ends there without one."""
+
+
+def parse_sampling(given: Mapping[str, Any]) -> Sampling:
+    """How the policy is to sample. Errors: InputError naming the value and what is allowed."""
+    try:
+        return Sampling.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{name} = {first['input']!r}: {first['msg']}", name) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

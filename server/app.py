@@ -16,11 +16,11 @@ from cos.server.metrics import Metrics
 from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, LastResort, RequestId
 from cos.server.origins import Hosts, Origins
 from cos.server.routes import chat, docs, health, models, solve
-from cos.server.schemas import SolveRequest
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
 from cos.server.tracing import Tracer, Tracing, open_tracer
 from cos.server.unmetered import Unmetered
+from cos.wire.request import SolveRequest
 
 
 class _Api(FastAPI):

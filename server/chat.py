@@ -20,8 +20,9 @@ from cos.server.chat_schemas import (
     ReplyMessage,
 )
 from cos.server.errors import input_error
-from cos.server.schemas import SearchOptions, SolveReply, StepReply, usable_question
 from cos.server.streaming import DONE, frame
+from cos.wire.reply import Candidate, Solution
+from cos.wire.request import SearchOptions, usable_question
 
 _SAMPLING = "steps are sampled by temperature and top_p"
 UNHONOURED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -45,7 +46,7 @@ class Asked:
     image_param: str
     """Where in the request the image stands."""
     left_out: tuple[str, ...] = ()
-    """What was said around the question and is kept from a policy that knows questions alone."""
+    """Texts around the question that are kept from a policy which was trained on questions alone."""
 
 
 def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
@@ -95,7 +96,7 @@ def _without_notes(text: str) -> str:
 
 
 def no_picture() -> InputError:
-    """What is told to a chat without a picture."""
+    """The error of a chat without a picture."""
     return InputError(
         "this model answers questions about one picture, and there is none: attach a PNG, JPEG or WebP to your message "
         '(in the API: {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}} as a part of the user '
@@ -167,20 +168,24 @@ def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[
     return found
 
 
-def step_line(step: StepReply) -> str:
-    """One step as a line of text: ``Step 2 (score 0.91): name — thought``."""
+def step_line(number: int, step: Candidate) -> str:
+    """One step as a line of text: ``Step 2 (score 0.91): what it says``."""
     score = "unscored" if step.score is None else f"score {step.score:.2f}"
-    if step.name is None:
-        return f"Step {step.index} ({score}, {step.end}): {step.excerpt or ''}".rstrip()
-    return f"Step {step.index} ({score}): {step.name} — {step.thought}"
+    head = f"Step {number} ({score})" if step.end == "step" else f"Step {number} ({score}, {step.end})"
+    return f"{head}: {step.text}".rstrip()
+
+
+def step_lines(solution: Solution) -> list[str]:
+    """The winning chain's steps, a line each."""
+    return [step_line(number, step) for number, step in enumerate(solution.steps, 1)]
 
 
 def answer_tokens(result: Result) -> int:
     """Tokens of the final answer alone."""
-    return len(result.chain.candidates[-1].token_ids) if result.chain.is_answered else 0
+    return result.chain.candidates[-1].tokens if result.chain.is_answered else 0
 
 
-def finish(reply: SolveReply) -> Literal["stop", "length"]:
+def finish(reply: Solution) -> Literal["stop", "length"]:
     """OpenAI's reason: a whole answer, or a limit."""
     return "stop" if reply.complete else "length"
 
@@ -191,11 +196,11 @@ class Completion:
 
     id: str
     created: int
-    reply: SolveReply
+    reply: Solution
     usage: ChatUsage
 
     @classmethod
-    def of(cls, reply: SolveReply, prompt_tokens: int, answer_tokens: int) -> "Completion":
+    def of(cls, reply: Solution, prompt_tokens: int, answer_tokens: int) -> "Completion":
         """``answer_tokens``: those of the final answer alone."""
         generated = reply.usage.tokens_generated
         usage = ChatUsage(
@@ -208,7 +213,7 @@ class Completion:
 
     def whole(self) -> ChatReply:
         """As one reply."""
-        reasoning = "\n".join(step_line(step) for step in self.reply.steps)
+        reasoning = "\n".join(step_lines(self.reply))
         message = ReplyMessage(content=self.reply.answer or "", reasoning=reasoning, reasoning_content=reasoning)
         return ChatReply(
             id=self.id,
@@ -221,7 +226,7 @@ class Completion:
 
     def frames(self, *, include_usage: bool) -> list[str]:
         """As server-sent chunks. The role comes with the first text: clients time the first chunk as a token."""
-        lines = [step_line(step) for step in self.reply.steps]
+        lines = step_lines(self.reply)
         texts = [line if index == 0 else f"\n{line}" for index, line in enumerate(lines)]
         deltas: list[dict[str, str]] = [{"reasoning": text, "reasoning_content": text} for text in texts]
         deltas.append({"content": self.reply.answer or ""})

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from cos.server.schemas import RequestModel, SearchOptions, SolveReply
+from cos.wire.reply import Solution
+from cos.wire.request import RequestModel, SearchOptions
 
 
 def _only(*allowed: Any) -> Callable[[Any], Any]:
@@ -130,7 +131,7 @@ class ChatRequest(ChatModel):
     """Root seed of the search, unless ``cos`` has one; a negative one is drawn at random."""
     temperature: float | None = None
     """Sampling temperature of the search, unless ``cos`` has one. 0 is in force with the strategy "greedy"; with others
-    it would make all candidates equal, so that it means one seed for every request and is told in a warning."""
+    it would make all candidates equal, so that it means one seed for every request, and the reply has a warning."""
     top_p: float | None = None
     """Nucleus sampling threshold of the search, unless ``cos`` has one."""
     cos: SearchOptions = SearchOptions()
@@ -238,5 +239,5 @@ class ChatReply(BaseModel):
     model: str
     choices: tuple[Choice, ...]
     usage: ChatUsage
-    cos: SolveReply
+    cos: Solution
     """The whole reply of /solve."""

@@ -28,13 +28,18 @@ _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
 _BLANK = str.maketrans("", "", " \t\r\n")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Upload:
-    """A picture file that was sent, not decoded yet."""
+    """A picture file that was sent, not decoded yet. It is decoded once, and then forgotten."""
 
     data: bytes
     param: str
     """Where in the request it stands."""
+
+    def spend(self) -> bytes:
+        """Its bytes. They are gone from here, so that a long search does not hold them."""
+        data, self.data = self.data, b""
+        return data
 
 
 class Unwanted(BaseException):
@@ -76,7 +81,7 @@ class ImageReader:
 
         try:
             origin = Origin(upload.param, upload.param)
-            return await loop.run_in_executor(self._pool, decode, upload.data, origin, self._limits, check)
+            return await loop.run_in_executor(self._pool, decode, upload.spend(), origin, self._limits, check)
         finally:
             unwanted.set()
 

@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from msgspec.structs import replace
-
-from cos.search.events import Answered, Event, Scored, Written
+from cos.search.events import Answered, Event, Proposed
 from cos.search.result import Result
 from cos.search.stopwatch import Interval
-from cos.search.types import Candidate, Path
-from cos.server.jobs import Job
+from cos.search.types import Candidate, Path, Prefix
+from cos.wire.job import Job
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int]
 Attributes = Mapping[str, Value]
@@ -60,7 +58,7 @@ class Recording:
     """As W3C spells it."""
     job: Job | None = None
     heard: list[Interval] = field(default_factory=list[Interval])
-    written: dict[Path, Candidate] = field(default_factory=dict[Path, Candidate])
+    proposed: dict[Path, Candidate] = field(default_factory=dict[Path, Candidate])
     result: Result | None = None
 
     def hear(self, interval: Interval) -> None:
@@ -70,12 +68,10 @@ class Recording:
     def see(self, event: Event) -> None:
         """Notes what an event tells of candidates."""
         match event:
-            case Written(candidate):
-                self.written[candidate.path] = candidate
-            case Scored(path, score):
-                self.written[path] = replace(self.written[path], score=score)
+            case Proposed(candidate):
+                self.proposed[candidate.path] = candidate
             case Answered(result):
-                self.result, self.written = result, {candidate.path: candidate for candidate in result.tree}
+                self.result, self.proposed = result, {candidate.path: candidate for candidate in result.tree}
             case _:
                 pass
 
@@ -92,7 +88,7 @@ class Recording:
             "gen_ai.request.temperature": sampling.temperature,
             "gen_ai.request.top_p": sampling.top_p,
             "cos.strategy": self.job.spec.strategy.name,
-            "cos.score_kind": self.job.spec.ruler.kind,
+            "cos.score_kind": self.job.spec.score,
         }
         if (result := self.result) is None:
             return found
@@ -125,42 +121,43 @@ class Recording:
             (piece for piece in self.heard if piece.path is not None),
             key=lambda piece: (_depth(piece), _place(piece), piece.began),
         )
-        fates = self.fates()
+        outcomes = self.outcomes()
         for depth, level in groupby(placed, key=_depth):
             candidates = [
-                self._candidate(path, [*pieces], fates.get(path), model) for path, pieces in groupby(level, key=_place)
+                self._candidate(path, [*pieces], outcomes.get(path), model)
+                for path, pieces in groupby(level, key=_place)
             ]
             spans.append(_around(f"level {depth}", candidates, {"cos.depth": depth}))
         return sorted(spans, key=lambda span: span.began)
 
-    def fates(self) -> dict[Path, Fate]:
+    def outcomes(self) -> dict[Path, Fate]:
         """What became of each written candidate. Nothing is known of that where the search did not come to its end."""
         if self.result is None:
             return {}
         numbers: dict[Path, int] = {(): 0}
-        said: dict[tuple[int, tuple[int, ...]], int] = {}
-        for path in sorted(self.written):
-            words = numbers[path[:-1]], self.written[path].token_ids
-            numbers[path] = said.setdefault(words, len(said) + 1)
+        known: dict[tuple[int, Prefix], int] = {}
+        for path in sorted(self.proposed):
+            words = numbers[path[:-1]], self.proposed[path].written
+            numbers[path] = known.setdefault(words, len(known) + 1)
         kept = {candidate.path for candidate in self.result.chain.candidates}
         seen = {numbers[path] for path in kept}
-        fates: dict[Path, Fate] = dict.fromkeys(kept, "kept")
-        for path in sorted(self.written):
+        outcomes: dict[Path, Fate] = dict.fromkeys(kept, "kept")
+        for path in sorted(self.proposed):
             if path not in kept:
-                fates[path] = "duplicate" if numbers[path] in seen else "pruned"
+                outcomes[path] = "duplicate" if numbers[path] in seen else "pruned"
                 seen.add(numbers[path])
-        return fates
+        return outcomes
 
     def _candidate(self, path: Path, pieces: Sequence[Interval], fate: Fate | None, model: str) -> Span:
         """``pieces``: what was done for it, in the order in which it was begun."""
-        candidate = self.written.get(path)
+        candidate = self.proposed.get(path)
         attributes: dict[str, Value] = {"cos.path": list(path), "cos.depth": len(path)}
         draws = [piece for piece in pieces if piece.kind == "draw"]
         attributes["cos.begun_ahead"] = bool(draws) and draws[-1].ahead
         if candidate is None:
             fate = "failed" if draws and draws[-1].outcome == "failed" else "aborted"
         else:
-            attributes |= {"cos.end": candidate.end, "cos.tokens": len(candidate.token_ids)}
+            attributes |= {"cos.end": candidate.end, "cos.tokens": candidate.tokens}
             if candidate.score is not None:
                 attributes["cos.score"] = candidate.score
         if fate is not None:

@@ -1,7 +1,7 @@
-"""The first search of a server, before anyone may ask: it warms the engines up, and refuses a pair that cannot work.
+"""The first search of a server, before anyone may ask: it warms the engines up, and refuses models that cannot work.
 
 A PRM is shown a right and a wrong chain for the bundled example. One that gives either no score, or for both nothing
-but scores near one half, was never taught to judge: it is refused. The embedded PRM must put the right chain above the
+but scores near one half, was never trained as a PRM: it is refused. The embedded PRM must put the right chain above the
 wrong one; another one was trained on other pictures, so there it is a warning.
 """
 
@@ -14,17 +14,19 @@ from rich.table import Table
 from rich.tree import Tree
 
 from cos.checkpoints import EMBEDDED, Example, example
-from cos.engines.launch import SCRIPTED
+from cos.engines.settings import SCRIPTED
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
 from cos.search.ports import ScorerSession
 from cos.search.select import finite
 from cos.search.types import Chain, Question
 from cos.server.errors import SearchTimeout
-from cos.server.golden import RIGHT, WRONG
+from cos.server.golden import prefixes
 from cos.server.logs import say
 from cos.server.metrics import Account
-from cos.server.schemas import SearchOptions, SolveReply
 from cos.server.service import Service
+from cos.server.solving import solve
+from cos.wire.reply import Solution
+from cos.wire.request import SearchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ class Unusable(InputError):
 
 
 UNDECIDED = 0.2
-"""Scores this close to one half say nothing. A policy in place of a PRM keeps within 0.15."""
+"""Scores this close to the middle of their scale say nothing, in shares of it. A policy in place of a PRM keeps within
+0.15."""
 
 
 async def self_check(service: Service, console: Console) -> None:
@@ -45,7 +48,7 @@ async def self_check(service: Service, console: Console) -> None:
     sample, settings = example(), service.settings
     picture = await service.images.decode(await service.images.take(sample.image_path.read_bytes(), "example"))
     question = Question(sample.question, picture)
-    await check_prm(service, question)
+    await check_prm(service, question, sample)
     try:
         reply = await solved(service, question, SearchOptions(seed=0))
     except Unusable:
@@ -64,11 +67,11 @@ async def self_check(service: Service, console: Console) -> None:
         await refuse_if_wrong(service, question, sample)
 
 
-async def solved(service: Service, question: Question, options: SearchOptions) -> SolveReply:
+async def solved(service: Service, question: Question, options: SearchOptions) -> Solution:
     """The reply to a search of the server's own. Errors: Unusable where the engines fail it; EngineDead."""
     job = service.planner.plan(question, options)
     try:
-        return await service.search(job, None, Account("self_check"), stored=False).finish()
+        return await solve(service, job, None, Account("self_check"), stored=False)
     except EngineDead:
         raise
     except EngineError as error:
@@ -79,9 +82,9 @@ async def solved(service: Service, question: Question, options: SearchOptions) -
         ) from error
 
 
-async def check_prm(service: Service, question: Question) -> None:
-    """Errors: Unusable for a PRM that cannot judge."""
-    scorer, name = service.pair.scorer, service.settings.prm_name
+async def check_prm(service: Service, question: Question, sample: Example) -> None:
+    """Errors: Unusable for a PRM that does not tell right from wrong."""
+    scorer, name = service.models.scorer, service.settings.prm_name
     if scorer is None:
         return
     try:
@@ -89,9 +92,9 @@ async def check_prm(service: Service, question: Question) -> None:
     except InputError as error:
         logger.warning("the PRM could not be tried: %s", error)
         return
-    vocabulary = service.pair.policy.vocabulary
     right, wrong = [
-        [await _score(session, prefix) for prefix in solution.prefixes(vocabulary)] for solution in (RIGHT, WRONG)
+        [await _score(session, chain) for chain in prefixes(solution, service.models)]
+        for solution in (sample.right, sample.wrong)
     ]
     scores = [finite(score) for score in (*right, *wrong)]
     known = [score for score in scores if score is not None]
@@ -103,17 +106,18 @@ async def check_prm(service: Service, question: Question) -> None:
         )
     if name == SCRIPTED:
         return
-    if all(abs(score - 0.5) < UNDECIDED for score in known):
+    shares = [share for score in known if (share := scorer.scale.portion(score)) is not None]
+    if shares and all(abs(share - 0.5) < UNDECIDED for share in shares):
         raise Unusable(
             f"--prm {name} gives right and wrong chains alike about one half ({min(known):.2f} to {max(known):.2f}): "
             f"it was not trained to judge; {advice}",
             "prm",
         )
     if math.fsum(known[: len(right)]) <= math.fsum(known[len(right) :]) or known[len(right) - 1] <= known[-1]:
-        told = f"--prm {name} gives a wrong answer {known[-1]:.3f} and the right one {known[len(right) - 1]:.3f}"
+        misjudged = f"--prm {name} gives a wrong answer {known[-1]:.3f} and the right one {known[len(right) - 1]:.3f}"
         if name == EMBEDDED:
-            raise Unusable(f"{told}; install cos-serve again: its checkpoint is damaged", "prm")
-        logger.warning("%s, in an example that it may not have been trained for", told)
+            raise Unusable(f"{misjudged}; install cos-serve again: its checkpoint is damaged", "prm")
+        logger.warning("%s, in an example that it may not have been trained for", misjudged)
 
 
 async def _score(session: ScorerSession, chain: Chain) -> float | None:
@@ -127,8 +131,8 @@ async def _score(session: ScorerSession, chain: Chain) -> float | None:
 
 
 async def refuse_if_wrong(service: Service, question: Question, sample: Example) -> None:
-    """Gives the embedded pair a second chance with the strategy it is known to solve its example with, as the server's
-    own default may be a narrow one. Errors: Unusable when the answer is wrong again."""
+    """Gives the embedded models a second chance with the strategy that is known to solve their example, as the
+    server's own default may be a narrow one. Errors: Unusable when the answer is wrong again."""
     n = min(16, service.settings.max_n)
     reply = await solved(service, question, SearchOptions(seed=0, strategy="auto", n=n))
     if reply.answer != sample.answer:
@@ -140,12 +144,12 @@ async def refuse_if_wrong(service: Service, question: Question, sample: Example)
     logger.warning("strategy %s gets the example wrong; auto gets it right", service.settings.strategy)
 
 
-def show(reply: SolveReply, sample: Example, console: Console) -> None:
+def show(reply: Solution, sample: Example, console: Console) -> None:
     """Prints the winning chain with the score of every step."""
-    steps = Table("step", "score", "thought", box=None, padding=(0, 2, 0, 0))
-    for step in reply.steps:
-        steps.add_row(escape(step.name or step.end), _told(step.score), escape(step.thought or step.excerpt or ""))
-    steps.add_row("[bold]answer[/]", _told(reply.answer_score), f"[bold]{escape(reply.answer or 'none')}[/]")
+    steps = Table("step", "score", "text", box=None, padding=(0, 2, 0, 0))
+    for number, step in enumerate(reply.steps, 1):
+        steps.add_row(str(number), _shown(step.score), escape(step.text))
+    steps.add_row("[bold]answer[/]", _shown(reply.answer_score), f"[bold]{escape(reply.answer or 'none')}[/]")
     expected = "" if reply.model == SCRIPTED else f" (expected: {sample.answer})"
     tree = Tree(f"[bold]Q:[/] {escape(sample.question)}{escape(expected)}")
     tree.add(steps)
@@ -156,5 +160,5 @@ def show(reply: SolveReply, sample: Example, console: Console) -> None:
     console.print(tree)
 
 
-def _told(score: float | None) -> str:
+def _shown(score: float | None) -> str:
     return "unscored" if score is None else f"{score:.3f}"

@@ -3,8 +3,8 @@
     DIR/<date>/<id>.json         date: UTC, id: the reply's
     DIR/images/<digest>.png      the decoded picture, never the bytes that were sent
 
-A file is written beside and renamed: it is there whole or not at all. Storing happens in a thread of its own, after the
-reply is made; what goes wrong is logged and counted, and no request ever hears of it.
+A file is written under another name and renamed: it is there whole or not at all. Storing happens in a thread of its
+own, after the reply is made; what goes wrong is logged and counted, and no request ever hears of it.
 """
 
 import asyncio
@@ -20,81 +20,16 @@ from typing import Any, Literal
 
 from cos.search.errors import InputError
 from cos.search.result import Result
-from cos.search.types import FinishReason, Picture
-from cos.server.jobs import Job
-from cos.server.replies import timings_reply, tree_reply, usage_reply
-from cos.server.schemas import NodeReply, ReplyModel, TimingsReply, UsageReply
+from cos.wire.job import Job
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the files' form. Raised when a reader of the last one would misread them."""
 MOST_WAITING = 256
 """Traces that may wait for the disk; a disk that falls behind loses further ones instead of filling the memory."""
 IMAGES = "images"
 
 Status = Literal["stored", "failed"]
 """What became of a trace."""
-
-
-class NodeTrace(NodeReply):
-    """One candidate: what /solve tells of it, and its likelihood."""
-
-    logprob: float | None
-    """Log-probability of its text, nats; null where the search did not ask for it."""
-
-
-class Trace(ReplyModel):
-    """One search, as it is stored."""
-
-    version: int = VERSION
-    id: str
-    time: datetime
-    """When the search ended, UTC."""
-    question: str
-    image: str | None
-    """The picture's file, relative to the trace folder."""
-    policy: str
-    prm: str | None
-    """The PRM that was there to ask; what the scores are, ``parameters.score`` says: "prm" or "likelihood"."""
-    strategy: str
-    parameters: dict[str, Any]
-    tree: tuple[NodeTrace, ...]
-    """Every candidate in path order; ``kept`` are those of the winning chain."""
-    chain: tuple[int, ...]
-    """Path of the winning chain's last candidate."""
-    answer: str | None
-    chain_score: float | None
-    finish_reason: FinishReason
-    usage: UsageReply
-    timings: TimingsReply
-
-
-def trace_of(job: Job, result: Result, policy: str, prm: str | None, ended: datetime) -> Trace:
-    """A search as it is stored."""
-    nodes = zip(tree_reply(result), result.tree, strict=True)
-    picture = job.question.picture
-    return Trace(
-        id=job.id,
-        time=ended,
-        question=job.question.text,
-        image=None if picture is None else _image_name(picture),
-        policy=policy,
-        prm=prm,
-        strategy=job.spec.strategy.name,
-        parameters=job.parameters,
-        tree=tuple(NodeTrace.model_validate({**dict(node), "logprob": candidate.logprob}) for node, candidate in nodes),
-        chain=result.chain.path,
-        answer=result.chain.answer,
-        chain_score=result.value,
-        finish_reason=result.finish_reason,
-        usage=usage_reply(result.usage),
-        timings=timings_reply(result.timings),
-    )
-
-
-def _image_name(picture: Picture) -> str:
-    return f"{IMAGES}/{picture.digest}.png"
 
 
 class TraceStore:
@@ -115,14 +50,14 @@ class TraceStore:
                 f"--trace-dir {folder} cannot be written to: {error.strerror}; give another folder", "trace_dir"
             ) from error
 
-    def put(self, job: Job, result: Result) -> None:
-        """Has a finished search stored, soon. Returns at once and raises nothing."""
+    def put(self, job: Job, result: Result, grammar: str) -> None:
+        """Has a finished search stored, soon. ``grammar``: the name of the policy's. Raises nothing."""
         if not self._waiting.acquire(blocking=False):
             logger.error("trace %s was not stored: %d others wait for the disk", job.id, MOST_WAITING)
             self._count("failed")
             return
         try:
-            done = self._thread.submit(self._store, job, result, datetime.now(UTC))
+            done = self._thread.submit(self._store, job, result, grammar, datetime.now(UTC))
         except RuntimeError:
             logger.error("trace %s was not stored: the server has stopped", job.id)
             self._waiting.release()
@@ -132,21 +67,22 @@ class TraceStore:
         context = copy_context()
         done.add_done_callback(lambda done: context.run(self._note, job.id, done))
 
-    def _store(self, job: Job, result: Result, ended: datetime) -> None:
-        text = trace_of(job, result, self._policy, self._prm, ended).model_dump_json()
+    def _store(self, job: Job, result: Result, grammar: str, ended: datetime) -> None:
         picture = job.question.picture
-        if picture is not None and not (image := self._folder / _image_name(picture)).exists():
-            _replace(image, lambda beside: picture.image.save(beside, "PNG"))
+        image = None if picture is None else f"{IMAGES}/{picture.digest}.png"
+        trace = job.trace(result, ended=ended, image=image, policy=self._policy, grammar=grammar, prm=self._prm)
+        if picture is not None and image is not None and not (self._folder / image).exists():
+            _replace(self._folder / image, lambda partial: picture.image.save(partial, "PNG"))
         day = self._folder / ended.date().isoformat()
         day.mkdir(parents=True, exist_ok=True)
-        _replace(day / f"{job.id}.json", text.encode())
+        _replace(day / f"{job.id}.json", trace.model_dump_json().encode())
 
     def _note(self, name: str, done: "Future[None]") -> None:
         self._waiting.release()
         if (error := done.exception()) is not None:
             # What the disk says names a file; what anything else says may quote the search.
-            told = error if isinstance(error, OSError) else type(error).__name__
-            logger.error("trace %s was not stored: %s", name, told)
+            reason = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("trace %s was not stored: %s", name, reason)
         self._count("stored" if error is None else "failed")
 
     async def close(self) -> None:
@@ -155,13 +91,13 @@ class TraceStore:
 
 
 def _replace(path: Path, content: bytes | Callable[[Path], Any]) -> None:
-    """Writes a file beside its place, then moves it there."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Writes a file under another name, then renames it: it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         if isinstance(content, bytes):
-            beside.write_bytes(content)
+            partial.write_bytes(content)
         else:
-            content(beside)
-        beside.replace(path)
+            content(partial)
+        partial.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -1,19 +1,25 @@
 """POST /v1/chat/completions: the same search behind OpenAI's interface."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from cos.search.events import Answered, Event
+from cos.search.events import Answered, Event, Opened
 from cos.server import chat
 from cos.server.bodies import read_json
 from cos.server.chat import Completion
 from cos.server.chat_schemas import ChatReply, ChatRequest
+from cos.server.images import Upload
+from cos.server.metrics import Account
 from cos.server.race import unless_gone
 from cos.server.routes.context import ERRORS, TheAccount, TheService
 from cos.server.routes.models import refuse_other_model
-from cos.server.service import Run
+from cos.server.service import Service
+from cos.server.solving import solve
 from cos.server.streaming import Put, Work, open_stream
+from cos.wire.job import Job
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -40,30 +46,33 @@ async def chat_completions(request: Request, service: TheService, account: TheAc
     upload = None if asked.image_url is None else await service.take(asked.image_url, asked.image_param)
     question = service.question(asked.text, upload)
     strategy = service.settings.strategy
-    told = chat.warnings(wanted, asked, strategy)
-    run = service.search(service.planner.plan(question, chat.options(wanted, strategy), told), upload, account)
+    warnings = chat.warnings(wanted, asked, strategy)
+    job = service.planner.plan(question, chat.options(wanted, strategy), warnings)
+    completing = partial(_complete, service, job, upload, account)
     if wanted.stream:
         include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-        return await open_stream(_chunks(run, include_usage=include_usage), request.receive)
-    completion = await unless_gone(request.receive, _complete(run))
+        return await open_stream(_chunks(completing, include_usage=include_usage), request.receive)
+    completion = await unless_gone(request.receive, completing())
     return Response(completion.whole().model_dump_json(), media_type="application/json")
 
 
-async def _complete(run: Run) -> Completion:
-    answer_tokens = 0
+async def _complete(service: Service, job: Job, upload: Upload | None, account: Account) -> Completion:
+    prompt_tokens = answer_tokens = 0
 
-    def tell(event: Event) -> None:
-        nonlocal answer_tokens
-        if isinstance(event, Answered):
+    def listener(event: Event) -> None:
+        nonlocal prompt_tokens, answer_tokens
+        if isinstance(event, Opened):
+            prompt_tokens = event.prompt_tokens
+        elif isinstance(event, Answered):
             answer_tokens = chat.answer_tokens(event.result)
 
-    reply = await run.finish(tell)
-    return Completion.of(reply, run.prompt_tokens, answer_tokens)
+    solution = await solve(service, job, upload, account, listener)
+    return Completion.of(solution, prompt_tokens, answer_tokens)
 
 
-def _chunks(run: Run, *, include_usage: bool) -> Work:
+def _chunks(completing: Callable[[], Awaitable[Completion]], *, include_usage: bool) -> Work:
     async def work(put: Put) -> None:
-        for text in (await _complete(run)).frames(include_usage=include_usage):
+        for text in (await completing()).frames(include_usage=include_usage):
             put(text)
 
     return work

@@ -1,13 +1,13 @@
-"""What a route is given beside its request."""
+"""What a route is given besides its request."""
 
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
-from cos.server.errors import ErrorReply
 from cos.server.metrics import Account
 from cos.server.service import Service
+from cos.wire.error import ErrorReply
 
 
 def _service(request: Request) -> Service:

@@ -7,13 +7,13 @@ from fastapi import APIRouter
 from cos.search.strategies import menu
 from cos.server.errors import ModelNotFound
 from cos.server.routes.context import TheService
-from cos.server.schemas import ReplyModel
 from cos.server.service import Service
+from cos.wire.message import Message
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-class ModelReply(ReplyModel):
+class ModelReply(Message):
     """A model, as OpenAI lists it."""
 
     id: str
@@ -24,14 +24,14 @@ class ModelReply(ReplyModel):
     """The PRM that judges its steps."""
 
 
-class ModelList(ReplyModel):
+class ModelList(Message):
     """All models."""
 
     object: Literal["list"] = "list"
     data: tuple[ModelReply, ...]
 
 
-class StrategyReply(ReplyModel):
+class StrategyReply(Message):
     """One strategy."""
 
     name: str
@@ -44,7 +44,7 @@ class StrategyReply(ReplyModel):
     """JSON schema of its parameters."""
 
 
-class StrategyList(ReplyModel):
+class StrategyList(Message):
     """All strategies."""
 
     object: Literal["list"] = "list"

@@ -7,12 +7,16 @@ from fastapi import APIRouter, Request, Response
 from cos.search.events import Event
 from cos.server.bodies import media_type, read_form, read_json
 from cos.server.images import Upload
+from cos.server.metrics import Account
 from cos.server.race import unless_gone
-from cos.server.replies import event_frame
 from cos.server.routes.context import ERRORS, TheAccount, TheService
-from cos.server.schemas import SolveReply, SolveRequest
-from cos.server.service import Run, Service
-from cos.server.streaming import Put, Work, open_stream
+from cos.server.service import Service
+from cos.server.solving import solve as search
+from cos.server.streaming import Put, Work, frame, open_stream
+from cos.wire.events import encoded
+from cos.wire.job import Job
+from cos.wire.reply import Solution
+from cos.wire.request import SolveRequest
 
 router = APIRouter(tags=["solve"])
 
@@ -25,8 +29,8 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post("/solve", response_model=SolveReply, responses=ERRORS, openapi_extra=_BODY)
-@router.post("/v1/solve", response_model=SolveReply, responses=ERRORS, openapi_extra=_BODY, include_in_schema=False)
+@router.post("/solve", response_model=Solution, responses=ERRORS, openapi_extra=_BODY)
+@router.post("/v1/solve", response_model=Solution, responses=ERRORS, openapi_extra=_BODY, include_in_schema=False)
 async def solve(request: Request, service: TheService, account: TheAccount) -> Response:
     """Searches for the answer. As JSON, or as a form with the picture as a file in ``image``.
 
@@ -35,10 +39,10 @@ async def solve(request: Request, service: TheService, account: TheAccount) -> R
     """
     asked, upload = await _read(request, service)
     job = service.planner.plan(service.question(asked.question, upload, asked.choices or ()), asked)
-    run = service.search(job, upload, account)
     if asked.stream:
-        return await open_stream(_events(run), request.receive, error_event="error")
-    reply = await unless_gone(request.receive, run.finish())
+        events = _events(service, job, upload, account)
+        return await open_stream(events, request.receive, error_event="error")
+    reply = await unless_gone(request.receive, search(service, job, upload, account))
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
@@ -54,15 +58,16 @@ async def _read(request: Request, service: Service) -> tuple[SolveRequest, Uploa
     return asked, await service.take(asked.image, "image")
 
 
-def _events(run: Run) -> Work:
+def _events(service: Service, job: Job, upload: Upload | None, account: Account) -> Work:
     async def work(put: Put) -> None:
         number = 0
 
-        def tell(event: Event) -> None:
+        def listener(event: Event) -> None:
             nonlocal number
             number += 1
-            put(event_frame(run.job, event, number))
+            name, data = encoded(job.event(event))
+            put(frame(data, event=name, number=number))
 
-        await run.finish(tell)
+        await search(service, job, upload, account, listener)
 
     return work

@@ -7,17 +7,13 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from pydantic import BaseModel
 
-from cos.benchmarks.setting import Setting
 from cos.clients import AsyncClient, Client, Solution
 from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
-from cos.clients.local import stream
-from cos.clients.models import Answered, Node, Opened, Scored, Selected, Stages, Step, Timings, Usage, Written
-from cos.evaluation.in_process import running
+from cos.clients.in_process import running, spec_of, stream
 from cos.server.app import create_app
-from cos.server.schemas import NodeReply, SolveReply, StagesReply, StepReply, TimingsReply, UsageReply
 from cos.server.settings import Settings
+from cos.wire.events import Answered, Opened, Proposed, Scored, Selected
 
 
 @pytest_asyncio.fixture
@@ -27,40 +23,26 @@ async def transport() -> AsyncGenerator[httpx.ASGITransport]:
         yield httpx.ASGITransport(app)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        *((Solution, SolveReply), (Step, StepReply), (Node, NodeReply), (Usage, UsageReply)),
-        *((Timings, TimingsReply), (Stages, StagesReply)),
-    ],
-)
-def test_the_models_know_every_field_of_the_server(ours: type[BaseModel], theirs: type[BaseModel]):
-    known = set(ours.model_fields)
-    told = set(theirs.model_fields)
-    assert known <= told
-    assert told - known <= {"parent"}
-
-
 async def test_streams_and_replies_agree(transport: httpx.ASGITransport, png: bytes):
     async with AsyncClient("http://localhost", transport=transport) as client:
         assert await client.is_up()
         whole = await client.solve(png, "How many rows?", strategy="beam", n=4, return_tree=True)
         events = [event async for event in client.stream(png, "How many rows?", strategy="beam", n=4, return_tree=True)]
-    assert {type(event) for event in events} == {Opened, Written, Scored, Selected, Answered}
+    assert {type(event) for event in events} == {Opened, Proposed, Scored, Selected, Answered}
     last = events[-1]
     assert isinstance(last, Answered)
     assert essence(last.solution) == essence(whole)
-    written = [event.node.path for event in events if isinstance(event, Written)]
-    assert sorted(written) == [node.path for node in whole.tree or ()]
+    proposed = [event.candidate.path for event in events if isinstance(event, Proposed)]
+    assert sorted(proposed) == [candidate.path for candidate in whole.tree or ()]
 
 
 async def test_a_search_in_process_is_the_servers(transport: httpx.ASGITransport, png: bytes):
     """Same engines, same seed: the reply must not tell where the search ran."""
     async with AsyncClient("http://localhost", transport=transport) as client:
         served = await client.solve(png, "How many rows?", strategy="best_of_n", n=4, return_tree=True)
-    spec = Setting(strategy="best_of_n", n=4).spec(0, explain=True)
-    async with running("scripted", "scripted") as engines:
-        events = [event async for event in stream(engines, "scripted", png, "How many rows?", spec)]
+    spec = spec_of({"strategy": "best_of_n", "n": 4}, seed=0, prm="scripted")
+    async with running("scripted", "scripted") as models:
+        events = [event async for event in stream(models, "scripted", png, "How many rows?", spec)]
     last = events[-1]
     assert isinstance(last, Answered)
     assert essence(last.solution) == essence(served)
@@ -70,8 +52,6 @@ def essence(solution: Solution) -> dict[str, Any]:
     """A solution without what differs from run to run and from place to place."""
     told = solution.model_dump(exclude={"id", "timings"})
     told["parameters"].pop("budget", None)
-    for node in told["tree"] or ():
-        node.pop("parent", None)
     return told
 
 

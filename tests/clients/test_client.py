@@ -11,9 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from cos.clients import AsyncClient, Client, CosClientError, Solution, wire
+from cos.clients import AsyncClient, Client, CosClientError, Solution, protocol
 from cos.clients.errors import BadReply, BadRequest, ServerBusy, ServerFault, ServerUnreachable, Unauthorized
-from cos.clients.models import Answered, Event, Opened, Scored, Selected, Written
+from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -32,7 +32,7 @@ def stream_of(solution: dict[str, Any]) -> bytes:
     """A whole stream, with a heartbeat, an event of the future, and a line end that only text knows."""
     events: list[tuple[str, Any]] = [
         ("opened", {"id": "solve-1", "strategy": "best_of_n", "parameters": {}, "prompt_tokens": 7}),
-        ("candidate", {**solution["tree"][0], "thought": "one\u2028two"}),
+        ("candidate", {**solution["tree"][0], "text": "one\u2028two"}),
         ("novelty", {"a": 1}),
         ("scored", {"path": [0], "score": 0.95}),
         ("selected", {"kept": [[0, 0]], "pruned": [[1, 0]]}),
@@ -66,7 +66,7 @@ def test_solve_sends_what_was_asked_and_reads_the_solution(png: bytes, solution:
         "seed": 0,
         "stream": False,
     }
-    assert (found.answer, found.steps[0].name, found.usage.tokens_kept) == ("12", "Read row 1", 18)
+    assert (found.answer, found.steps[0].fields["name"], found.usage.tokens_kept) == ("12", "Read row 0", 18)
     assert json.loads(found.model_dump_json())["new_field"] == 1
 
 
@@ -78,17 +78,19 @@ def test_solutions_are_frozen(solution: dict[str, Any]):
 
 def test_every_kind_of_image_becomes_the_same_picture(png: bytes, png_path: str):
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    assert wire.encode_image(uri) == uri
-    assert {wire.encode_image(image) for image in (png, png_path, Path(png_path))} == {base64.b64encode(png).decode()}
-    with Image.open(io.BytesIO(base64.b64decode(wire.encode_image(Image.new("RGB", (8, 8)))))) as opened:
+    assert protocol.encode_image(uri) == uri
+    assert {protocol.encode_image(image) for image in (png, png_path, Path(png_path))} == {
+        base64.b64encode(png).decode()
+    }
+    with Image.open(io.BytesIO(base64.b64decode(protocol.encode_image(Image.new("RGB", (8, 8)))))) as opened:
         assert opened.size == (8, 8)
-    assert "image" not in json.loads(wire.solve_body(None, "How many?", {}, stream=False))
+    assert "image" not in json.loads(protocol.solve_body(None, "How many?", {}, stream=False))
 
 
 @pytest.mark.parametrize("path", ["no/such.png", ".", "https://example.org/a.png"])
 def test_an_image_that_cannot_be_read_is_named(path: str):
     with pytest.raises(BadRequest, match="image") as caught:
-        wire.encode_image(path)
+        protocol.encode_image(path)
     assert path in str(caught.value)
     assert caught.value.param == "image"
 
@@ -96,15 +98,15 @@ def test_an_image_that_cannot_be_read_is_named(path: str):
 def test_an_empty_file_is_named(tmp_path: Path):
     (tmp_path / "empty.png").touch()
     with pytest.raises(BadRequest, match=r"empty\.png"):
-        wire.encode_image(tmp_path / "empty.png")
+        protocol.encode_image(tmp_path / "empty.png")
 
 
 def test_values_that_json_lacks_are_refused(png: bytes):
     for options in ({"temperature": float("nan")}, {"strategy_params": {"a": object()}}):
         with pytest.raises(BadRequest, match="JSON"):
-            wire.solve_body(png, "?", options, stream=False)  # pyright: ignore[reportArgumentType]
+            protocol.solve_body(png, "?", options, stream=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadRequest, match="JSON"):
-        wire.solve_body(png, "\ud800", {}, stream=False)
+        protocol.solve_body(png, "\ud800", {}, stream=False)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://host:port", "/solve"])
@@ -178,10 +180,10 @@ def test_a_stream_is_told_event_by_event(png: bytes, solution: dict[str, Any]):
 
 
 def check_events(events: list[Event]) -> None:
-    assert [type(event) for event in events] == [Opened, Written, Scored, Selected, Answered]
-    written, answered = events[1], events[-1]
-    assert isinstance(written, Written)
-    assert written.node.thought == "one\u2028two"
+    assert [type(event) for event in events] == [Opened, Proposed, Scored, Selected, Answered]
+    proposed, answered = events[1], events[-1]
+    assert isinstance(proposed, Proposed)
+    assert proposed.candidate.text == "one\u2028two"
     assert isinstance(answered, Answered)
     assert answered.solution.answer == "12"
 
@@ -189,7 +191,7 @@ def check_events(events: list[Event]) -> None:
 def test_a_stream_may_be_cut_anywhere_on_its_way(solution: dict[str, Any]):
     whole = stream_of(solution)
     for size in (1, 7, 1000):
-        reader = wire.EventReader()
+        reader = protocol.EventReader()
         chunks = [whole[start : start + size] for start in range(0, len(whole), size)]
         check_events([event for chunk in chunks for event in reader.feed(chunk)])
         reader.close()

@@ -6,8 +6,9 @@ from typing import Any
 from rich.console import Console
 
 from cos.clients import Solution
-from cos.clients.models import Answered, Node, Opened, Scored, Selected, Written
 from cos.clients.terminal import LiveSearch, printable, score_text, show_solution
+from cos.wire.events import Answered, Opened, Proposed, Scored, Selected
+from cos.wire.reply import Candidate
 
 
 def drawn(thing: Any, *, colour: bool = False) -> str:
@@ -25,7 +26,7 @@ def shown(solution: Solution, *, tree: bool = True, colour: bool = False) -> str
 def test_a_solution_shows_tree_chain_answer_and_cost(solution: dict[str, Any]):
     text = shown(Solution.model_validate(solution))
     for expected in (
-        "├── Read row 0: It shows 12.  0.950",
+        "├── Read row 0: It shows 12. Two digits.  0.950",
         "└── Answer: 13  unscored",
         "Winning chain",
         "Answer: 12",
@@ -54,7 +55,7 @@ def test_a_search_without_an_answer_says_why(solution: dict[str, Any]):
 
 def test_text_of_a_model_is_neither_markup_nor_control(solution: dict[str, Any]):
     evil = "[red]x[/red]\x1b[2J\x07\r\nend"
-    step = {**solution["steps"][0], "thought": evil, "name": evil}
+    step = {**solution["steps"][0], "text": evil}
     text = shown(Solution.model_validate({**solution, "steps": [step], "answer": evil}))
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -79,8 +80,8 @@ def test_a_live_search_grows(solution: dict[str, Any]):
     live = LiveSearch()
     assert "0 candidates" in drawn(live)
     live.take(Opened(id="1", strategy="beam", parameters={"score": "prm"}, prompt_tokens=3))
-    for node in solution["tree"]:
-        live.take(Written(node=Node.model_validate({**node, "score": None, "kept": False})))
+    for candidate in solution["tree"]:
+        live.take(Proposed(candidate=Candidate.model_validate({**candidate, "score": None, "kept": False})))
     live.take(Scored(path=(0,), score=0.75))
     live.take(Scored(path=(9,), score=0.99))
     live.take(Selected(kept=((0,),), pruned=((1,),)))

@@ -1,150 +1,94 @@
 """One suite over every engine: what the searches and the PRM formats rely on. The scripted engine may not drift."""
 
 import asyncio
-import io
 import math
-from collections.abc import Iterator
-from functools import cache
 
 import pytest
-from PIL import Image
 
-from cos.checkpoints import LedgerProblem, heldout
 from cos.engines.launch import Engines
-from cos.engines.ports import Engine, Session
-from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import pair
+from cos.engines.ports import HasCaches, Runtime
+from cos.engines.scripted import ScriptedEngine
+from cos.prm.matching import match
 from cos.search.errors import EngineError, InputError
-from cos.search.grammars.cos import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG, CosGrammar
-from cos.search.ports import Draw, Drawn
+from cos.search.grammars.cos import COS_TOKENS, STEP_TAG, CosGrammar
+from cos.search.ports import ReportsLoad
+from cos.search.prompt import question_prompt
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.types import Picture, Question
+from cos.search.types import Question
+from tests.engines.asking import a_draw, asked, first_step, ids_of, labels, prm_of, question, tagged
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.fixture(params=["scripted", pytest.param("vllm", marks=pytest.mark.real)])
-def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
-    """A policy and a PRM, both ready."""
-    if request.param == "vllm":
-        yield request.getfixturevalue("real_engines")
-    else:
-        slow = Script(seconds_per_token=2e-5, seconds_per_read=1e-3)
-        yield Engines(ScriptedEngine(slow), ScriptedEngine(slow))
-
-
-@cache
-def problems() -> list[LedgerProblem]:
-    return heldout()
-
-
-def question(text: str | None = None, *, ledger: int = 0) -> Question:
-    """A held-out ledger, and the question that belongs to it or another."""
-    problem = problems()[ledger]
-    image = Image.open(io.BytesIO(problem.image_png)).convert("RGB")
-    return Question(text or problem.question, Picture(image, problem.id))
-
-
-def a_draw(engine: Engine, *, seed: int = 1, max_tokens: int = 200, temperature: float = 1.0, **more: bool) -> Draw:
-    stop_ids = CosGrammar(engine.vocabulary).stop_ids
-    return Draw(max_tokens=max_tokens, stop_ids=stop_ids, seed=seed, temperature=temperature, **more)
-
-
-def labels(engine: Engine) -> tuple[int, int]:
-    good, bad = (engine.vocabulary.control_id(label) for label in (LABEL_GOOD, LABEL_BAD))
-    assert good is not None
-    assert bad is not None
-    return good, bad
-
-
-def tagged(engine: Engine, ids: tuple[int, ...]) -> tuple[int, ...]:
-    tag = engine.vocabulary.control_id(STEP_TAG)
-    assert tag is not None
-    return (*ids, tag)
-
-
-def prm_of(engines: Engines) -> Engine:
-    assert engines.prm is not None
-    return engines.prm
-
-
-async def first_step(engine: Engine, session: Session) -> Drawn:
-    """A whole first step; at temperature 0, so that even a small policy writes one."""
-    drawn = await session.draw((), a_draw(engine, temperature=0.0))
-    assert drawn.finish == "stop"
-    return drawn
-
-
 async def test_the_same_seed_writes_the_same_tokens(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     once, again = [await session.draw((), a_draw(engines.policy, seed=5)) for _ in range(2)]
-    assert once.token_ids == again.token_ids
+    assert ids_of(once) == ids_of(again)
 
 
 async def test_the_same_seed_writes_the_same_tokens_in_another_session(engines: Engines) -> None:
     texts = [
-        (await (await engines.policy.open(question())).draw((), a_draw(engines.policy, seed=5))).token_ids
-        for _ in range(2)
+        ids_of(await (await engines.policy.open(asked())).draw((), a_draw(engines.policy, seed=5))) for _ in range(2)
     ]
     assert texts[0] == texts[1]
 
 
 async def test_different_seeds_differ(engines: Engines) -> None:
     """At a temperature that a policy which is sure of its first step cannot withstand."""
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     drawn = await asyncio.gather(
         *(session.draw((), a_draw(engines.policy, seed=seed, temperature=2.0)) for seed in range(12))
     )
-    assert len({each.token_ids for each in drawn}) > 1
+    assert len({ids_of(each) for each in drawn}) > 1
 
 
 async def test_temperature_zero_is_repeatable_whatever_the_seed(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     drawn = [await session.draw((), a_draw(engines.policy, seed=seed, temperature=0.0)) for seed in (1, 2)]
-    assert drawn[0].token_ids == drawn[1].token_ids
+    assert ids_of(drawn[0]) == ids_of(drawn[1])
 
 
 async def test_a_stop_token_is_the_last_id_and_the_finish_says_stop(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     drawn = await first_step(engines.policy, session)
-    stop_ids = CosGrammar(engines.policy.vocabulary).stop_ids
-    assert drawn.token_ids[-1] in stop_ids
-    assert not set(stop_ids) & set(drawn.token_ids[:-1])
+    stop_ids = CosGrammar(engines.policy.vocabulary).stops.token_ids
+    assert ids_of(drawn)[-1] in stop_ids
+    assert not set(stop_ids) & set(ids_of(drawn)[:-1])
 
 
 async def test_the_token_limit_cuts_and_the_finish_says_length(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     drawn = await session.draw((), a_draw(engines.policy, max_tokens=3))
-    assert (len(drawn.token_ids), drawn.finish) == (3, "length")
+    assert (len(ids_of(drawn)), drawn.finish) == (3, "length")
 
 
 async def test_a_longer_limit_only_continues_what_a_shorter_one_cut(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     short, long = [
         await session.draw((), a_draw(engines.policy, temperature=0.0, max_tokens=limit)) for limit in (3, 9)
     ]
-    assert long.token_ids[:3] == short.token_ids
+    assert ids_of(long)[:3] == ids_of(short)
 
 
 async def test_a_request_counts_its_prompt_and_its_continuation(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     step = await first_step(engines.policy, session)
-    follow = await session.draw(step.token_ids, a_draw(engines.policy, max_tokens=2))
+    follow = await session.draw(ids_of(step), a_draw(engines.policy, max_tokens=2))
     assert step.prompt_tokens == session.prompt_tokens
-    assert follow.prompt_tokens == session.prompt_tokens + len(step.token_ids)
+    assert follow.prompt_tokens == session.prompt_tokens + len(ids_of(step))
 
 
 async def test_a_read_counts_its_prompt_and_its_chain(engines: Engines) -> None:
     prm = prm_of(engines)
-    step = await first_step(engines.policy, await engines.policy.open(question()))
-    session = await prm.open(question())
-    ids = tagged(prm, step.token_ids)
+    step = await first_step(engines.policy, await engines.policy.open(asked()))
+    session = await prm.open(asked())
+    ids = tagged(prm, ids_of(step))
     assert (await session.read_labels(ids, labels(prm), 0)).prompt_tokens == session.prompt_tokens + len(ids)
 
 
 async def test_a_cancelled_request_leaves_nothing_behind_and_the_engine_working(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     before = await in_flight(engines.policy)
     tasks = [asyncio.create_task(session.draw((), a_draw(engines.policy, seed=seed))) for seed in range(4)]
     await asyncio.sleep(0)
@@ -157,10 +101,10 @@ async def test_a_cancelled_request_leaves_nothing_behind_and_the_engine_working(
             break
         await asyncio.sleep(0.05)
     assert await in_flight(engines.policy) == before == 0
-    assert (await session.draw((), a_draw(engines.policy, max_tokens=2))).token_ids
+    assert ids_of(await session.draw((), a_draw(engines.policy, max_tokens=2)))
 
 
-async def in_flight(engine: Engine) -> int:
+async def in_flight(engine: Runtime) -> int:
     """Requests running or waiting, as the engine itself counts them."""
     if isinstance(engine, ScriptedEngine):
         return engine.in_flight
@@ -172,46 +116,45 @@ async def in_flight(engine: Engine) -> int:
 
 async def test_labels_are_read_as_finite_log_probabilities(engines: Engines) -> None:
     prm = prm_of(engines)
-    step = await first_step(engines.policy, await engines.policy.open(question()))
-    session = await prm.open(question())
-    read = await session.read_labels(tagged(prm, step.token_ids), labels(prm), 0)
-    for value in (read.good, read.bad):
+    step = await first_step(engines.policy, await engines.policy.open(asked()))
+    session = await prm.open(asked())
+    read = await session.read_labels(tagged(prm, ids_of(step)), labels(prm), 0)
+    for value in read.logprobs:
         assert math.isfinite(value)
         assert value <= 0
 
 
 async def test_a_label_read_does_not_depend_on_what_was_read_before(engines: Engines) -> None:
     prm = prm_of(engines)
-    step = await first_step(engines.policy, await engines.policy.open(question()))
-    once = tagged(prm, step.token_ids)
-    chain = tagged(prm, (*once, *step.token_ids))
+    step = await first_step(engines.policy, await engines.policy.open(asked()))
+    once = tagged(prm, ids_of(step))
+    chain = tagged(prm, (*once, *ids_of(step)))
 
-    fresh = await (await prm.open(question(ledger=60))).read_labels(chain, labels(prm), 0)
-    session = await prm.open(question(ledger=60))
+    fresh = await (await prm.open(asked(ledger=60))).read_labels(chain, labels(prm), 0)
+    session = await prm.open(asked(ledger=60))
     await session.read_labels(once, labels(prm), 0)
     warm = await session.read_labels(chain, labels(prm), 0)
     good, bad = labels(prm)
     swapped = await session.read_labels(chain, (bad, good), 0)
-    assert warm.good == pytest.approx(fresh.good, abs=1e-3)
-    assert warm.bad == pytest.approx(fresh.bad, abs=1e-3)
+    assert warm.logprobs == pytest.approx(fresh.logprobs, abs=1e-3)
     if not isinstance(prm, ScriptedEngine):
-        assert swapped.bad == pytest.approx(warm.good, abs=1e-3)
+        assert swapped.logprobs == pytest.approx(warm.logprobs[::-1], abs=1e-3)
 
 
 async def test_log_probabilities_are_given_only_where_they_are_asked_for(engines: Engines) -> None:
-    session = await engines.policy.open(question())
-    asked = await session.draw((), a_draw(engines.policy, logprobs=True))
+    session = await engines.policy.open(asked())
+    told = await session.draw((), a_draw(engines.policy, logprobs=True))
     plain = await session.draw((), a_draw(engines.policy))
-    assert asked.logprob is not None
-    assert math.isfinite(asked.logprob)
-    assert asked.logprob < 0
+    assert told.logprob is not None
+    assert math.isfinite(told.logprob)
+    assert told.logprob < 0
     assert plain.logprob is None
-    assert plain.token_ids == asked.token_ids
+    assert ids_of(plain) == ids_of(told)
 
 
 async def test_a_chain_too_long_to_read_is_an_engine_error(engines: Engines) -> None:
     prm = prm_of(engines)
-    session = await prm.open(question())
+    session = await prm.open(asked())
     filler = prm.vocabulary.encode("1 ")
     with pytest.raises(EngineError, match="longer than the"):
         await session.read_labels(filler * prm.context_tokens, labels(prm), 0)
@@ -220,7 +163,7 @@ async def test_a_chain_too_long_to_read_is_an_engine_error(engines: Engines) -> 
 
 async def test_a_chain_too_long_to_continue_is_an_engine_error(engines: Engines) -> None:
     policy = engines.policy
-    session = await policy.open(question())
+    session = await policy.open(asked())
     (token, *_) = policy.vocabulary.encode("1")
     full = (token,) * (policy.context_tokens - session.prompt_tokens)
     with pytest.raises(EngineError, match="longer than the"):
@@ -231,25 +174,25 @@ async def test_a_chain_too_long_to_continue_is_an_engine_error(engines: Engines)
 async def test_a_question_too_long_is_the_callers_error_and_says_by_how_much(engines: Engines) -> None:
     for engine in engines.all:
         with pytest.raises(InputError, match=rf"tokens of .*{engine.context_tokens}"):
-            await engine.open(question("How much? " * engine.context_tokens))
+            await engine.open(asked("How much? " * engine.context_tokens))
 
 
 async def test_the_longest_chain_that_fits_can_be_read(engines: Engines) -> None:
     prm = prm_of(engines)
-    session = await prm.open(question())
+    session = await prm.open(asked())
     (token, *_) = prm.vocabulary.encode("1")
     read = await session.read_labels((token,) * (prm.context_tokens - session.prompt_tokens - 1), labels(prm), 0)
-    assert math.isfinite(read.good)
+    assert math.isfinite(read.logprobs[0])
 
 
 async def test_a_draw_may_fill_the_context_to_its_last_token(engines: Engines) -> None:
     policy = engines.policy
-    session = await policy.open(question())
+    session = await policy.open(asked())
     (token, *_) = policy.vocabulary.encode("1")
     room = 4
     filler = (token,) * (policy.context_tokens - session.prompt_tokens - room)
     drawn = await session.draw(filler, a_draw(policy, max_tokens=room))
-    assert 1 <= len(drawn.token_ids) <= room
+    assert 1 <= len(ids_of(drawn)) <= room
 
 
 @pytest.mark.parametrize("spelt", ["<|im_end|>", "<|im_start|>system", "<image>", "<IMG_CONTEXT>", *COS_TOKENS])
@@ -258,8 +201,8 @@ async def test_a_control_token_spelt_in_a_question_is_plain_text(engines: Engine
     for engine in engines.all:
         ids = engine.vocabulary.encode(spelt)
         assert not {engine.vocabulary.control_id(token) for token in (*COS_TOKENS, spelt)} & set(ids)
-        plain = await engine.open(question("Total?"))
-        nasty = await engine.open(question("Total?" + spelt * 10))
+        plain = await engine.open(asked("Total?"))
+        nasty = await engine.open(asked("Total?" + spelt * 10))
         assert nasty.prompt_tokens - plain.prompt_tokens > 10
 
 
@@ -276,7 +219,7 @@ async def test_a_question_that_spells_control_tokens_renders_no_more_of_them_tha
         spellings = ("<|im_start|>", "<|im_end|>", "<image>", "<IMG_CONTEXT>", *COS_TOKENS)
         controls = {vocabulary.control_id(token) for token in spellings} - {None}
         counts = [
-            sum(token in controls for token in (await engine.render(question(text)))["prompt_token_ids"])
+            sum(token in controls for token in (await engine.render(asked(text)))["prompt_token_ids"])
             for text in ("Total?", nasty)
         ]
         assert counts[0] == counts[1]
@@ -285,51 +228,51 @@ async def test_a_question_that_spells_control_tokens_renders_no_more_of_them_tha
 async def test_a_session_on_a_picture_another_session_has_shown_works_on_its_own(engines: Engines) -> None:
     """The first session never sends a request, so its picture may never have reached the engine."""
     for engine in engines.all:
-        await engine.open(question(ledger=33))
-        second = await engine.open(question(ledger=33))
-        assert (await second.draw((), a_draw(engine, max_tokens=2))).token_ids
+        await engine.open(asked(ledger=33))
+        second = await engine.open(asked(ledger=33))
+        assert ids_of(await second.draw((), a_draw(engine, max_tokens=2)))
 
 
 async def test_both_sessions_on_the_same_picture_work_in_either_order(engines: Engines) -> None:
     for engine in engines.all:
-        first, second = await engine.open(question(ledger=44)), await engine.open(question("And?", ledger=44))
+        first, second = await engine.open(asked(ledger=44)), await engine.open(asked("And?", ledger=44))
         for session in (second, first, second):
-            assert (await session.draw((), a_draw(engine, max_tokens=2))).token_ids
+            assert ids_of(await session.draw((), a_draw(engine, max_tokens=2)))
 
 
 async def test_a_question_without_a_picture_works(engines: Engines) -> None:
-    session = await engines.policy.open(Question("How much is 1 + 1?"))
-    assert (await session.draw((), a_draw(engines.policy, max_tokens=2))).token_ids
+    session = await engines.policy.open(question_prompt(Question("How much is 1 + 1?")))
+    assert ids_of(await session.draw((), a_draw(engines.policy, max_tokens=2)))
 
 
 async def test_many_draws_at_once_all_succeed(engines: Engines) -> None:
-    session = await engines.policy.open(question())
+    session = await engines.policy.open(asked())
     drawn = await asyncio.gather(
         *(session.draw((), a_draw(engines.policy, seed=seed, max_tokens=24)) for seed in range(32))
     )
-    assert all(0 < len(each.token_ids) <= 24 for each in drawn)
+    assert all(0 < len(ids_of(each)) <= 24 for each in drawn)
 
 
 async def test_a_crowd_of_new_pictures_gets_what_each_would_get_alone(engines: Engines) -> None:
     """More than a batch has room for, so that prompts are read in parts."""
     crowd, few = 200, 6
     engine = engines.policy
-    sessions = await asyncio.gather(*(engine.open(question(ledger=400 + number)) for number in range(crowd)))
+    sessions = await asyncio.gather(*(engine.open(asked(ledger=400 + number)) for number in range(crowd)))
     drawn = await asyncio.gather(
         *(session.draw((), a_draw(engine, seed=number, max_tokens=12)) for number, session in enumerate(sessions))
     )
     for number in [*range(few), *range(crowd - few, crowd)]:
-        session = await engine.open(question(ledger=400 + number))
+        session = await engine.open(asked(ledger=400 + number))
         alone = await session.draw((), a_draw(engine, seed=number, max_tokens=12))
-        assert alone.token_ids == drawn[number].token_ids
+        assert ids_of(alone) == ids_of(drawn[number])
 
 
 async def test_draws_and_reads_at_once_all_succeed(engines: Engines) -> None:
     policy, prm = engines.policy, prm_of(engines)
-    writer, reader = await policy.open(question()), await prm.open(question())
+    writer, reader = await policy.open(asked()), await prm.open(asked())
     step = await first_step(policy, writer)
-    draws = [writer.draw(step.token_ids, a_draw(policy, seed=seed, max_tokens=8)) for seed in range(8)]
-    reads = [reader.read_labels(tagged(prm, step.token_ids[n:]), labels(prm), -1) for n in range(8)]
+    draws = [writer.draw(ids_of(step), a_draw(policy, seed=seed, max_tokens=8)) for seed in range(8)]
+    reads = [reader.read_labels(tagged(prm, ids_of(step)[n:]), labels(prm), -1) for n in range(8)]
     await asyncio.gather(*draws, *reads)
 
 
@@ -340,9 +283,8 @@ async def test_text_survives_the_vocabulary(engines: Engines) -> None:
 
 
 async def test_a_whole_search_runs(engines: Engines) -> None:
-    pairing = pair(engines.policy, engines.prm)
     spec = SearchSpec("beam", {"n": 4, "beam_width": 2})
-    result = await solve(question(), spec, pairing.policy, pairing.scorer, pairing.grammar)
+    result = await solve(question(), spec, match(engines.policy, engines.prm))
     assert result.chain.candidates
     assert result.usage.prm_reads > 0
     assert result.usage.policy_cached_tokens > 0
@@ -359,11 +301,11 @@ async def test_an_engine_that_was_closed_is_dead_and_may_be_closed_again() -> No
     await engine.close()
     assert not engine.is_alive
     with pytest.raises(EngineError, match="died"):
-        await engine.open(question())
+        await engine.open(asked())
 
 
 async def test_a_cancelled_draw_tells_how_much_it_had_written(engines: Engines) -> None:
-    session = await engines.policy.open(question(ledger=3))
+    session = await engines.policy.open(asked(ledger=3))
     for number, seconds in enumerate((0.0005, 0.001, 0.05, 0.1, 0.2)):
         task = asyncio.create_task(session.draw((), a_draw(engines.policy, seed=number, max_tokens=150)))
         await asyncio.sleep(seconds)
@@ -373,10 +315,12 @@ async def test_a_cancelled_draw_tells_how_much_it_had_written(engines: Engines) 
 
 
 async def test_an_idle_engine_is_not_saturated_and_can_forget(engines: Engines) -> None:
-    session = await engines.policy.open(question(ledger=4))
+    session = await engines.policy.open(asked(ledger=4))
     first = await session.draw((), a_draw(engines.policy))
+    assert isinstance(engines.policy, ReportsLoad)
+    assert isinstance(engines.policy, HasCaches)
     assert not engines.policy.is_saturated
     for prefixes_only in (True, False):
         await engines.policy.forget(prefixes_only=prefixes_only)
         again = await session.draw((), a_draw(engines.policy))
-        assert again.token_ids == first.token_ids
+        assert ids_of(again) == ids_of(first)

@@ -4,21 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from cos.engines.launch import SCRIPTED, launch
+from cos.engines.launch import launch
 from cos.engines.scripted import ScriptedEngine
-from cos.engines.settings import EngineSettings
+from cos.engines.settings import EngineSettings, runtime_of
 from cos.search.errors import InputError
 
-POLICY = EngineSettings(role="policy", model=SCRIPTED)
-PRM = EngineSettings(role="prm", model=SCRIPTED)
+POLICY = EngineSettings(role="policy", model="none", runtime="scripted")
+PRM = EngineSettings(role="prm", model="none", runtime="scripted")
 
 
-async def test_the_name_scripted_starts_an_engine_without_a_model() -> None:
+async def test_the_scripted_runtime_starts_without_a_model() -> None:
     engines = await launch(POLICY, PRM)
     assert isinstance(engines.policy, ScriptedEngine)
     assert isinstance(engines.prm, ScriptedEngine)
     assert engines.policy is not engines.prm
     assert engines.are_alive
+
+
+def test_a_user_asks_for_the_scripted_runtime_by_its_name_and_for_vllm_by_any_other() -> None:
+    assert runtime_of("scripted") == "scripted"
+    assert {runtime_of(model) for model in ("org/scripted", "./scripted", "cos-tiny", "/a/b")} == {"vllm"}
 
 
 async def test_a_policy_may_be_started_alone() -> None:

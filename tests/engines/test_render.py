@@ -1,17 +1,21 @@
-"""What vLLM is given for a question, without a model."""
+"""What vLLM is given for a prompt, without a model."""
 
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from cos.engines.chat import ChatPrompt
 from cos.engines.load import Load
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
-from cos.engines.vocabulary import ChatPrompt
-from cos.search.types import Question
+from cos.search.prompt import Prompt, bare_prompt, question_prompt
+from cos.search.types import Picture, Question
+
+PICTURE = Picture(Image.new("RGB", (4, 4)), "digest")
 
 
 class Spelling:
@@ -25,7 +29,7 @@ class Spelling:
 
 class Template:
     def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> str:
-        return f"<{''.join(part.get('text', '') for part in messages[0]['content'])}>"
+        return "".join(f"<{''.join(part.get('text', '*') for part in message['content'])}>" for message in messages)
 
 
 class Renderer:
@@ -35,9 +39,16 @@ class Renderer:
         return requests
 
 
-@pytest.mark.parametrize(("is_bare", "said"), [(False, "<Which?\nThink.>"), (True, "<Which?>")])
-async def test_the_suffix_stands_behind_questions_and_not_behind_what_a_search_asks_by_itself(
-    is_bare: bool, said: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (question_prompt(Question("Which?"), suffix="Think."), "<Which?\nThink.>"),
+        (question_prompt(Question("Which?", PICTURE), instruction="Count."), "<Count.><*Which?>"),
+        (bare_prompt("Best?", Question("Which?", PICTURE)), "<*Best?>"),
+    ],
+)
+async def test_vllm_is_given_the_prompt_as_the_chat_template_has_it_and_the_picture(
+    prompt: Prompt, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = ModuleType("vllm.inputs")
     inputs.TokensPrompt = dict  # pyright: ignore[reportAttributeAccessIssue]
@@ -45,8 +56,8 @@ async def test_the_suffix_stands_behind_questions_and_not_behind_what_a_search_a
     monkeypatch.setitem(sys.modules, "vllm.inputs", inputs)
     llm = SimpleNamespace(model_config=SimpleNamespace(max_model_len=100), renderer=Renderer())
     spelling = cast("Any", Spelling())
-    prompt = ChatPrompt(spelling, Template(), suffix="Think.")
     settings = EngineSettings(role="policy", model="any")
-    engine = VllmEngine(settings, llm, prompt, spelling, CollectorRegistry(), Load())
-    rendered = await engine.render(Question("Which?", is_bare=is_bare))
+    engine = VllmEngine(settings, llm, ChatPrompt(spelling, Template()), spelling, CollectorRegistry(), Load())
+    rendered = await engine.render(prompt)
     assert "".join(map(chr, rendered["prompt_token_ids"])) == said
+    assert rendered.get("multi_modal_data") == ({"image": PICTURE.image} if prompt.picture else None)

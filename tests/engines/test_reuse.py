@@ -17,14 +17,14 @@ from cos.benchmarks.cost import Counters, measure, read_counters, since
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import heldout
 from cos.engines.launch import Engines
-from cos.engines.ports import Engine
+from cos.engines.ports import HasCaches, HasMetrics, Runtime
 from cos.engines.scripted import ScriptedEngine
 from cos.evaluation.in_process import Running
-from cos.prm.cos import CosPrm
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.grammars.cos import CosGrammar
 from cos.search.ports import Draw
-from cos.search.types import Candidate, Chain, Picture, Question
+from cos.search.prompt import question_prompt
+from cos.search.types import Candidate, Chain, Picture, Piece, Question
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -41,7 +41,7 @@ class Cached:
     block: int
 
     @property
-    def prm(self) -> Engine:
+    def prm(self) -> Runtime:
         assert self.engines.prm is not None
         return self.engines.prm
 
@@ -60,10 +60,11 @@ def question() -> Question:
     return Question(problem.question, Picture(Image.open(io.BytesIO(problem.image_png)).convert("RGB"), problem.id))
 
 
-async def bill(engine: Engine, requests: AsyncIterator[Counters]) -> int:
+async def bill(engine: Runtime, requests: AsyncIterator[Counters]) -> int:
     """Prompt tokens that an engine computed for some requests, from an empty cache: by its own counters, which must say
     what its replies say; by the replies where an engine has no counters."""
-    await engine.forget(prefixes_only=True)
+    assert isinstance(engine, HasMetrics)
+    await emptied(engine)
     before, replied = read_counters(engine.registry), Counters(0, 0)
     async for reply in requests:
         replied += reply
@@ -77,6 +78,12 @@ async def bill(engine: Engine, requests: AsyncIterator[Counters]) -> int:
     return int(counted.computed)
 
 
+async def emptied(engine: Runtime) -> None:
+    """Has it forget prefixes, but no pictures."""
+    assert isinstance(engine, HasCaches)
+    await engine.forget(prefixes_only=True)
+
+
 async def written(engines: Engines) -> list[Candidate]:
     """The first steps of a chain, drawn one by one."""
     found: list[Candidate] = []
@@ -84,28 +91,31 @@ async def written(engines: Engines) -> list[Candidate]:
     return found
 
 
-async def writing(policy: Engine, found: list[Candidate], *, forgetful: bool = False) -> AsyncIterator[Counters]:
+async def writing(policy: Runtime, found: list[Candidate], *, forgetful: bool = False) -> AsyncIterator[Counters]:
     """Draws a chain step by step into ``found``. ``forgetful``: with an empty cache for each of them."""
-    session = await policy.open(question())
+    prompt, stops = question_prompt(question()), CosGrammar(policy.vocabulary).stops
+    session = await policy.open(prompt)
     for number in range(STEPS):
         if forgetful:
-            await policy.forget(prefixes_only=True)
-            session = await policy.open(question())
-        before = [token for candidate in found for token in candidate.token_ids]
-        stop_ids = CosGrammar(policy.vocabulary).stop_ids
-        drawn = await session.draw(before, Draw(max_tokens=200, stop_ids=stop_ids, seed=1, temperature=0.0))
+            await emptied(policy)
+            session = await policy.open(prompt)
+        drawn = await session.draw(
+            Chain(tuple(found)).prefix, Draw(max_tokens=200, stops=stops, seed=1, temperature=0.0)
+        )
         assert drawn.finish == "stop"
-        found.append(Candidate(path=(0,) * (number + 1), token_ids=drawn.token_ids, text="", end="step"))
+        path, piece = (0,) * (number + 1), Piece("step", drawn.text)
+        found.append(Candidate(path=path, written=drawn.written, tokens=drawn.tokens, piece=piece, end="step"))
         yield Counters(drawn.prompt_tokens, drawn.cached_tokens)
 
 
 async def reading(cached: Cached, chain: list[Candidate], *, forgetful: bool = False) -> AsyncIterator[Counters]:
     """Reads a chain step by step. ``forgetful``: with an empty cache for each of them."""
-    prm = CosPrm(cached.prm, cached.engines.policy.vocabulary)
+    prm = match(cached.engines.policy, cached.prm).scorer
+    assert prm is not None
     session = await prm.open(question())
     for length in range(1, STEPS + 1):
         if forgetful:
-            await cached.prm.forget(prefixes_only=True)
+            await emptied(cached.prm)
             session = await prm.open(question())
         read = await session.score(Chain(tuple(chain[:length])))
         yield Counters(read.prompt_tokens, read.cached_tokens)
@@ -113,8 +123,8 @@ async def reading(cached: Cached, chain: list[Candidate], *, forgetful: bool = F
 
 async def need_of_reads(cached: Cached, chain: list[Candidate]) -> int:
     """The prompt once, and each step with its tag once."""
-    prompt = (await cached.prm.open(question())).prompt_tokens
-    return prompt + sum(len(candidate.token_ids) + 1 for candidate in chain)
+    prompt = (await cached.prm.open(question_prompt(question()))).prompt_tokens
+    return prompt + sum(candidate.tokens + 1 for candidate in chain)
 
 
 async def test_reading_a_chain_computes_its_prompt_once_and_each_step_once(cached: Cached) -> None:
@@ -126,14 +136,14 @@ async def test_reading_a_chain_computes_its_prompt_once_and_each_step_once(cache
 async def test_writing_a_chain_computes_its_prompt_once(cached: Cached) -> None:
     """What it writes is computed while it is written."""
     policy = cached.engines.policy
-    need = (await policy.open(question())).prompt_tokens
+    need = (await policy.open(question_prompt(question()))).prompt_tokens
     assert need <= await bill(policy, writing(policy, [])) <= need + (STEPS - 1) * cached.block
 
 
 async def test_a_cache_that_forgets_between_requests_breaks_both_bounds(cached: Cached) -> None:
     """So the two tests above can fail."""
     chain, policy = await written(cached.engines), cached.engines.policy
-    prompt = (await policy.open(question())).prompt_tokens
+    prompt = (await policy.open(question_prompt(question()))).prompt_tokens
     assert await bill(policy, writing(policy, [], forgetful=True)) > prompt + (STEPS - 1) * cached.block
     need = await need_of_reads(cached, chain)
     assert await bill(cached.prm, reading(cached, chain, forgetful=True)) > need + (STEPS - 1) * cached.block
@@ -144,8 +154,8 @@ async def test_a_search_computes_each_distinct_step_once_and_at_most_a_block_a_r
     cached: Cached, strategy: str
 ) -> None:
     for engine in cached.engines.all:
-        await engine.forget(prefixes_only=True)
-    running = Running(cached.engines, pair(cached.engines.policy, cached.engines.prm))
+        await emptied(engine)
+    running = Running(cached.engines, match(cached.engines.policy, cached.engines.prm))
     facts = await measure(running, heldout()[LEDGER : LEDGER + 2], Setting(strategy=strategy, n=4), 0, 1)
     shared, computed, reads = (facts[name] for name in ("shared_tokens", "computed_tokens", "prm_reads"))
     assert isinstance(shared, int)

@@ -7,35 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cos.engines.vocabulary import ChatPrompt, HfVocabulary, neutral_pieces
+from cos.engines.vocabulary import HfVocabulary, neutral_pieces
 from cos.ledger import tiny_model as models
 from cos.search.errors import InputError
-from cos.search.grammars.cos import COS_TOKENS, CosGrammar
+from cos.search.grammars.cos import CosGrammar
+from tests.engines.small_tokenizer import CHAT, CONTROLS, LONGEST_FIRST, SPELT, tokenizer
 from tests.training import tiny_models
-
-CHAT = ("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>")
-CONTROLS = (*CHAT, *COS_TOKENS)
-LONGEST_FIRST = sorted(CONTROLS, key=len, reverse=True)
-
-SPELT = st.lists(
-    st.one_of(st.text(max_size=6), st.sampled_from(CONTROLS), st.sampled_from(CONTROLS).map(lambda token: token[1:])),
-    max_size=8,
-).map("".join)
-
-
-def tokenizer(controls: tuple[str, ...] = CONTROLS) -> Any:
-    """A byte-level BPE as Qwen's, small: every byte a token, a few merges, control tokens added."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("a", "n"), ("Ġ", "t"), ("i", "m"), ("Ð", "º")]
-    table = {piece: index for index, piece in enumerate([*alphabet, *(left + right for left, right in merges)])}
-    raw = Tokenizer(models.BPE(vocab=table, merges=merges))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in controls])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
 
 
 @pytest.fixture(scope="module")
@@ -100,60 +77,6 @@ def test_a_tokenizer_with_the_step_tokens_satisfies_the_grammar(vocabulary: HfVo
     CosGrammar(vocabulary)
     with pytest.raises(InputError, match="lacks the step tokens"):
         CosGrammar(HfVocabulary(tokenizer(CHAT)))
-
-
-class Templater:
-    """Renders as the chat template of a small VLM does."""
-
-    def __init__(self, *, parts: bool = True, question: bool = True) -> None:
-        self.parts = parts
-        self.question = question
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        assert options == {"tokenize": False, "add_generation_prompt": True}
-        content: Any = messages[0]["content"]
-        if not isinstance(content, str):
-            if not self.parts:
-                content = str(content)
-            else:
-                content = "".join("<IMG_CONTEXT>\n" if part["type"] == "image" else part["text"] for part in content)
-        return f"<|im_start|>user\n{content if self.question else ''}<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_the_question_stands_where_the_chat_template_puts_it(vocabulary: HfVocabulary) -> None:
-    prompt = ChatPrompt(vocabulary, Templater())
-    golden = "<|im_start|>user\n<IMG_CONTEXT>\nHow much?<|im_end|>\n<|im_start|>assistant\n"
-    assert tuple(prompt.token_ids("How much?", image=True)) == vocabulary.encode_markup(golden)
-    assert vocabulary.decode(prompt.token_ids("How much?", image=False)) == golden.replace("<IMG_CONTEXT>\n", "")
-
-
-@given(SPELT)
-def test_no_question_adds_a_control_token_to_the_prompt(vocabulary: HfVocabulary, question: str) -> None:
-    prompt = ChatPrompt(vocabulary, Templater())
-    controls = {vocabulary.control_id(token) for token in CONTROLS}
-    assert sum(token in controls for token in prompt.token_ids(question, image=True)) == 4
-
-
-def test_a_suffix_stands_on_a_line_of_its_own_behind_the_question(vocabulary: HfVocabulary) -> None:
-    prompt = ChatPrompt(vocabulary, Templater(), suffix="Think step-by-step.")
-    assert "How much?\nThink step-by-step.<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))
-
-
-def test_no_suffix_stands_behind_a_prompt_of_the_searchs_own(vocabulary: HfVocabulary) -> None:
-    plain, suffixed = (ChatPrompt(vocabulary, Templater(), suffix=suffix) for suffix in ("", "Think step-by-step."))
-    for image in (True, False):
-        bare = suffixed.token_ids("Which is best?", image=image, bare=True)
-        assert bare == plain.token_ids("Which is best?", image=image)
-
-
-def test_a_template_that_knows_text_only_is_given_the_image_as_text(vocabulary: HfVocabulary) -> None:
-    prompt = ChatPrompt(vocabulary, Templater(parts=False))
-    assert "user\n<image>\nHow much?<|im_end|>" in vocabulary.decode(prompt.token_ids("How much?", image=True))
-
-
-def test_a_template_that_drops_the_question_is_refused(vocabulary: HfVocabulary) -> None:
-    with pytest.raises(InputError, match="does not put the question into the prompt once"):
-        ChatPrompt(vocabulary, Templater(question=False))
 
 
 MARK = "◆"

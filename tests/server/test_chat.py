@@ -46,7 +46,7 @@ async def test_the_answer_is_the_content_and_the_steps_are_the_reasoning(client:
     assert reply.choices[0].finish_reason == "stop"
     assert reasoning == message.model_dump()["reasoning_content"]
     first = cos["steps"][0]
-    assert reasoning.splitlines()[0] == f"Step 1 (score {first['score']:.2f}): {first['name']} — {first['thought']}"
+    assert reasoning.splitlines()[0] == f"Step 1 (score {first['score']:.2f}): {first['text']}"
     assert (cos["strategy"], cos["parameters"]["n"], cos["parameters"]["seed"]) == ("beam", 4, 3)
     assert reply.usage is not None
     assert reply.usage.completion_tokens == cos["usage"]["tokens_generated"]

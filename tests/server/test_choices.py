@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cos.engines.replay import question_of, replay, spec_of
-from cos.engines.scripted import Script, ScriptedEngine
-from cos.prm.pair import pair
+from cos.engines.scripted import Script
 from cos.search.grammars.cos import answer_text
 from cos.search.prompt import Prompt
 from cos.search.run import solve
@@ -47,9 +46,8 @@ async def test_a_stored_vote_among_choices_is_made_again_as_it_was(choices: list
         first = (await server.solve(strategy="self_consistency", n=48, seed=0, choices=choices)).json()
     trace = json.loads(next(tmp_path.glob("*/*.json")).read_text())
     assert trace["parameters"].get("choices") == first["parameters"].get("choices") == choices
-    script = replay(trace["tree"], trace["parameters"]["seed"])
-    engines = pair(ScriptedEngine(script), ScriptedEngine(script))
-    again = await solve(question_of(trace), spec_of(trace), engines.policy, engines.scorer, engines.grammar)
+    models = replay(trace["tree"], trace["parameters"]["seed"])
+    again = await solve(question_of(trace), spec_of(trace), models)
     assert list(again.chain.path) == trace["chain"]
     assert again.chain.answer == trace["answer"]
 
@@ -64,5 +62,5 @@ async def test_a_stored_trace_says_all_that_its_search_was_told(strategy: str, t
     spec = spec_of(trace)
     assert spec.params.model_dump().items() <= trace["parameters"].items()
     assert spec.sampling.model_dump().items() <= trace["parameters"].items()
-    assert (spec.ruler.kind, spec.ruler.aggregation, spec.ruler.step_weight) == ("prm", "min", 0.4)
+    assert (spec.score, spec.aggregation, spec.step_weight) == ("prm", "min", 0.4)
     assert (spec.limits.tokens, spec.limits.prm_reads, spec.limits.seconds) == (900, None, None)

@@ -272,9 +272,9 @@ async def test_a_reply_of_low_confidence_says_so_however_it_is_measured(aggregat
 SNIPPETS = fenced_blocks(ROOT / "docs" / "clients.md", "python")
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["openai", "litellm", "gradio"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["cos", "openai", "litellm", "gradio"])
 async def test_a_documented_snippet_works_where_its_package_is_installed(snippet: str) -> None:
-    packages = re.findall(r"^(?:import|from) (openai|litellm|gradio)", snippet, re.MULTILINE)
+    packages = re.findall(r"^(?:import|from) (cos|openai|litellm|gradio)", snippet, re.MULTILINE)
     assert packages
     for package in packages:
         pytest.importorskip(package)

@@ -3,18 +3,21 @@
 import pytest
 
 from cos.search.errors import InputError
+from cos.search.scale import Scale
 from cos.search.strategies import menu
 from cos.search.types import Question
-from cos.server.jobs import Planner
-from cos.server.schemas import SolveRequest
+from cos.server.planner import Planner
+from cos.wire.request import SolveRequest
 from tests.server.support import error_of, served, settings
+
+SCALE = Scale(aggregation="mean")
 
 
 def in_force(n: int | None, max_n: int, strategy: str, **asked: int) -> object:
     """The ``n`` that a search has on a server with this default and this limit."""
     chosen = settings(n=n, max_n=max_n)
     request = SolveRequest.model_validate({"question": "Q?", "strategy": strategy, **asked})
-    return Planner(chosen, has_prm=True).plan(Question("Q?"), request).parameters.get("n")
+    return Planner(chosen, SCALE).plan(Question("Q?"), request).parameters.get("n")
 
 
 @pytest.mark.parametrize("strategy", sorted(menu()))

@@ -7,16 +7,15 @@ import random
 import pytest
 from rich.console import Console
 
-from cos.checkpoints import EXAMPLE_ID, heldout
+from cos.checkpoints import example, heldout
 from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.engines.story import Judge, Writer
 from cos.ledger.task import Problem, derive
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammars.cos import ANSWER_END, answer_text
+from cos.search.grammars.cos import ANSWER_END, answer_text, step_piece
 from cos.search.prompt import Prompt
 from cos.server.app import create_app
-from cos.server.golden import RIGHT, WRONG
 from cos.server.selfcheck import Unusable, self_check
 from cos.server.settings import Settings
 
@@ -53,11 +52,13 @@ SCRIPTED: dict[str, object] = {"policy": "scripted"}
 
 
 def test_the_right_chain_is_the_examples_own_and_the_wrong_one_is_not() -> None:
-    problem = next(problem for problem in heldout() if problem.id == EXAMPLE_ID)
+    sample = example()
+    problem = next(problem for problem in heldout() if problem.id == sample.problem_id)
     derived = derive(Problem(problem.rows, "difference", (0, 1)))
-    assert (RIGHT.steps, RIGHT.answer) == (derived.steps, derived.answer)
-    assert RIGHT.answer == problem.answer != WRONG.answer
-    assert not set(WRONG.steps) & set(RIGHT.steps)
+    pieces = [step_piece(step) for step in derived.steps]
+    assert [(step.text, step.fields) for step in sample.right.steps] == [(piece.text, piece.fields) for piece in pieces]
+    assert sample.right.answer == derived.answer == sample.answer != sample.wrong.answer
+    assert not {step.text for step in sample.wrong.steps} & {step.text for step in sample.right.steps}
 
 
 async def test_a_pair_that_solves_the_example_is_let_in() -> None:

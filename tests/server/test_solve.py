@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from cos.engines.scripted import Script
+from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
+from cos.search.prompt import Prompt
 from cos.search.strategies import menu
 from tests.server.support import Served, body, error_of, picture_bytes, served
 
@@ -26,7 +27,7 @@ async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Ser
     assert reply["finish_reason"] == "answer"
     assert reply["answer"].isdecimal()
     assert reply["model"] == "scripted"
-    assert [step["index"] for step in reply["steps"]] == [1, 2, 3]
+    assert [len(step["path"]) for step in reply["steps"]] == [1, 2, 3]
     assert all(0 <= step["score"] <= 1 for step in reply["steps"])
     assert reply["confidence"] == pytest.approx(reply["chain_score"])
     assert reply["parameters"]["seed"] == 7
@@ -41,14 +42,15 @@ async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Ser
 
 async def test_a_tree_on_request_marks_the_winning_chain(server: Served) -> None:
     reply = (await server.solve(strategy="beam", n=4, beam_width=2, return_tree=True)).json()
-    paths = [tuple(node["path"]) for node in reply["tree"]]
-    kept = [node for node in reply["tree"] if node["kept"]]
+    paths = [tuple(candidate["path"]) for candidate in reply["tree"]]
+    kept = [candidate for candidate in reply["tree"] if candidate["kept"]]
     assert paths == sorted(paths)
     assert len(paths) == reply["usage"]["candidates"]
     assert len(kept) == len(reply["steps"]) + 1
     assert kept[-1]["answer"] == reply["answer"]
-    assert all(tuple(node["parent"]) == tuple(node["path"][:-1]) for node in reply["tree"])
-    assert sum(node["tokens"] for node in kept) == reply["usage"]["tokens_kept"]
+    assert kept[:-1] == reply["steps"]
+    assert {path[:-1] for path in paths} <= {(), *paths}, "every parent is there"
+    assert sum(candidate["tokens"] for candidate in kept) == reply["usage"]["tokens_kept"]
 
 
 async def test_the_same_parameters_give_the_same_tree(server: Served) -> None:
@@ -117,9 +119,9 @@ async def test_a_broken_step_is_shown_as_text() -> None:
     async with served(Script(writer=without_markup)) as server:
         reply = (await server.solve(step_tokens=12)).json()
     assert reply["complete"] is False
-    assert reply["steps"][0]["name"] is None
+    assert reply["steps"][0]["fields"] == {}
     assert reply["steps"][0]["end"] in ("broken", "truncated")
-    assert reply["steps"][0]["excerpt"] == "no markup at"
+    assert reply["steps"][0]["text"] == "no markup at"
 
 
 async def test_no_reply_contains_a_number_that_is_none() -> None:
@@ -144,6 +146,21 @@ async def test_a_server_without_a_prm_ranks_by_likelihood() -> None:
     assert 0 <= reply["confidence"] <= 1
     assert refused.status_code == 422
     assert "without a PRM" in error_of(refused)["message"]
+
+
+async def test_each_model_is_shown_its_own_suffix_behind_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[ScriptedEngine, str]] = []
+
+    async def noted(self: ScriptedEngine, prompt: Prompt) -> ScriptedSession:
+        opened.append((self, prompt.asked))
+        return await open_(self, prompt)
+
+    open_ = ScriptedEngine.open
+    monkeypatch.setattr(ScriptedEngine, "open", noted)
+    async with served(policy_suffix="Think.", prm_suffix="Judge.") as server:
+        await server.solve()
+        shown = {"policy" if engine is server.policy else "prm": text for engine, text in opened}
+    assert shown == {"policy": "How many rows?\nThink.", "prm": "How many rows?\nJudge."}
 
 
 async def test_the_servers_defaults_are_those_it_was_started_with() -> None:

@@ -16,16 +16,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cos.engines.scripted import Script
 from cos.search.errors import InputError
 from cos.search.result import Result
 from cos.server.flags import load_settings
-from cos.server.jobs import Job
 from cos.server.metrics import Metrics
-from cos.server.traces import MOST_WAITING, VERSION, TraceStore
+from cos.server.traces import MOST_WAITING, TraceStore
+from cos.wire.job import Job
+from cos.wire.trace import VERSION, read_trace
 from tests.server.support import Served, body, data_uri, listening, picture_bytes, served, until
 
 STORED = ("cos_traces_total", {"status": "stored"})
 FAILED = ("cos_traces_total", {"status": "failed"})
+
+
+def wordy(*_: object) -> str:
+    """A text that is no step, and long."""
+    return "no step at all " * 60
 
 
 def traces(folder: Path) -> list[dict[str, Any]]:
@@ -61,11 +68,23 @@ async def test_a_trace_holds_the_whole_search_with_scores_and_likelihoods(tmp_pa
         "timings",
     ):
         assert trace[name] == reply[name], name
-    assert [{k: v for k, v in node.items() if k != "logprob"} for node in trace["tree"]] == reply["tree"]
-    kept = [node["path"] for node in trace["tree"] if node["kept"]]
+    assert trace["tree"] == reply["tree"]
+    kept = [candidate["path"] for candidate in trace["tree"] if candidate["kept"]]
     assert kept[-1] == trace["chain"]
-    assert (trace["policy"], trace["prm"]) == ("scripted", "scripted")
-    assert all(node["logprob"] is None and node["score"] is not None for node in trace["tree"])
+    assert (trace["policy"], trace["grammar"], trace["prm"]) == ("scripted", "cos", "scripted")
+    assert trace["scale"] == {"is_probability": True, "threshold": 0.5, "lowest": 0.0, "highest": 1.0}
+    assert all(found["logprob"] is None and found["score"] is not None for found in trace["tree"])
+
+
+async def test_a_stored_trace_is_read_as_what_was_written(tmp_path: Path) -> None:
+    async with served(Script(writer=wordy), trace_dir=tmp_path) as server:
+        await server.solve(step_tokens=1_500)
+    (path,) = tmp_path.glob("*/*.json")
+    trace = read_trace(path.read_bytes())
+    assert trace.is_judged
+    assert {candidate.end for candidate in trace.tree} == {"broken"}
+    assert {candidate.text.removesuffix("<|im_end|>") for candidate in trace.tree} == {wordy()}, "no text is cut"
+    assert json.loads(trace.model_dump_json()) == json.loads(path.read_text())
 
 
 async def test_likelihood_searches_store_log_probabilities(tmp_path: Path) -> None:
@@ -73,7 +92,7 @@ async def test_likelihood_searches_store_log_probabilities(tmp_path: Path) -> No
         await server.solve(score="likelihood")
     (trace,) = traces(tmp_path)
     assert trace["parameters"]["score"] == "likelihood"
-    assert all(node["logprob"] < 0 for node in trace["tree"])
+    assert all(candidate["logprob"] < 0 for candidate in trace["tree"])
 
 
 async def test_a_file_is_named_by_day_and_reply(tmp_path: Path) -> None:
@@ -170,7 +189,7 @@ async def test_a_disk_that_is_too_slow_loses_traces_instead_of_filling_the_memor
 ) -> None:
     going = threading.Event()
 
-    def slow(self: TraceStore, job: Job, result: Result, ended: datetime) -> None:
+    def slow(self: TraceStore, job: Job, result: Result, grammar: str, ended: datetime) -> None:
         going.wait(10)
 
     monkeypatch.setattr(TraceStore, "_store", slow)

@@ -20,9 +20,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from cos.engines.scripted import Script
 from cos.engines.story import story
 from cos.search.errors import EngineError
-from cos.search.prompt import Prompt
+from cos.search.prompt import Prompt, Turn
 from cos.search.strategies import menu
-from cos.search.types import Question
 from cos.server.otel import OtlpTracer
 from tests.server.support import Served, body, listening, served, sse_events, until
 from tests.server.test_broken_off import chat_body
@@ -68,8 +67,8 @@ def of(span: ReadableSpan) -> Mapping[str, Any]:
     return span.attributes
 
 
-def path_of(node: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(node["path"])
+def path_of(candidate: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(candidate["path"])
 
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -141,17 +140,17 @@ async def test_the_spans_of_a_search_agree_with_its_reply(strategy: str) -> None
         assert root[f"cos.{name}"] == usage[name]
 
     spans = {tuple(of(span)["cos.path"]): of(span) for span in told.named("candidate")}
-    tree = {path_of(node): node for node in reply["tree"]}
+    tree = {path_of(candidate): candidate for candidate in reply["tree"]}
     written = {path: span for path, span in spans.items() if "cos.tokens" in span}
     assert written.keys() == tree.keys()
     for path, span in written.items():
-        node = tree[path]
+        candidate = tree[path]
         assert (span["cos.tokens"], span.get("cos.score"), span["cos.end"]) == (
-            node["tokens"],
-            node["score"],
-            node["end"],
+            candidate["tokens"],
+            candidate["score"],
+            candidate["end"],
         )
-        assert (span["cos.fate"] == "kept") == node["kept"]
+        assert (span["cos.fate"] == "kept") == candidate["kept"]
     assert sum(span["cos.begun_ahead"] for span in written.values()) == usage["candidates_begun_ahead"]
     assert len(told.named("read")) == usage["prm_reads"]
     tokens: Counter[str] = Counter()
@@ -318,7 +317,7 @@ async def test_spans_hold_what_is_asked_only_where_that_is_wanted() -> None:
 
     def sing(prompt: Prompt, written: str, rng: random.Random) -> str:
         del prompt
-        return story(Question("?"), written, rng).replace("part", canary)
+        return story(Prompt((Turn("user", "?"),)), written, rng).replace("part", canary)
 
     for questions in (False, True):
         async with traced(Script(writer=sing), questions=questions) as (server, told):

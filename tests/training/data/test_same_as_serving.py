@@ -24,7 +24,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoProcessor
 
-from cos.clients.wire import encode_image
+from cos.clients.protocol import encode_image
 from cos.engines.chat import ChatPrompt
 from cos.engines.checkpoint import templater
 from cos.engines.load import Load

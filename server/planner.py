@@ -7,33 +7,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import ValidationError
-
 from cos.search.budget import Limits
 from cos.search.errors import InputError
+from cos.search.scale import Scale
 from cos.search.select import ScoreKind
 from cos.search.spec import SearchSpec
 from cos.search.strategies import Strategy, menu, parse_params, resolve
 from cos.search.strategies.base import MAX_WIDTH
-from cos.search.terms import Sampling
+from cos.search.terms import Sampling, parse_sampling
 from cos.search.types import Question
-from cos.server.errors import UnknownField, input_error
-from cos.server.schemas import BudgetOptions, SearchOptions
+from cos.server.errors import UnknownField
 from cos.server.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One search, ready to run."""
-
-    id: str
-    model: str
-    question: Question
-    spec: SearchSpec
-    parameters: dict[str, Any]
-    """All that is in force, as the reply tells it."""
-    return_tree: bool
-    warnings: tuple[str, ...]
+from cos.wire.job import Job
+from cos.wire.request import BudgetOptions, SearchOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +27,8 @@ class Planner:
     """Plans jobs for one server."""
 
     settings: Settings
-    has_prm: bool
+    scale: Scale | None
+    """What its PRM's scores mean; None is a server without one."""
 
     def plan(self, question: Question, options: SearchOptions, warnings: Iterable[str] = ()) -> Job:
         """Errors: InputError naming the field, the value and what is allowed; UnknownField."""
@@ -58,7 +45,7 @@ class Planner:
             model=self.settings.model_name,
             question=question,
             spec=spec,
-            parameters=_in_force(spec, question),
+            scale=self.scale,
             return_tree=options.return_tree,
             warnings=tuple(warnings),
         )
@@ -76,11 +63,11 @@ class Planner:
         return params
 
     def _score(self, options: SearchOptions) -> ScoreKind:
-        if options.score == "prm" and not self.has_prm:
+        if options.score == "prm" and self.scale is None:
             raise InputError(
                 "score = 'prm', but this server runs without a PRM; leave it out or ask for 'likelihood'", "score"
             )
-        return options.score or ("prm" if self.has_prm else "likelihood")
+        return options.score or ("prm" if self.scale is not None else "likelihood")
 
     def _limits(self, budget: BudgetOptions) -> Limits:
         most_tokens, most_seconds = self.settings.max_tokens_per_search, self.settings.timeout_s
@@ -103,8 +90,8 @@ class Planner:
 
 
 def _fitting(strategy: Strategy, given: Mapping[str, Any], wanted: int) -> int:
-    """The server's default for ``n``, or the largest below it that the strategy takes beside what the request gave. If
-    there is none, the default: what is wrong then is the request's, and it is told."""
+    """The server's default for ``n``, or the largest below it that the strategy takes together with what the request
+    gave. If there is none, the default: what is wrong then is the request's, and becomes its error."""
     for n in (wanted, *range(min(wanted - 1, MAX_WIDTH), 0, -1)):
         try:
             parse_params(strategy, {**given, "n": n})
@@ -119,7 +106,7 @@ def _given(options: SearchOptions, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _refuse_unknown(further: Mapping[str, Any]) -> None:
-    """Fields that no strategy has. One that another strategy has is left for `SearchSpec` to tell."""
+    """Fields that no strategy has. One that another strategy has is an error of `SearchSpec`."""
     known = {name for strategy in menu().values() for name in strategy.params.model_fields}
     for name in further:
         if name not in known:
@@ -130,27 +117,6 @@ def _refuse_unknown(further: Mapping[str, Any]) -> None:
 
 def _sampling(options: SearchOptions) -> Sampling:
     given = _given(options, ("temperature", "top_p", "seed", "step_tokens", "max_steps"))
-    try:
-        # 31 bits: a seed that every JSON reader keeps exactly. Who asks for temperature 0 wants the same again.
-        seed = 0 if options.temperature == 0 else secrets.randbits(31)
-        return Sampling.model_validate({"seed": seed, **given})
-    except ValidationError as error:
-        raise input_error(error) from error
-
-
-def _in_force(spec: SearchSpec, question: Question) -> dict[str, Any]:
-    # They decide how answers are compared: without them a vote cannot be made again.
-    choices = {"choices": question.choices} if question.choices else {}
-    return {
-        **choices,
-        **spec.params.model_dump(),
-        **spec.sampling.model_dump(),
-        "score": spec.ruler.kind,
-        "aggregation": spec.ruler.aggregation,
-        "step_weight": spec.ruler.step_weight,
-        "budget": {
-            "tokens": spec.limits.tokens,
-            "prm_reads": spec.limits.prm_reads,
-            "seconds": spec.limits.seconds,
-        },
-    }
+    # 31 bits: a seed that every JSON reader keeps exactly. Who asks for temperature 0 wants the same again.
+    seed = 0 if options.temperature == 0 else secrets.randbits(31)
+    return parse_sampling({"seed": seed, **given})

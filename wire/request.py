@@ -1,11 +1,12 @@
-"""What goes in and out of /solve, as its clients see it. The docstrings of the fields reach the OpenAPI page."""
+"""What is asked of a server, and how to search. The docstrings of the fields reach the OpenAPI page."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from cos.search.select import Aggregation, ScoreKind
-from cos.search.types import End, FinishReason
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 
 MAX_QUESTION_CHARS = 20_000
 
@@ -53,12 +54,6 @@ class RequestModel(BaseModel):
     )
 
 
-class ReplyModel(BaseModel):
-    """Frozen; numbers that are not finite never get out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", use_attribute_docstrings=True)
-
-
 class BudgetOptions(RequestModel):
     """What this search may spend. At any limit the best chain so far is the answer."""
 
@@ -89,7 +84,7 @@ class SearchOptions(RequestModel):
     top_p: float | None = None
     """Nucleus sampling threshold, above 0 up to 1."""
     seed: int | None = None
-    """Root seed; drawn at random unless given, and told in the reply."""
+    """Root seed; drawn at random unless given, and named in the reply."""
     step_tokens: int | None = None
     """Longest step, in tokens."""
     max_steps: int | None = None
@@ -97,7 +92,7 @@ class SearchOptions(RequestModel):
     score: ScoreKind | None = None
     """What ranks candidates: the PRM, or the policy's own likelihood (the default of a server without a PRM)."""
     aggregation: Aggregation | None = None
-    """How step scores become a chain's score."""
+    """How step scores become a chain's score; as the PRM's authors do unless given."""
     step_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the steps' mean in a "cos" chain score; the answer's score has the rest."""
     budget: BudgetOptions | None = None
@@ -125,127 +120,33 @@ class SolveRequest(SearchOptions):
     """Whether to send what happens as server-sent events."""
 
 
-class StepReply(ReplyModel):
-    """One step of the winning chain."""
+class Budget(TypedDict, total=False):
+    """`BudgetOptions` as a dictionary."""
 
-    index: int
-    """From 1."""
-    name: str | None
-    thought: str | None
-    reflection: str | None
-    score: float | None
-    """P(good) by the PRM, or the mean log-probability of a token; null is unscored."""
-    end: End
-    """How it ended; anything but "step" was the last one."""
-    excerpt: str | None = None
-    """Beginning of the raw text of a step that the grammar could not read."""
-
-
-class NodeReply(ReplyModel):
-    """One candidate of the search tree."""
-
-    path: tuple[int, ...]
-    """The child index at each level."""
-    parent: tuple[int, ...]
-    """Path of its parent; empty is the root."""
-    end: End
-    name: str | None
-    thought: str | None
-    reflection: str | None
-    answer: str | None
-    excerpt: str | None = None
-    score: float | None
     tokens: int
-    kept: bool
-    """Whether it stands in the winning chain."""
-
-
-class UsageReply(ReplyModel):
-    """What the search cost. Every generated token is kept (in the winning chain), a duplicate, asked for, aborted, or
-    discarded."""
-
-    tokens_generated: int
-    tokens_kept: int
-    tokens_duplicate: int
-    """Of candidates whose chains say what another chain says."""
-    tokens_asked: int
-    """Of what the policy was asked about its own candidates (self_critique)."""
-    tokens_aborted: int
-    """Of requests that were aborted before they ended, or begun ahead in vain."""
-    tokens_discarded: int
-    """Of all other candidates outside the winning chain."""
-    policy_prompt_tokens: int
-    """Prompt tokens over all policy requests, cached ones included."""
-    policy_cached_tokens: int
-    candidates: int
-    candidates_duplicate: int
-    """Candidates whose chains say what another chain says."""
-    candidates_aborted: int
-    """Candidates that were begun and are not in the tree: broken off, or begun ahead in vain."""
-    candidates_begun_ahead: int
-    """Candidates that were begun before it was decided that they are wanted."""
-    candidates_begun_in_vain: int
-    """Begun ahead, too, and dropped."""
     prm_reads: int
-    prm_prompt_tokens: int
-    prm_cached_tokens: int
-    unscored: int
-    """Candidates whose score was missing or not finite."""
-    requests_aborted: int
-    requests_failed: int
+    seconds: float
 
 
-class StagesReply(ReplyModel):
-    """Where the wall time of a search went, seconds. At each instant it is in exactly one stage."""
+class Options(TypedDict, total=False):
+    """`SearchOptions`, and the choices, as keyword arguments."""
 
-    queue_s: float
-    """It waited for a place."""
-    decode_s: float
-    """Its picture was decoded."""
-    open_s: float
-    """The engines rendered its question."""
-    generate_s: float
-    """At least one candidate was being drawn."""
-    score_s: float
-    """Nothing was drawn any more, and PRM scores were waited for."""
-    vote_s: float
-    """Neither of these, and answers were compared."""
-    select_s: float
-    """No engine had anything to do for it."""
-
-
-class TimingsReply(ReplyModel):
-    """Wall time, seconds, from when the search was asked for: its wait for a place counts."""
-
-    first_candidate_s: float | None
-    total_s: float
-    stages: StagesReply
-    """They add up to the total."""
-
-
-class SolveReply(ReplyModel):
-    """The best answer, its scored chain of steps, and all it took to find it."""
-
-    id: str
-    model: str
-    question: str
-    answer: str | None
-    """Null where a limit came before any whole answer."""
-    choice: str | None = None
-    """The one of the request's choices that the answer means."""
-    confidence: float | None
-    """The chain's score on a scale from 0 to 1; by likelihood, the mean probability of its tokens."""
-    steps: tuple[StepReply, ...]
-    answer_score: float | None
-    chain_score: float | None
     strategy: str
-    parameters: dict[str, Any]
-    """All that was in force, the seed included: the same parameters ask for the same search again."""
-    finish_reason: FinishReason
-    complete: bool
-    """Whether there is a whole answer."""
-    usage: UsageReply
-    timings: TimingsReply
-    warnings: tuple[str, ...]
-    tree: tuple[NodeReply, ...] | None = None
-    """Every candidate in path order, on request."""
+    n: int
+    beam_width: int
+    temperature: float
+    top_p: float
+    seed: int
+    """0 unless given: a client's search can be made again."""
+    step_tokens: int
+    max_steps: int
+    score: ScoreKind
+    aggregation: Aggregation
+    step_weight: float
+    choices: Sequence[str]
+    """The options of a multiple-choice question, A first."""
+    budget: Budget
+    speculate: bool
+    return_tree: bool
+    strategy_params: Mapping[str, Any]
+    """Parameters of a strategy that are not listed here."""

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from cos.clients import local
-from cos.clients.models import Answered
-from cos.engines.launch import Engines
+from cos.clients.in_process import stream
 from cos.engines.scripted import Script, ScriptedEngine
-from cos.evaluation.in_process import Running
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.prompt import Prompt
 from cos.search.spec import SearchSpec
+from cos.wire.events import Answered
 
 
 def doubtful(prompt: Prompt, written: str) -> float:
@@ -18,8 +16,7 @@ def doubtful(prompt: Prompt, written: str) -> float:
 
 
 async def test_an_answer_that_is_hardly_believed_says_so_here_too(png_path: str) -> None:
-    policy, prm = ScriptedEngine(Script(judge=doubtful)), ScriptedEngine(Script(judge=doubtful))
-    running = Running(Engines(policy, prm), pair(policy, prm))
-    happening = local.stream(running, "scripted", Path(png_path).read_bytes(), "How many?", SearchSpec("greedy"))
+    models = match(ScriptedEngine(Script(judge=doubtful)), ScriptedEngine(Script(judge=doubtful)))
+    happening = stream(models, "scripted", Path(png_path).read_bytes(), "How many?", SearchSpec("greedy"))
     solutions = [event.solution async for event in happening if isinstance(event, Answered)]
     assert "the PRM gives this answer 0.30 of 1, so it is more likely wrong than right" in solutions[0].warnings

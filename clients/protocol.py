@@ -3,11 +3,11 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import httpx
 from pydantic import ValidationError
@@ -21,7 +21,16 @@ from cos.clients.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from cos.clients.models import Answered, Event, ImageLike, Node, Opened, Options, Scored, Selected, Solution, Written
+from cos.wire.error import ErrorBody, ErrorReply
+from cos.wire.events import Answered, Event, decoded
+from cos.wire.reply import Solution
+from cos.wire.request import Options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image | None"
+"""A path, a data URI, an image file's bytes, a Pillow image, or None for a question without a picture."""
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 600.0
@@ -29,14 +38,6 @@ PROBE_PATH = "/v1/strategies"
 """What a cos server answers and others do not."""
 PROBE_TIMEOUT_S = 1.0
 DEFAULT_SEED = 0
-
-_READERS: dict[str, Callable[[Any], Event]] = {
-    "opened": Opened.model_validate,
-    "candidate": lambda data: Written(node=Node.model_validate(data)),
-    "scored": Scored.model_validate,
-    "selected": Selected.model_validate,
-    "answered": lambda data: Answered(solution=Solution.model_validate(data)),
-}
 
 
 def headers(api_key: str | None) -> dict[str, str]:
@@ -143,26 +144,23 @@ def check(response: httpx.Response) -> None:
     if response.is_success:
         return
     try:
-        told = response.json()["error"]
-        message, kind = str(told["message"]), str(told["type"])
-    except (ValueError, KeyError, TypeError) as error:
+        body = ErrorReply.model_validate_json(response.content).error
+    except ValidationError as error:
         _not_cos(response, error)
-    raise error_of(message, kind, told, response.headers)
+    raise error_of(body, response.headers)
 
 
-def error_of(
-    message: str, kind: str, told: Mapping[str, Any], reply_headers: Mapping[str, str] | None = None
-) -> CosClientError:
+def error_of(body: ErrorBody, reply_headers: Mapping[str, str] | None = None) -> CosClientError:
     """The error that a server tells."""
-    wait_s = (reply_headers or {}).get("retry-after", "")
-    match kind:
+    wait_s, message = (reply_headers or {}).get("retry-after", ""), body.message
+    match body.type:
         case "invalid_request_error":
-            return BadRequest(message, told.get("param"), told.get("code"))
+            return BadRequest(message, body.param, body.code)
         case "authentication_error":
             return Unauthorized(f"{message}; give the server's key (--api-key, COS_API_KEY)")
         case "rate_limit_error":
             return ServerBusy(message, float(wait_s) if wait_s.isdecimal() else None)
-        case _ if told.get("code") == "shutting_down":
+        case _ if body.code == "shutting_down":
             return ServerBusy(message, float(wait_s) if wait_s.isdecimal() else None)
         case _:
             return ServerFault(message)
@@ -198,12 +196,11 @@ class EventReader:
 
     def _event(self, name: str, data: bytes) -> Event | None:
         try:
-            parsed = json.loads(data)
-            if name == "error":
-                told = parsed["error"]
-                raise error_of(told["message"], told["type"], told)
-            event = _READERS[name](parsed) if name in _READERS else None
-        except (ValueError, KeyError, TypeError) as error:
+            failure = ErrorReply.model_validate_json(data) if name == "error" else None
+            event = decoded(name, data)
+        except ValueError as error:
             raise BadReply(f"a {name!r} event of the server's stream cannot be read: {error}") from error
+        if failure is not None:
+            raise error_of(failure.error)
         self._is_over = self._is_over or isinstance(event, Answered)
         return event
