@@ -36,9 +36,9 @@ def write_classifier(folder: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        num_labels=2,
         pad_token_id=words.pad_token_id,
     )
+    config.num_labels = 2
     Qwen2ForSequenceClassification(config).save_pretrained(folder)
     words.save_pretrained(folder)
 
