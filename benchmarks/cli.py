@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cos.benchmarks.reproduce.cli import reproduce
-from cos.search.select import Aggregation, ScoreKind
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
@@ -20,7 +21,10 @@ BeamWidth = Annotated[int | None, typer.Option(min=1, help="Chains that a beam k
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling threshold.")]
 Score = Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")]
-Aggregate = Annotated[Aggregation, typer.Option("--aggregation", help="How step scores make a chain's score.")]
+Aggregate = Annotated[
+    Aggregation | None,
+    typer.Option("--aggregation", help="How step scores make a chain's score; the PRM's own unless given."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Picks the problems; the root of all sampling.")]
 Problems = Annotated[int, typer.Option(min=1, help="How many held-out problems.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Searches at once.")]
@@ -51,7 +55,7 @@ def ledger(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -93,7 +97,7 @@ def quality(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -169,7 +173,7 @@ def serving(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     json_only: JsonOnly = False,
