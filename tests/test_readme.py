@@ -65,17 +65,13 @@ def test_it_fits_on_two_screens() -> None:
 
 def test_the_picture_shows_what_the_readme_tells_of_it() -> None:
     tree = drawn()
-    caption = " ".join(README[README.index("Each line of the tree") :].split("\n\n")[0].split())
-    first = [
-        (text.removeprefix("Read row 1: ").removesuffix(" It has 3 digits."), score)
-        for depth, text, score in tree
-        if depth == 0
-    ]
-    right = [score for text, score in first if text == "Row 1 shows 534."]
-    wrong = {text: score for text, score in first if text != "Row 1 shows 534."}
+    caption = " ".join(README[README.index("The question is:") :].split("\n\n")[0].split())
+    first = [(text.removeprefix("Read row 1: ").split(".")[0], score) for depth, text, score in tree if depth == 0]
+    right = [score for text, score in first if text == "Row 1 shows 534"]
+    wrong = {text: score for text, score in first if text != "Row 1 shows 534"}
     assert len(right) == 2
     assert "534 twice, as 504 once and as 544 once" in caption
-    assert wrong == {"Row 1 shows 504.": 0.037, "Row 1 shows 544.": 0.012}
+    assert wrong == {"Row 1 shows 504": 0.037, "Row 1 shows 544": 0.012}
     assert all(f"{score:.3f}" in caption for score in wrong.values())
     begins, ends = (
         next(place for place, (_, text, _) in enumerate(tree) if number in text) for number in ("504", "544")
