@@ -13,34 +13,44 @@ from cos.search.select import ScoreKind
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
 
-Policy = Annotated[str, typer.Option(help="Policy: a checkpoint folder, a hub name, cos-tiny or scripted.")]
-Prm = Annotated[str | None, typer.Option(help="PRM: likewise, or none; the policy's own unless given.")]
+Policy = Annotated[str, typer.Option(help="The policy: a checkpoint folder, a hub name, cos-tiny or scripted.")]
+Prm = Annotated[
+    str | None, typer.Option(help="The PRM: the same, or none (default: the one that belongs to the policy).")
+]
 Strategy = Annotated[str, typer.Option(help="Search strategy.")]
-Width = Annotated[int, typer.Option("--n", min=1, help="Chains, or candidates of a level; greedy takes none.")]
-BeamWidth = Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")]
+Width = Annotated[
+    int, typer.Option("--n", min=1, help="Number of whole chains, or of candidates in each level; greedy takes none.")
+]
+BeamWidth = Annotated[int | None, typer.Option(min=1, help="Number of chains that a beam keeps.")]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling threshold.")]
-Score = Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")]
+Score = Annotated[
+    ScoreKind | None,
+    typer.Option(
+        help="What ranks chains: the PRM's scores, or the policy's likelihood (default: prm if there is one)."
+    ),
+]
 Aggregate = Annotated[
     Aggregation | None,
-    typer.Option("--aggregation", help="How step scores make a chain's score; the PRM's own unless given."),
+    typer.Option("--aggregation", help="How step scores become a chain's score (default: the PRM format's own)."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Picks the problems; the root of all sampling.")]
-Problems = Annotated[int, typer.Option(min=1, help="How many held-out problems.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Searches at once.")]
-Url = Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server; else one is started.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")]
-JsonOnly = Annotated[bool, typer.Option("--json", help="No tables, only JSON.")]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses the problems and all samples.")]
+Problems = Annotated[int, typer.Option(min=1, help="Number of held-out problems.")]
+Levels = Annotated[str, typer.Option(help="Numbers of searches at once, in increasing order, as 1,4,16.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Number of searches at once.")]
+Url = Annotated[str | None, typer.Option(envvar="COS_URL", help="A running server (default: one is started).")]
+ApiKey = Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="That server's API key.")]
+JsonOnly = Annotated[bool, typer.Option("--json", help="Print JSON only, no tables.")]
 
 
 @evaluations.callback()
 def evaluation() -> None:
-    """Measure answers: accuracy with its confidence interval, and cost."""
+    """Measure answers: accuracy with its 95 % interval, and cost."""
 
 
 @benches.callback()
 def bench() -> None:
-    """Measure the machinery: throughput, latency, what the PRM costs."""
+    """Measure the server and the search: throughput, latency, cost of the PRM."""
 
 
 @evaluations.command()
@@ -48,8 +58,13 @@ def ledger(
     strategy: Strategy = "best_of_n",
     n: Width = 8,
     beam_width: BeamWidth = None,
-    against: Annotated[str | None, typer.Option(help="A rival on the same problems: NAME or NAME@N.")] = None,
-    pool: Annotated[int | None, typer.Option(min=1, help="Draw N chains a problem once; compare selections.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Compare with another strategy on the same problems: NAME or NAME@N.")
+    ] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw N chains for each problem once, and compare ways to select among them."),
+    ] = None,
     problems: Problems = 500,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
@@ -88,10 +103,18 @@ def ledger(
 
 @benches.command()
 def quality(
-    strategies: Annotated[str | None, typer.Option(help="Which, separated by commas; all unless given.")] = None,
-    widths: Annotated[str, typer.Option(help="Values of n, in order.")] = "1,2,4,8,16,32",
-    against: Annotated[str | None, typer.Option(help="A rival of each: NAME or NAME@N.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over cost there.")] = None,
+    strategies: Annotated[str | None, typer.Option(help="Strategies, separated by commas (default: all).")] = None,
+    widths: Annotated[
+        str, typer.Option(help="Values of n, separated by commas, in increasing order.")
+    ] = "1,2,4,8,16,32",
+    against: Annotated[str | None, typer.Option(help="Compare each with another strategy: NAME or NAME@N.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Also draw accuracy over tokens into this file; a few strategies are easiest to read.",
+        ),
+    ] = None,
     problems: Problems = 1000,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
@@ -143,7 +166,7 @@ def cost(
     concurrency: Concurrency = 16,
     json_only: JsonOnly = False,
 ) -> None:
-    """Tokens that both engines computed, by their own counters, over what the chains need."""
+    """Tokens that both engines computed, by their own counters, compared with what the chains need."""
     from cos.benchmarks.commands import Job, run_cost
     from cos.benchmarks.setting import Setting, prm_for
 
@@ -158,14 +181,19 @@ def serving(
     strategy: Strategy = "beam",
     n: Width = 8,
     beam_width: BeamWidth = None,
-    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,4,16,64",
-    requests: Annotated[int, typer.Option(min=1, help="Searches a level; six a worker and round at least.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Parts they are sent in, levels taking turns.")] = 2,
+    concurrency: Levels = "1,4,16,64",
+    requests: Annotated[
+        int, typer.Option(min=1, help="Searches for each of these numbers; at least six for each worker and round.")
+    ] = 64,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Parts they are sent in; the numbers of searches at once take turns.")
+    ] = 2,
     against: Annotated[
-        str | None, typer.Option(help="barrier: search level by level, one at a time, beside it.")
+        str | None, typer.Option(help="barrier: compare with one search at a time that waits for each level.")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="off,on", help="Two servers in turns, one that counts and one that does not.")
+        str | None,
+        typer.Option(metavar="off,on", help="Compare two servers in turns, one with metrics and one without."),
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -178,7 +206,7 @@ def serving(
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """Searches a second over HTTP, and their latency; with --against barrier in process, beside what peers do."""
+    """Searches a second over HTTP, and their latency. With --against barrier in process, compared with waiting."""
     from cos.benchmarks.commands import Job, Target, run_barrier, run_metrics_cost, run_serving
     from cos.benchmarks.metrics_cost import check_ways
     from cos.benchmarks.serving import Load, parse_levels
@@ -217,8 +245,8 @@ def limit(
     strategy: Strategy = "beam",
     n: Width = 8,
     beam_width: BeamWidth = None,
-    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
-    rounds: Annotated[int, typer.Option(min=1, help="Parts, levels taking turns.")] = 5,
+    concurrency: Levels = "1,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts; the numbers of searches at once take turns.")] = 5,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
@@ -226,7 +254,7 @@ def limit(
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """How near searches come to what their engines can do with the same requests."""
+    """Time of searches, compared with the time of the same requests when nothing waits for anything."""
     from cos.benchmarks.commands import Job, run_limit
     from cos.benchmarks.serving import parse_levels
     from cos.benchmarks.setting import Setting, prm_for
@@ -240,18 +268,18 @@ def limit(
 @benches.command()
 def peers(
     against: Annotated[
-        str, typer.Option("--peers", help="Whom to compare with.")
+        str, typer.Option("--peers", help="What to compare with, separated by commas.")
     ] = "its_hub,search-and-learn,ThinkBooster",
     n: Width = 8,
-    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,16",
-    rounds: Annotated[int, typer.Option(min=1, help="Parts, both sides taking turns.")] = 2,
+    concurrency: Levels = "1,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts; both sides take turns.")] = 2,
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """What others do on the same models, beside ours: its_hub over HTTP, published algorithms in process."""
+    """Compare with others on the same models: its_hub over HTTP, published algorithms in process."""
     from cos.benchmarks.commands import Job, run_peers
     from cos.benchmarks.peers.measure import parse_peers
     from cos.benchmarks.serving import parse_levels
@@ -278,7 +306,7 @@ def speculation(
     prm: Prm = None,
     json_only: JsonOnly = False,
 ) -> None:
-    """Latency over HTTP with and without beginning ahead, and whether both come to the same tree."""
+    """Latency over HTTP with and without beginning ahead, and whether both give the same tree."""
     from cos.benchmarks.commands import Target, run_speculation
     from cos.benchmarks.setting import Setting, prm_for
 
@@ -291,11 +319,11 @@ def speculation(
 def orchestrator(
     strategy: Strategy = "beam",
     n: Width = 8,
-    concurrency: Annotated[str, typer.Option(help="Levels of searches at once, in order.")] = "1,100,2000",
-    rounds: Annotated[int, typer.Option(min=1, help="Times each level is measured; the best counts.")] = 3,
+    concurrency: Levels = "1,100,2000",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each number is measured; the best counts.")] = 3,
     json_only: JsonOnly = False,
 ) -> None:
-    """Candidate steps a second over engines that answer at once, and memory of a live search."""
+    """Candidate steps a second over scripted engines that answer at once, and memory of a running search."""
     from cos.benchmarks.commands import run_orchestrator
     from cos.benchmarks.serving import parse_levels
 
@@ -304,14 +332,16 @@ def orchestrator(
 
 @benches.command()
 def training(
-    repetitions: Annotated[int, typer.Option(min=2, help="Counted rounds of four batches.")] = 10,
-    batch: Annotated[int, typer.Option(min=1, help="Chains a batch.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Compute threads of both.")] = 2,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile both, as the recipe does.")] = True,
+    repetitions: Annotated[int, typer.Option(min=2, help="Number of rounds of four batches.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Chains in each batch.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 2,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile both sides, as the recipe does.")
+    ] = True,
     seed: Seed = 0,
     json_only: JsonOnly = False,
 ) -> None:
-    """Tokens a second of the pipeline's SFT, against a loop written by hand for the same model and batches."""
+    """Tokens a second of SFT, compared with a loop written by hand for the same model and batches."""
     from cos.benchmarks.commands import run_training
 
     run_training(seed, json_only=json_only, repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
@@ -319,10 +349,14 @@ def training(
 
 @benches.command()
 def dashboards(
-    seconds: Annotated[float, typer.Option(min=10, help="Seconds of mixed load; half-way, an engine is killed.")] = 60,
+    seconds: Annotated[float, typer.Option(min=10, help="Seconds of mixed load. Half-way, an engine is killed.")] = 60,
     concurrency: Concurrency = 4,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the latency board there.")] = None,
-    deploy: Annotated[Path | None, typer.Option(help="Folder with grafana/ and prometheus/; this checkout's.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw the latency dashboard into this file.")
+    ] = None,
+    deploy: Annotated[
+        Path | None, typer.Option(help="Folder with grafana/ and prometheus/ (default: this checkout's).")
+    ] = None,
     seed: Seed = 0,
     policy: Policy = "cos-tiny",
     prm: Prm = None,

@@ -1,6 +1,6 @@
 """Clients of a cos server: `Client` and `AsyncClient` for Python, the ``cos`` command for the terminal.
 
-What a server tells is defined in `cos.wire`; its names can be had from here, too.
+What goes over the wire is defined in `cos.wire`; its names can be imported from here, too.
 """
 
 from importlib import import_module

@@ -18,31 +18,58 @@ EXIT_TROUBLE, EXIT_BAD_INPUT = 1, 2
 
 @app.callback()
 def cos() -> None:
-    """Answers with a search behind them: questions about images, solved step by step under a process reward model."""
+    """Ask questions about images. Each answer is searched for: a policy proposes steps, a process reward model (PRM)
+    scores them, a strategy chooses."""
 
 
 @app.command()
 def solve(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked about it.")],
-    url: Annotated[str | None, typer.Option(help="A server (COS_URL); else one at port 8000, else in process.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="Key of that server.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Search in process with this policy; cos-tiny by default.")] = None,
-    prm: Annotated[str | None, typer.Option(help="Search in process with this PRM; none: no PRM.")] = None,
-    strategy: Annotated[str, typer.Option(help="Search strategy.")] = "auto",
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Chains, or candidates of a level.")] = None,
-    beam_width: Annotated[int | None, typer.Option(min=1, help="Chains that a beam keeps.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling threshold.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Root of all sampling.")] = 0,
-    score: Annotated[ScoreKind | None, typer.Option(help="What ranks chains; prm unless there is none.")] = None,
-    aggregation: Annotated[Aggregation | None, typer.Option(help="How step scores make a chain's score.")] = None,
-    choice: Annotated[list[str] | None, typer.Option(help="An option of a multiple-choice question.")] = None,
-    json_only: Annotated[bool, typer.Option("--json", help="Print the reply's JSON only.")] = False,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question about it.")],
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="The server to ask (COS_URL). Without it: one at port 8000, if there is one; else this process."
+        ),
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="COS_API_KEY", help="The server's API key.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Search in this process with this policy (default: cos-tiny).")
+    ] = None,
+    prm: Annotated[str | None, typer.Option(help="Search in this process with this PRM. none: without a PRM.")] = None,
+    grammar: Annotated[
+        str | None, typer.Option(help="How that policy writes its steps: a step grammar by name (default: auto).")
+    ] = None,
+    prm_format: Annotated[
+        str | None, typer.Option(help="How that PRM is asked for scores: a PRM format by name (default: auto).")
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="Search strategy, see docs/strategies.md.")] = "auto",
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Number of whole chains, or of candidates in each level.")
+    ] = None,
+    beam_width: Annotated[int | None, typer.Option(min=1, help="Number of chains that a beam keeps.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature, 0 to 2.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling threshold, above 0 up to 1.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same search.")] = 0,
+    score: Annotated[
+        ScoreKind | None,
+        typer.Option(
+            help="What ranks chains: the PRM's scores, or the policy's likelihood (default: prm if there is one)."
+        ),
+    ] = None,
+    aggregation: Annotated[
+        Aggregation | None, typer.Option(help="How step scores become a chain's score (default: the PRM format's own).")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="An option of a multiple-choice question; give it once for each option.")
+    ] = None,
+    json_only: Annotated[bool, typer.Option("--json", help="Print only the reply, as JSON.")] = False,
     tree: Annotated[bool, typer.Option(help="Show the search tree.")] = True,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw tree and answer there too.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Also draw the tree and the answer into this file.")
+    ] = None,
 ) -> None:
-    """Solve one question about one image."""
+    """Answer one question about one image, and show the search."""
     from cos.clients.solving import Ask, solve_and_show
 
     given = {
@@ -64,6 +91,8 @@ def solve(
         api_key=api_key,
         policy=policy,
         prm=prm,
+        grammar=grammar,
+        prm_format=prm_format,
     )
     asyncio.run(solve_and_show(ask, json_only=json_only, tree=tree, picture=picture))
 
@@ -83,7 +112,7 @@ def train(context: typer.Context) -> None:
 
 @app.command("eval", add_help_option=False, context_settings=PASSED_ON)
 def evaluate(context: typer.Context) -> None:
-    """Measure answers: accuracy with its confidence interval, and cost."""
+    """Measure answers: accuracy with its 95 % interval, and cost."""
     with needs("serve", "cos eval"):
         from cos.benchmarks.cli import evaluations
 
@@ -92,7 +121,7 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command(add_help_option=False, context_settings=PASSED_ON)
 def bench(context: typer.Context) -> None:
-    """Measure the machinery: throughput, latency, what the PRM costs."""
+    """Measure the server and the search: throughput, latency, cost of the PRM."""
     with needs("serve", "cos bench"):
         from cos.benchmarks.cli import benches
 

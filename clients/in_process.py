@@ -1,4 +1,4 @@
-"""A search in this process, told as a server tells it."""
+"""A search in this process, with the events and the reply of a server."""
 
 import asyncio
 import contextlib
@@ -59,23 +59,24 @@ def _score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
 
 
 @asynccontextmanager
-async def running(policy: str, prm: str) -> AsyncGenerator[Models]:
-    """Starts a policy and a PRM (``none``: no PRM), matches them, and stops them at the end.
+async def running(policy: str, prm: str, *, grammar: str = "auto", prm_format: str = "auto") -> AsyncGenerator[Models]:
+    """Starts a policy and a PRM (``none``: no PRM), matches them, and stops them at the end. ``grammar``,
+    ``prm_format``: as `cos.prm.matching.match`.
 
     Errors: InputError for a model that cannot be found, started or matched.
     """
-    wanted = _settings("policy", policy)
-    wanted_prm = None if prm == NO_PRM else _settings("prm", prm)
+    wanted = _settings("policy", policy, grammar)
+    wanted_prm = None if prm == NO_PRM else _settings("prm", prm, grammar)
     with _stdout_to_stderr():
         engines = await launch(wanted, wanted_prm)
     try:
-        yield match(engines.policy, engines.prm)
+        yield match(engines.policy, engines.prm, grammar=grammar, prm_format=prm_format)
     finally:
         await engines.close()
 
 
-def _settings(role: Role, model: str) -> EngineSettings:
-    return EngineSettings(role=role, model=resolve(role, model), runtime=runtime_of(model))
+def _settings(role: Role, model: str, grammar: str) -> EngineSettings:
+    return EngineSettings(role=role, model=resolve(role, model), runtime=runtime_of(model), grammar=grammar)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from cos.clients import protocol, terminal
 from cos.clients.async_client import AsyncClient
+from cos.clients.drawing import draw_solution
 from cos.clients.errors import BadReply, BadRequest
 from cos.search.extras import needs
 from cos.wire.events import Answered, Event
@@ -31,11 +32,13 @@ class Ask:
     api_key: str | None
     policy: str | None
     prm: str | None
+    grammar: str | None
+    prm_format: str | None
 
     @property
     def wants_local(self) -> bool:
         """Whether models are named, so that no server can be meant."""
-        return self.policy is not None or self.prm is not None
+        return any(name is not None for name in (self.policy, self.prm, self.grammar, self.prm_format))
 
 
 async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path | None) -> None:
@@ -60,7 +63,7 @@ async def solve_and_show(ask: Ask, *, json_only: bool, tree: bool, picture: Path
     else:
         terminal.show_solution(Console(), solution, tree=tree)
     if picture is not None:
-        terminal.draw_solution(picture, ask.question, solution, tree=tree)
+        draw_solution(picture, ask.question, solution, image, tree=tree)
         notes.print(f"drawn in {picture}", style="dim", highlight=False)
 
 
@@ -68,7 +71,10 @@ async def _server(ask: Ask, stack: AsyncExitStack) -> AsyncClient | None:
     """The server that is named, or one that answers at the default address. Errors: BadRequest."""
     if ask.wants_local:
         if ask.url:
-            raise BadRequest("--url names a server, --policy and --prm models to load here; give one or the other")
+            raise BadRequest(
+                "--url names a server; --policy, --prm, --grammar and --prm-format are for models to load here: "
+                "give one or the other"
+            )
         return None
     url = ask.url or os.environ.get("COS_URL")
     client = await stack.enter_async_context(AsyncClient(url or protocol.DEFAULT_URL, api_key=ask.api_key))
@@ -88,7 +94,9 @@ async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -
         choices: tuple[str, ...] = tuple(options.pop("choices", ()))
         spec = spec_of(options, seed=seed, prm=prm)
         with notes.status(f"starting engines ({policy}, {prm})"):
-            models = await stack.enter_async_context(running(policy, prm))
+            models = await stack.enter_async_context(
+                running(policy, prm, grammar=ask.grammar or "auto", prm_format=ask.prm_format or "auto")
+            )
     return stream(models, policy, image, ask.question, spec, choices)
 
 

@@ -3,11 +3,8 @@
 Text of a model is never markup here, and its control characters never reach the terminal.
 """
 
-import io
 import math
-import re
 from collections.abc import Iterable
-from pathlib import Path as FilePath
 
 from rich.console import Console, Group, RenderableType
 from rich.spinner import Spinner
@@ -22,7 +19,6 @@ from cos.wire.reply import Candidate, Solution, Usage
 GOOD, FAIR = 0.8, 0.5
 """From these scores on green, and yellow."""
 LABEL_CHARS = 60
-PICTURE_COLUMNS = 110
 
 
 class LiveSearch:
@@ -77,15 +73,6 @@ def show_solution(console: Console, solution: Solution, *, tree: bool) -> None:
         console.print(search_tree(solution.tree, winners, losers, likelihood=likelihood))
     console.print(chain_table(solution))
     console.print(summary(solution))
-
-
-def draw_solution(path: FilePath, title: str, solution: Solution, *, tree: bool) -> None:
-    """The same as an SVG picture of a terminal."""
-    console = Console(record=True, width=PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
-    show_solution(console, solution, tree=tree)
-    # A picture that loads nothing from anywhere: the viewer's own fixed-width font will do.
-    drawn = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=printable(title)), flags=re.DOTALL)
-    path.write_text(drawn, encoding="utf-8")
 
 
 def search_tree(candidates: Iterable[Candidate], winners: set[Path], losers: set[Path], *, likelihood: bool) -> Tree:

@@ -61,9 +61,13 @@ async def _start_vllm(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
 
 
 async def _start_scripted(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
-    from cos.engines.scripted import ScriptedEngine
+    from cos.engines.scripted import Script, ScriptedEngine
+    from cos.engines.scripted_vocabulary import ScriptedVocabulary
+    from cos.search import grammars
 
-    return [ScriptedEngine() for _ in wanted]
+    vocabulary = ScriptedVocabulary()
+    scripts = [Script(grammar=grammars.choose(settings.grammar, vocabulary)) for settings in wanted]
+    return [ScriptedEngine(script, vocabulary=vocabulary) for script in scripts]
 
 
 RUNTIMES: Mapping[RuntimeName, Starter] = MappingProxyType({"vllm": _start_vllm, "scripted": _start_scripted})

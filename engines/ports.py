@@ -1,12 +1,15 @@
 """What every runtime is to those who start, watch and stop it. A runtime has one model, for either role."""
 
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Vocabulary
 from cos.search.prompt import Prompt
 from cos.search.types import Prefix
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 class Session(Protocol):

@@ -4,6 +4,8 @@ It satisfies the same ports as `cos.engines.vllm` and runs through the same cont
 judges are plain functions; its randomness follows from the seed of each request alone.
 """
 
+from __future__ import annotations
+
 import asyncio
 import math
 import random
@@ -12,9 +14,8 @@ import types
 from bisect import bisect_left
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import cast
-
-from prometheus_client import CollectorRegistry
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 from cos.engines.scripted_vocabulary import TURN_END, ScriptedVocabulary
 from cos.engines.story import Judge, Story, Writer, default_story
@@ -23,6 +24,9 @@ from cos.search.grammar import Grammar
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Stops
 from cos.search.prompt import Prompt
 from cos.search.types import Prefix
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 Fault = Callable[[str, int], Exception | None]
 """``fault(kind, number)``: what request ``number`` (from 0) of a kind ("draw" or "read") is to fail with."""
@@ -89,7 +93,6 @@ class ScriptedEngine:
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._counts = {"draw": 0, "read": 0}
-        self._registry = CollectorRegistry()
 
     @property
     def vocabulary(self) -> ScriptedVocabulary:
@@ -111,9 +114,12 @@ class ScriptedEngine:
     def is_alive(self) -> bool:
         return self._alive
 
-    @property
+    @cached_property
     def registry(self) -> CollectorRegistry:
-        return self._registry
+        # Who only searches need not have it installed.
+        from prometheus_client import CollectorRegistry
+
+        return CollectorRegistry()
 
     def kill(self) -> None:
         """From now on every request finds the engine dead."""
@@ -133,7 +139,7 @@ class ScriptedEngine:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
 
-    async def open(self, prompt: Prompt) -> "ScriptedSession":
+    async def open(self, prompt: Prompt) -> ScriptedSession:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
         picture_tokens = PICTURE_TOKENS if prompt.picture else 0
@@ -215,9 +221,11 @@ class ScriptedSession:
         cached_tokens, _ = self._recalled(before)
         decode = self._engine.vocabulary.decode
         self._remember(before + ids, written + decode(ids))
+        end = len(ids) - 1 if is_whole and stop is None else len(ids)
         return Drawn(
             written=ids,
-            text=decode(ids[:-1] if is_whole and stop is None else ids),
+            text=decode(ids[:end]),
+            turn_end=decode(ids[end:]),
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,

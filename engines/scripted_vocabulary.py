@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from cos.search.grammars.cos import COS_TOKENS as CONTROLS
+from cos.search.grammars.cos import CosGrammar
 
 TURN_END = "<|im_end|>"
 """What a model writes when it is done and nothing stopped it before."""
@@ -13,7 +13,7 @@ TURN_END = "<|im_end|>"
 class ScriptedVocabulary:
     """Control tokens first, then the 256 bytes of UTF-8: plain text can never spell a control token."""
 
-    def __init__(self, controls: Sequence[str] = CONTROLS) -> None:
+    def __init__(self, controls: Sequence[str] = CosGrammar.control_tokens) -> None:
         self._tokens = [*controls, TURN_END]
         self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
         self._controls = {token: index for index, token in enumerate(self._tokens)}

@@ -24,6 +24,8 @@ class EngineSettings:
     """A folder or a hub name, as for ``vllm serve``. A runtime without a model does not look at it."""
     runtime: RuntimeName = "vllm"
     """What runs it; see `cos.engines.launch`."""
+    grammar: str = "auto"
+    """The step grammar by name. A runtime without a model writes in it; a model writes as it was trained or told to."""
     max_model_len: int | None = None
     """Longest prompt + continuation, tokens; the model's own limit unless given."""
     max_num_seqs: int = 256
@@ -37,7 +39,7 @@ class EngineSettings:
     kv_cache_mib: int | None = None
     """Size of the KV cache; 256 MiB on CPU and whatever the memory share leaves on GPU unless given."""
     threads: int | None = None
-    """Compute threads on CPU; half of the cores unless given. Engines started together have the larger number."""
+    """Compute threads on CPU; half of the cores unless given."""
     enforce_eager: bool | None = None
     """No graph capture or compilation. True on CPU and False on GPU unless given."""
     trust_remote_code: bool = False

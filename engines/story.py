@@ -46,8 +46,8 @@ class Story:
             answer = str(right if min(said) >= 0.5 else rng.randint(10, 99))
             return written(self._grammar.spans(Piece("answer", answer), first=False))
         sure = round(rng.betavariate(2, 1.2), 4)
-        thought = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
-        step = Step(f"Look at part {done + 1}", thought, "It fits what I saw before.")
+        look = f"I look at part {done + 1} and feel [{sure:.4f}] sure."
+        step = Step(f"Look at part {done + 1}", look, "It fits what I saw before.")
         return written(self._grammar.spans(step_piece(step), first=done == 0))
 
     def judge(self, prompt: Prompt, before: str) -> float:

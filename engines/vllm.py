@@ -240,12 +240,18 @@ class VllmSession:
         )
         output = await self._generate(prefix, params, draw.priority)
         sampled = output.outputs[0]
-        written, stop, is_cut = tuple(sampled.token_ids), sampled.stop_reason, sampled.finish_reason == "length"
-        if stop is None and written[-1:] and written[-1] in draw.stops.token_ids:
-            stop = written[-1]  # the model's end of turn, which vLLM does not name
+        written = tuple(sampled.token_ids)
+        is_cut = sampled.finish_reason == "length"
+        stop = sampled.stop_reason
+        if not is_cut and not isinstance(stop, str):
+            # vLLM names no token that ends the model's turn, or names one that its checkpoint lists beside it.
+            stop = written[-1] if written and written[-1] in draw.stops.token_ids else None
+        end = len(written) - 1 if not is_cut and stop is None else len(written)
+        decode = self._engine.vocabulary.decode
         return Drawn(
             written=written,
-            text=self._engine.vocabulary.decode(written if is_cut or stop is not None else written[:-1]),
+            text=decode(written[:end]),
+            turn_end=decode(written[end:]) if end < len(written) else "",
             tokens=len(written),
             finish="length" if is_cut else "stop",
             stop=stop,

@@ -4,13 +4,14 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from cos.prm.cos import CosPrm
+from cos.prm.math_shepherd import MathShepherd
 from cos.prm.ports import Judged, PrmFormat, Reader
 from cos.search.errors import InputError
 
 AUTO = "auto"
 """Chooses by the PRM's vocabulary."""
 
-BUILT_IN: tuple[type[PrmFormat], ...] = (CosPrm,)
+BUILT_IN: tuple[type[PrmFormat], ...] = (CosPrm, MathShepherd)
 
 
 @cache

@@ -69,7 +69,7 @@ class Draws:
         return self._request(self._session, place.chain.prefix, draw, place.path)
 
     async def ask(self, session: PolicySession, path: Path, max_tokens: int, budget: Budget) -> str:
-        """What the policy says to a prompt of the search's own, as plain text; empty when the engine failed twice.
+        """What the policy says to a prompt of the search's own, as it stands; empty when the engine failed twice.
         ``path``: what its seed follows from.
 
         Errors: BudgetExhausted, EngineDead.
@@ -85,7 +85,7 @@ class Draws:
             return ""
         self._account.spent["tokens_generated"] += drawn.tokens
         self._account.spent["tokens_asked"] += drawn.tokens
-        return drawn.text
+        return drawn.text + drawn.turn_end
 
     async def _request(self, session: PolicySession, prefix: Prefix, draw: Draw, path: Path | None) -> Drawn | None:
         spent = self._account.spent

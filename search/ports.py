@@ -66,12 +66,14 @@ class Drawn(Struct, frozen=True, kw_only=True, gc=False):
     written: Prefix
     """As the runtime continues it: token ids, or over HTTP the text."""
     text: str
-    """The text, control tokens spelt out, without the end of the model's turn. Behind a stop string there may stand what
-    else the last token says."""
+    """The text, control tokens spelt out, without the one that ends the model's turn. Behind a stop string there may
+    stand what else the last token says."""
     tokens: int
     finish: Literal["stop", "length"]
     stop: int | str | None
     """The token id or the string that ended it; None where a token limit did, or the model ended its turn."""
+    turn_end: str = ""
+    """The token that ended the model's turn, spelt out; empty where anything else ended it."""
     logprob: float | None
     prompt_tokens: int
     cached_tokens: int

@@ -15,15 +15,15 @@ class Admission:
     """Places for searches. A search that got one keeps it until it ends."""
 
     def __init__(
-        self, max_running: int, max_queued: int, tell: Callable[[Refusal], None] = lambda reason: None
+        self, max_running: int, max_queued: int, on_refusal: Callable[[Refusal], None] = lambda reason: None
     ) -> None:
-        """``tell`` hears why each search that gets no place was refused."""
+        """``on_refusal`` is called with the reason when a search gets no place."""
         self.running = 0
         self.queued = 0
         self.is_draining = False
         self.max_running = max_running
         self.max_queued = max_queued
-        self._tell = tell
+        self._on_refusal = on_refusal
         self._places = asyncio.Semaphore(max_running)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -31,7 +31,7 @@ class Admission:
     def refuse_if_full(self) -> None:
         """Errors: Overloaded when even the queue has no room. Asked before anything is done for a request."""
         if self._places.locked() and self.queued >= self.max_queued:
-            self._tell("queue_full")
+            self._on_refusal("queue_full")
             raise Overloaded(
                 f"{self.running} searches run and {self.queued} wait, which is all this server takes "
                 f"(--max-concurrent-searches {self.max_running}, --max-queued-searches {self.max_queued}); "
@@ -61,7 +61,7 @@ class Admission:
             async with asyncio.timeout(patience_s):
                 await self._places.acquire()
         except TimeoutError:
-            self._tell("queue_timeout")
+            self._on_refusal("queue_timeout")
             raise Overloaded(f"no place became free within {patience_s:g} s; try again later") from None
         finally:
             self.queued -= 1
@@ -73,7 +73,7 @@ class Admission:
 
     def _refuse_if_draining(self) -> None:
         if self.is_draining:
-            self._tell("draining")
+            self._on_refusal("draining")
             raise Draining("the server is shutting down; try another one, or again later")
 
     async def drain(self, timeout_s: float) -> bool:

@@ -46,7 +46,7 @@ class Asked:
     image_param: str
     """Where in the request the image stands."""
     left_out: tuple[str, ...] = ()
-    """What was said around the question and is kept from a policy that knows questions alone."""
+    """Texts around the question that are kept from a policy which was trained on questions alone."""
 
 
 def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
@@ -96,7 +96,7 @@ def _without_notes(text: str) -> str:
 
 
 def no_picture() -> InputError:
-    """What is told to a chat without a picture."""
+    """The error of a chat without a picture."""
     return InputError(
         "this model answers questions about one picture, and there is none: attach a PNG, JPEG or WebP to your message "
         '(in the API: {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}} as a part of the user '

@@ -131,7 +131,7 @@ class ChatRequest(ChatModel):
     """Root seed of the search, unless ``cos`` has one; a negative one is drawn at random."""
     temperature: float | None = None
     """Sampling temperature of the search, unless ``cos`` has one. 0 is in force with the strategy "greedy"; with others
-    it would make all candidates equal, so that it means one seed for every request and is told in a warning."""
+    it would make all candidates equal, so that it means one seed for every request, and the reply has a warning."""
     top_p: float | None = None
     """Nucleus sampling threshold of the search, unless ``cos`` has one."""
     cos: SearchOptions = SearchOptions()

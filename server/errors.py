@@ -97,7 +97,7 @@ class Draining(ServerError):
 
 
 class MetricsOff(ServerError):
-    """The server was told to count nothing."""
+    """The server was started without metrics."""
 
 
 class EngineStuck(ServerError):
@@ -110,13 +110,13 @@ class SearchTimeout(ServerError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How one type of error is told."""
+    """How one type of error is reported to a client."""
 
     status: int
     type: str
     code: str
     message: str | None = None
-    """Told in place of the error's own text, where that may hold internals."""
+    """Sent in place of the error's own text, where that may hold internals."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -156,12 +156,12 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def fault_of(error: Exception) -> Fault:
-    """How an error is to be told."""
+    """How an error is to be reported."""
     return next(FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS)
 
 
 def error_reply(error: Exception) -> ErrorReply:
-    """The body that tells an error."""
+    """The body that reports an error."""
     fault = fault_of(error)
     message = fault.message or _ADDRESS.sub("", str(error))
     param = error.param if isinstance(error, InputError) else None
@@ -169,7 +169,7 @@ def error_reply(error: Exception) -> ErrorReply:
 
 
 def error_response(error: Exception, path: str = "") -> Response:
-    """The response that tells an error. On OpenAI's own ``path`` a value that cannot be used is a 400, as at OpenAI:
+    """The response that reports an error. On OpenAI's own ``path`` a value that cannot be used is a 400, as at OpenAI:
     clients take a 422 for a validation that they may pass over."""
     fault = fault_of(error)
     status = 400 if fault.status == 422 and path in OPENAI_PATHS else fault.status
@@ -177,14 +177,14 @@ def error_response(error: Exception, path: str = "") -> Response:
 
 
 def note_error(scope: MutableMapping[str, Any], error: Exception) -> None:
-    """Has the log line and the spans of a request for a search tell which error its reply tells."""
+    """Notes the error for the log line and the spans of a request for a search."""
     if (account := scope.get("state", {}).get("account")) is not None:
         account.error = fault_of(error).code
 
 
 def log_error(error: Exception) -> None:
-    """Writes down what a client is not told. What an error says that nobody foresaw may quote the request: the log's
-    form decides whether it is told."""
+    """Logs what a client does not get to see. The message of an unforeseen error may quote the request: the log's
+    form decides whether it is shown."""
     fault = fault_of(error)
     if fault.status < 500:
         return
@@ -221,21 +221,21 @@ def _excerpt(value: object) -> str:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Tells every error of a route in the one shape."""
+    """Has every error of a route reported in the one shape."""
 
-    async def tell(request: Request, error: Exception) -> Response:
+    async def reply(request: Request, error: Exception) -> Response:
         log_error(error)
         note_error(request.scope, error)
         # The framework keeps the error in frames that its traceback leads to; the request and its picture must go.
         forget_traceback(error)
         return error_response(error, request.scope["path"])
 
-    async def tell_http(request: Request, error: Exception) -> Response:
+    async def reply_to_http(request: Request, error: Exception) -> Response:
         problem = cast("HTTPException", error)
         code = {404: "not_found", 405: "method_not_allowed"}.get(problem.status_code, "bad_request")
         text = f"{request.method} {request.scope['path']}: {problem.detail}"
         body = ErrorBody(message=text, type=_BAD if problem.status_code < 500 else _SERVER, code=code)
         return JSONResponse(ErrorReply(error=body).model_dump(), problem.status_code, problem.headers)
 
-    app.add_exception_handler(CosError, tell)
-    app.add_exception_handler(HTTPException, tell_http)
+    app.add_exception_handler(CosError, reply)
+    app.add_exception_handler(HTTPException, reply_to_http)

@@ -34,7 +34,7 @@ class Exposition:
     """All series of some sources."""
 
     def __init__(self, sources: Sequence[Source], count: Callable[[str], None]) -> None:
-        """``count`` is told a source's name for each of its collectors that fails at a scrape."""
+        """``count`` is called with a source's name for each of its collectors that fails at a scrape."""
         self._sources = sources
         self._count = count
         self._told = set[tuple[str, str]]()

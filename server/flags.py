@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -23,7 +23,12 @@ from pydantic_settings import (
 from cos.server.settings import Settings
 
 PROGRAM = "cos-serve"
-_GROUPS = ("models", "engines", "search", "limits", "server")
+_GROUPS = ("models", "engines", "policy engine", "PRM engine", "search", "limits", "server")
+_OWN = {
+    "policy engine": "For the policy alone. Each wins over the flag above without 'policy' in its name.",
+    "PRM engine": "The same for the PRM.",
+}
+"""Groups of flags that need no words of their own."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -109,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('cos-serve')}")
     for group in _GROUPS:
-        parser.add_argument_group(group)
+        parser.add_argument_group(group, _OWN.get(group))
     return parser
 
 
@@ -120,7 +125,7 @@ def _add_argument(parser: Any, *names: str, **options: Any) -> Any:
     field = Settings.model_fields[options["dest"]]
     place: Any = field.json_schema_extra
     group = next(group for group in parser._action_groups if group.title == place["group"])
-    options["help"] = _help(field)
+    options["help"] = None if place["group"] in _OWN else _help(field)
     if options.get("action") is not argparse.BooleanOptionalAction:
         choices = _choices(field)
         options["metavar"] = "{" + ",".join(choices) + "}" if choices else place["metavar"]
@@ -139,7 +144,8 @@ def _help(field: FieldInfo) -> str:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    return tuple(getattr(field.annotation, "__args__", ())) if "Literal" in str(field.annotation) else ()
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, namespace: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""The written-out solutions of the bundled example, as a policy writes them: what a PRM must tell apart."""
+"""The written-out solutions of the bundled example, as a policy writes them: which a PRM must rank rightly."""
 
 from cos.checkpoints import ExampleChain
 from cos.search.grammar import token_ids

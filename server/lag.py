@@ -7,10 +7,10 @@ from collections.abc import Callable
 EVERY_S = 0.25
 
 
-async def sample_lag(tell: Callable[[float], None]) -> None:
+async def sample_lag(observe: Callable[[float], None]) -> None:
     """Sleeps and tells how much later than due it woke, seconds; until it is cancelled."""
     while True:
         # Not by the loop's own clock, which may stand still while the loop is held up.
         due = time.perf_counter() + EVERY_S
         await asyncio.sleep(EVERY_S)
-        tell(max(0.0, time.perf_counter() - due))
+        observe(max(0.0, time.perf_counter() - due))

@@ -2,7 +2,7 @@
 
 Every line has time, level, logger and message; one that is logged while a request is served has the request's id, too.
 Fields of their own are given as the one argument of a message that names some of them: ``logger.info("%(method)s
-%(path)s", fields)``. What clients send cannot break a line in two, and an error that nobody foresaw is told by its type
+%(path)s", fields)``. What clients send cannot break a line in two. An error that nobody foresaw is logged by its type
 and its place: its message may quote what a user asked.
 """
 
@@ -48,7 +48,7 @@ def about(**fields: str) -> Generator[None]:
 
 def configure(format: LogFormat, level: str, *, messages: bool = False) -> None:
     """Sets up logging for this process, and for engine processes that are started later. ``messages``: whether errors
-    that nobody foresaw are told with what they say."""
+    that nobody foresaw are logged with their message."""
     handler = logging.StreamHandler()
     handler.setFormatter((JsonLines if format == "json" else TextLines)(messages=messages))
     wanted = logging.getLevelNamesMapping()[level.upper()]
@@ -78,7 +78,7 @@ def say(console: Console, text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def tell_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def log_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Logs an error that no task was waiting for. As asyncio does, but for the task itself, which is told with what its
     error says."""
     del loop

@@ -40,7 +40,7 @@ class Account:
     tokens: int | None = None
     """Tokens that its search has generated; None where none began."""
     question: str | None = None
-    """What was asked, where it may be told."""
+    """What was asked, where it may be logged."""
     error: str | None = None
     """The code of the error that its reply tells."""
     recording: Recording | None = field(default=None, repr=False)
@@ -58,7 +58,7 @@ class Account:
 
 
 class Metrics:
-    """The server's metrics. Those who work tell it what happened."""
+    """The server's metrics. Those who work report to it."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -136,7 +136,12 @@ class Metrics:
         self.unscored = self._counter(
             "cos_unscored_total", "Candidates whose score was missing or not finite.", "strategy"
         )
-        self.scores = self._histogram("cos_prm_score", "PRM scores of candidates.", "strategy", _TENTHS)
+        self.scores = self._histogram(
+            "cos_prm_score",
+            "PRM scores of candidates, from 0 (the lowest of their scale) to 1 (the highest).",
+            "strategy",
+            _TENTHS,
+        )
         self.limits = self._counter(
             "cos_search_limits_total",
             "Searches that a limit ended or narrowed: tokens, prm_reads, seconds, max_steps, truncated (a step's "

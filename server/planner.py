@@ -90,8 +90,8 @@ class Planner:
 
 
 def _fitting(strategy: Strategy, given: Mapping[str, Any], wanted: int) -> int:
-    """The server's default for ``n``, or the largest below it that the strategy takes beside what the request gave. If
-    there is none, the default: what is wrong then is the request's, and it is told."""
+    """The server's default for ``n``, or the largest below it that the strategy takes together with what the request
+    gave. If there is none, the default: what is wrong then is the request's, and becomes its error."""
     for n in (wanted, *range(min(wanted - 1, MAX_WIDTH), 0, -1)):
         try:
             parse_params(strategy, {**given, "n": n})
@@ -106,7 +106,7 @@ def _given(options: SearchOptions, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _refuse_unknown(further: Mapping[str, Any]) -> None:
-    """Fields that no strategy has. One that another strategy has is left for `SearchSpec` to tell."""
+    """Fields that no strategy has. One that another strategy has is an error of `SearchSpec`."""
     known = {name for strategy in menu().values() for name in strategy.params.model_fields}
     for name in further:
         if name not in known:

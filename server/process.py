@@ -20,7 +20,7 @@ from rich.console import Console
 from cos.engines.settings import SCRIPTED
 from cos.search.errors import EngineDead, InputError
 from cos.server.app import create_app
-from cos.server.logs import say, tell_unheard
+from cos.server.logs import log_unheard, say
 from cos.server.race import cancelled
 from cos.server.selfcheck import self_check
 from cos.server.service import Service, StartEngines, launch_engines
@@ -89,7 +89,7 @@ async def serve(settings: Settings, listener: socket.socket, console: Console, s
     app = create_app(settings, start=start)
     starting = asyncio.current_task()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(tell_unheard)
+    loop.set_exception_handler(log_unheard)
 
     def give_up() -> None:
         # Engines that are being loaded cannot be interrupted; a second signal does not wait for them.
@@ -132,7 +132,7 @@ async def _listen(app: FastAPI, service: Service, listener: socket.socket, conso
         app,
         lifespan="off",
         log_config=None,
-        # Ours has more to tell.
+        # Ours says more.
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=LAST_REPLIES_S,

@@ -121,31 +121,32 @@ class Recording:
             (piece for piece in self.heard if piece.path is not None),
             key=lambda piece: (_depth(piece), _place(piece), piece.began),
         )
-        fates = self.fates()
+        outcomes = self.outcomes()
         for depth, level in groupby(placed, key=_depth):
             candidates = [
-                self._candidate(path, [*pieces], fates.get(path), model) for path, pieces in groupby(level, key=_place)
+                self._candidate(path, [*pieces], outcomes.get(path), model)
+                for path, pieces in groupby(level, key=_place)
             ]
             spans.append(_around(f"level {depth}", candidates, {"cos.depth": depth}))
         return sorted(spans, key=lambda span: span.began)
 
-    def fates(self) -> dict[Path, Fate]:
+    def outcomes(self) -> dict[Path, Fate]:
         """What became of each written candidate. Nothing is known of that where the search did not come to its end."""
         if self.result is None:
             return {}
         numbers: dict[Path, int] = {(): 0}
-        said: dict[tuple[int, Prefix], int] = {}
+        known: dict[tuple[int, Prefix], int] = {}
         for path in sorted(self.proposed):
             words = numbers[path[:-1]], self.proposed[path].written
-            numbers[path] = said.setdefault(words, len(said) + 1)
+            numbers[path] = known.setdefault(words, len(known) + 1)
         kept = {candidate.path for candidate in self.result.chain.candidates}
         seen = {numbers[path] for path in kept}
-        fates: dict[Path, Fate] = dict.fromkeys(kept, "kept")
+        outcomes: dict[Path, Fate] = dict.fromkeys(kept, "kept")
         for path in sorted(self.proposed):
             if path not in kept:
-                fates[path] = "duplicate" if numbers[path] in seen else "pruned"
+                outcomes[path] = "duplicate" if numbers[path] in seen else "pruned"
                 seen.add(numbers[path])
-        return fates
+        return outcomes
 
     def _candidate(self, path: Path, pieces: Sequence[Interval], fate: Fate | None, model: str) -> Span:
         """``pieces``: what was done for it, in the order in which it was begun."""

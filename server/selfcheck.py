@@ -1,7 +1,7 @@
-"""The first search of a server, before anyone may ask: it warms the engines up, and refuses a pair that cannot work.
+"""The first search of a server, before anyone may ask: it warms the engines up, and refuses models that cannot work.
 
 A PRM is shown a right and a wrong chain for the bundled example. One that gives either no score, or for both nothing
-but scores near one half, was never taught to judge: it is refused. The embedded PRM must put the right chain above the
+but scores near one half, was never trained as a PRM: it is refused. The embedded PRM must put the right chain above the
 wrong one; another one was trained on other pictures, so there it is a warning.
 """
 
@@ -83,7 +83,7 @@ async def solved(service: Service, question: Question, options: SearchOptions) -
 
 
 async def check_prm(service: Service, question: Question, sample: Example) -> None:
-    """Errors: Unusable for a PRM that cannot judge."""
+    """Errors: Unusable for a PRM that does not tell right from wrong."""
     scorer, name = service.models.scorer, service.settings.prm_name
     if scorer is None:
         return
@@ -114,10 +114,10 @@ async def check_prm(service: Service, question: Question, sample: Example) -> No
             "prm",
         )
     if math.fsum(known[: len(right)]) <= math.fsum(known[len(right) :]) or known[len(right) - 1] <= known[-1]:
-        told = f"--prm {name} gives a wrong answer {known[-1]:.3f} and the right one {known[len(right) - 1]:.3f}"
+        misjudged = f"--prm {name} gives a wrong answer {known[-1]:.3f} and the right one {known[len(right) - 1]:.3f}"
         if name == EMBEDDED:
-            raise Unusable(f"{told}; install cos-serve again: its checkpoint is damaged", "prm")
-        logger.warning("%s, in an example that it may not have been trained for", told)
+            raise Unusable(f"{misjudged}; install cos-serve again: its checkpoint is damaged", "prm")
+        logger.warning("%s, in an example that it may not have been trained for", misjudged)
 
 
 async def _score(session: ScorerSession, chain: Chain) -> float | None:
@@ -131,8 +131,8 @@ async def _score(session: ScorerSession, chain: Chain) -> float | None:
 
 
 async def refuse_if_wrong(service: Service, question: Question, sample: Example) -> None:
-    """Gives the embedded pair a second chance with the strategy it is known to solve its example with, as the server's
-    own default may be a narrow one. Errors: Unusable when the answer is wrong again."""
+    """Gives the embedded models a second chance with the strategy that is known to solve their example, as the
+    server's own default may be a narrow one. Errors: Unusable when the answer is wrong again."""
     n = min(16, service.settings.max_n)
     reply = await solved(service, question, SearchOptions(seed=0, strategy="auto", n=n))
     if reply.answer != sample.answer:

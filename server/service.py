@@ -54,7 +54,7 @@ class Service:
     admission: Admission
     metrics: Metrics | Unmetered
     exposition: Exposition | None
-    """What a scrape is told; None where nothing is counted."""
+    """Answers scrapes; None where nothing is counted."""
     started_at: int
     """Unix time, seconds."""
     watch: Watch
@@ -125,7 +125,7 @@ async def open_service(
     traces = _open_traces(settings, metrics)
     engines = await start(settings)
     watch = Watch(engines, settings.engine_patience_s, metrics.froze)
-    beside = [asyncio.create_task(watch.run())]
+    background = [asyncio.create_task(watch.run())]
     try:
         models = match(
             engines.policy,
@@ -138,7 +138,7 @@ async def open_service(
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches, metrics.refused)
         metrics.watch(admission, watch)
         if isinstance(metrics, Metrics):
-            beside.append(asyncio.create_task(sample_lag(metrics.lagged)))
+            background.append(asyncio.create_task(sample_lag(metrics.lagged)))
         async with MathComparer() as comparer:
             with ImageReader(settings.picture_limits) as images:
                 yield Service(
@@ -157,14 +157,14 @@ async def open_service(
                     traces=traces,
                 )
     finally:
-        await cancelled(*beside)
+        await cancelled(*background)
         await engines.close()
         if traces is not None:
             await traces.close()
 
 
 def _exposition(metrics: Metrics, engines: Engines) -> Exposition:
-    """The server's series and those of its engines, which are told apart by a label."""
+    """The server's series and those of its engines, each with a label of its own."""
     named = zip(ENGINES, engines.all, strict=False)
     sources = [
         Source(name, engine.registry, {"cos_engine": name}) for name, engine in named if isinstance(engine, HasMetrics)

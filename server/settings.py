@@ -1,132 +1,117 @@
-"""Everything a server can be told at its start. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
+"""All settings of a server. Each field is a flag (vLLM's spelling), a ``COS_`` variable and a YAML
 key; a flag wins over a variable, that over YAML, that over the default."""
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cos.checkpoints import EMBEDDED
 from cos.checkpoints import resolve as resolve_model
 from cos.engines.pictures import SERVED, PictureLimits
 from cos.engines.settings import SCRIPTED, EngineSettings, Role, runtime_of
+from cos.prm import menu as prm_formats
+from cos.search import grammars
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
+from cos.server.engine_options import EachEngineOptions, flag, options_of
 from cos.server.origins import usable_host, usable_origin
 
 NO_PRM = "none"
 
 
-def _flag(default: Any, group: str, metavar: str | None = None, **bounds: Any) -> Any:
-    """A field with its place and its placeholder in ``--help``."""
-    return Field(default=default, json_schema_extra={"group": group, "metavar": metavar}, **bounds)
+def _one_of(what: str, name: str, auto: str, menu: Iterable[str]) -> str:
+    """The name, if it is on a menu. Errors: ValueError with the menu."""
+    if name != auto and name not in menu:
+        raise ValueError(f"unknown {what} {name!r}; available: {', '.join([auto, *sorted(menu)])}")
+    return name
 
 
-class Settings(BaseSettings):
+class Settings(EachEngineOptions, BaseSettings):
     """The server's settings."""
 
     model_config = SettingsConfigDict(env_prefix="COS_", frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    policy: str = _flag(EMBEDDED, "models", "MODEL")
+    policy: str = flag(EMBEDDED, "models", "MODEL")
     """The policy: a checkpoint folder, a hub name, "cos-tiny" (embedded), or "scripted" (no model at all)."""
-    prm: str | None = _flag(None, "models", "MODEL")
+    prm: str | None = flag(None, "models", "MODEL")
     """The process reward model that judges its steps: as --policy, or "none" to rank by the policy's likelihood.
     The embedded and the scripted policy have one of their own."""
-    grammar: str = _flag("auto", "models", "NAME")
-    """How the policy writes its steps: a step grammar by name, or "auto"."""
-    prm_format: str = _flag("auto", "models", "NAME")
-    """How the PRM is asked and its answer read: a PRM format by name, or "auto"."""
-    policy_suffix: str = _flag("", "models", "TEXT")
+    policy_suffix: str = flag("", "models", "TEXT")
     """Put behind every question for the policy, on a line of its own; not behind what a strategy asks it by itself."""
-    prm_suffix: str = _flag("", "models", "TEXT")
+    prm_suffix: str = flag("", "models", "TEXT")
     """The same for the PRM."""
-    served_model_name: str | None = _flag(None, "models", "NAME", min_length=1)
+    served_model_name: str | None = flag(None, "models", "NAME", min_length=1)
     """The name clients know the server's model by; the last part of --policy unless given."""
-    trust_remote_code: bool = _flag(False, "models")
-    """Run code that comes with a checkpoint."""
+    grammar: str = flag("auto", "models", "NAME")
+    """How the policy writes its steps: a step grammar by name, or "auto"."""
+    prm_format: str = flag("auto", "models", "NAME")
+    """How the PRM is asked and its answer read: a PRM format by name, or "auto"."""
 
-    max_model_len: int | None = _flag(None, "engines", "TOKENS", ge=1)
-    """Longest prompt and chain; the model's own limit unless given."""
-    max_num_seqs: int = _flag(256, "engines", "N", ge=1)
-    """Sequences an engine runs at once."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag("auto", "engines")
-    """Number format of the weights; auto is the checkpoint's own, but float32 on a CPU without bfloat16, and for the
-    PRM on a CPU without AMX."""
-    tensor_parallel_size: int = _flag(1, "engines", "N", ge=1)
-    """GPUs per engine."""
-    policy_memory_utilization: float = _flag(0.5, "engines", "SHARE", gt=0, le=1)
-    """The policy's share of a GPU's memory."""
-    prm_memory_utilization: float = _flag(0.4, "engines", "SHARE", gt=0, le=1)
-    """The PRM's share of a GPU's memory."""
-    kv_cache_mib: int | None = _flag(None, "engines", "MIB", ge=1)
-    """Size of an engine's KV cache; 256 MiB on CPU and what the memory share leaves on GPU unless given."""
-    threads: int | None = _flag(None, "engines", "N", ge=1)
-    """Compute threads of an engine on CPU; half of the cores unless given."""
-    enforce_eager: bool | None = _flag(None, "engines")
-    """Neither graph capture nor compilation; on for CPU and off for GPU unless given."""
-    engine_patience_s: float = _flag(15.0, "engines", "SECONDS", gt=0, allow_inf_nan=False)
+    engine_patience_s: float = flag(15.0, "engines", "SECONDS", gt=0, allow_inf_nan=False)
     """Longest time without any progress of an engine before /health says 503."""
 
-    strategy: str = _flag("auto", "search", "NAME")
+    strategy: str = flag("auto", "search", "NAME")
     """Strategy of a request that names none."""
-    n: int | None = _flag(None, "search", "N", ge=1)
+    n: int | None = flag(None, "search", "N", ge=1)
     """Candidates of a request that does not say, as far as its strategy takes so many; the strategy's own default
     unless given."""
-    max_n: int = _flag(64, "search", "N", ge=1)
+    max_n: int = flag(64, "search", "N", ge=1)
     """Most candidates a request may ask for."""
-    max_tokens_per_search: int = _flag(65_536, "search", "TOKENS", ge=1)
+    max_tokens_per_search: int = flag(65_536, "search", "TOKENS", ge=1)
     """Most tokens one search may generate."""
-    timeout_s: float = _flag(600.0, "search", "SECONDS", gt=0, allow_inf_nan=False)
+    timeout_s: float = flag(600.0, "search", "SECONDS", gt=0, allow_inf_nan=False)
     """Longest search, and longest wait in the queue."""
 
-    max_concurrent_searches: int = _flag(64, "limits", "N", ge=1)
+    max_concurrent_searches: int = flag(64, "limits", "N", ge=1)
     """Searches that run at once."""
-    max_queued_searches: int = _flag(256, "limits", "N", ge=0)
+    max_queued_searches: int = flag(256, "limits", "N", ge=0)
     """Searches that may wait; one more is refused with 429."""
-    max_image_megapixels: float = _flag(SERVED.megapixels, "limits", "MPX", gt=0, allow_inf_nan=False)
+    max_image_megapixels: float = flag(SERVED.megapixels, "limits", "MPX", gt=0, allow_inf_nan=False)
     """Largest picture."""
-    max_body_mib: float = _flag(SERVED.file_mib, "limits", "MIB", gt=0, allow_inf_nan=False)
+    max_body_mib: float = flag(SERVED.file_mib, "limits", "MIB", gt=0, allow_inf_nan=False)
     """Largest request body."""
-    image_required: bool = _flag(True, "limits")
+    image_required: bool = flag(True, "limits")
     """Refuse questions without an image."""
 
-    host: str = _flag("127.0.0.1", "server")
+    host: str = flag("127.0.0.1", "server")
     """Address to listen on; 0.0.0.0 opens the server to the network."""
-    port: int = _flag(8000, "server", ge=0, le=65_535)
+    port: int = flag(8000, "server", ge=0, le=65_535)
     """Port to listen on; 0 picks a free one."""
-    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = _flag((), "server", "KEY")
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = flag((), "server", "KEY")
     """A key that clients must send as a bearer token; repeat it for several. Without keys everyone may ask."""
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "ORIGIN")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = flag((), "server", "ORIGIN")
     """An origin whose pages may use this server from a browser, as https://app.example; repeat it for several, or *
     for any page. Pages of this machine (localhost, 127.0.0.1, [::1], any port) may without it; clients that are no
     browsers are not held up."""
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _flag((), "server", "NAME")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = flag((), "server", "NAME")
     """A name this server is asked under, as cos.example; repeat it for several, or * for any name. It answers to
     localhost, 127.0.0.1, [::1] and its --host, too. With --host 0.0.0.0, as in a container, it answers to every address
     and to every name without a dot; a name with dots must be given here."""
-    shutdown_timeout_s: int = _flag(30, "server", "SECONDS", ge=0)
+    shutdown_timeout_s: int = flag(30, "server", "SECONDS", ge=0)
     """How long running searches may go on after a stop signal."""
-    log_level: Literal["debug", "info", "warning", "error"] = _flag("info", "server")
+    log_level: Literal["debug", "info", "warning", "error"] = flag("info", "server")
     """Least important messages to log."""
-    log_format: Literal["text", "json"] = _flag("text", "server")
+    log_format: Literal["text", "json"] = flag("text", "server")
     """How messages are logged: lines of text, or one JSON object a line. With json, what a start tells is logged,
     too."""
-    log_questions: bool = _flag(False, "server")
-    """Log every search's question with its request, and show it in spans. Errors that nobody foresaw are then told with
-    their own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
-    otlp_endpoint: str | None = _flag(None, "server", "URL")
+    log_questions: bool = flag(False, "server")
+    """Log every search's question with its request, and show it in spans. Unforeseen errors are then logged with their
+    own message, which may quote more. Off, no log line and no span holds what was asked or answered."""
+    otlp_endpoint: str | None = flag(None, "server", "URL")
     """An OpenTelemetry collector, as http://localhost:4318, that gets the spans of every search (OTLP over HTTP; needs
     the extra "otel"). The standard variable OTEL_EXPORTER_OTLP_ENDPOINT does the same, and all other OTEL_ variables
     hold. Nothing is sent unless given."""
-    metrics: bool = _flag(True, "server")
-    """Count what happens and tell it at /metrics."""
-    trace_dir: Path | None = _flag(None, "server", "DIR")
+    metrics: bool = flag(True, "server")
+    """Count what happens and show it at /metrics."""
+    trace_dir: Path | None = flag(None, "server", "DIR")
     """Store every finished search with its question, picture and scored tree in this folder, for training; nothing is
     stored unless given."""
-    config: Path | None = _flag(None, "server", "FILE.yaml")
+    config: Path | None = flag(None, "server", "FILE.yaml")
     """A YAML file with any of these settings, spelt as the flags with _ for -."""
 
     @field_validator("api_key", "allowed_origins", "allowed_hosts", mode="before")
@@ -164,6 +149,16 @@ class Settings(BaseSettings):
         except InputError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("grammar")
+    @classmethod
+    def _grammar_exists(cls, value: str) -> str:
+        return _one_of("grammar", value, grammars.AUTO, grammars.menu())
+
+    @field_validator("prm_format")
+    @classmethod
+    def _prm_format_exists(cls, value: str) -> str:
+        return _one_of("PRM format", value, prm_formats.AUTO, prm_formats.menu())
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         if self.prm is None and self.policy not in (EMBEDDED, SCRIPTED):
@@ -200,18 +195,10 @@ class Settings(BaseSettings):
         name = self.policy if role == "policy" else self.prm_name
         if name is None:
             return None
-        is_policy = role == "policy"
         return EngineSettings(
             role=role,
             model=resolve_model(role, name),
             runtime=runtime_of(name),
-            max_model_len=self.max_model_len,
-            max_num_seqs=self.max_num_seqs,
-            dtype=self.dtype,
-            tensor_parallel_size=self.tensor_parallel_size,
-            memory_utilization=self.policy_memory_utilization if is_policy else self.prm_memory_utilization,
-            kv_cache_mib=self.kv_cache_mib,
-            threads=self.threads,
-            enforce_eager=self.enforce_eager,
-            trust_remote_code=self.trust_remote_code,
+            grammar=self.grammar,
+            **options_of(role, self),
         )

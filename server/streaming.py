@@ -27,7 +27,7 @@ BEAT = ": searching\n\n"
 DONE = "data: [DONE]\n\n"
 
 LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
-"""What some clients split lines at beside newlines, as JSON escapes."""
+"""What some clients split lines at besides newlines, as JSON escapes."""
 
 Put = Callable[[str], None]
 Work = Callable[[Put], Awaitable[None]]

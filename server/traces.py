@@ -3,8 +3,8 @@
     DIR/<date>/<id>.json         date: UTC, id: the reply's
     DIR/images/<digest>.png      the decoded picture, never the bytes that were sent
 
-A file is written beside and renamed: it is there whole or not at all. Storing happens in a thread of its own, after the
-reply is made; what goes wrong is logged and counted, and no request ever hears of it.
+A file is written under another name and renamed: it is there whole or not at all. Storing happens in a thread of its
+own, after the reply is made; what goes wrong is logged and counted, and no request ever hears of it.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class TraceStore:
         image = None if picture is None else f"{IMAGES}/{picture.digest}.png"
         trace = job.trace(result, ended=ended, image=image, policy=self._policy, grammar=grammar, prm=self._prm)
         if picture is not None and image is not None and not (self._folder / image).exists():
-            _replace(self._folder / image, lambda beside: picture.image.save(beside, "PNG"))
+            _replace(self._folder / image, lambda partial: picture.image.save(partial, "PNG"))
         day = self._folder / ended.date().isoformat()
         day.mkdir(parents=True, exist_ok=True)
         _replace(day / f"{job.id}.json", trace.model_dump_json().encode())
@@ -81,8 +81,8 @@ class TraceStore:
         self._waiting.release()
         if (error := done.exception()) is not None:
             # What the disk says names a file; what anything else says may quote the search.
-            told = error if isinstance(error, OSError) else type(error).__name__
-            logger.error("trace %s was not stored: %s", name, told)
+            reason = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("trace %s was not stored: %s", name, reason)
         self._count("stored" if error is None else "failed")
 
     async def close(self) -> None:
@@ -91,13 +91,13 @@ class TraceStore:
 
 
 def _replace(path: Path, content: bytes | Callable[[Path], Any]) -> None:
-    """Writes a file beside its place, then moves it there."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Writes a file under another name, then renames it: it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         if isinstance(content, bytes):
-            beside.write_bytes(content)
+            partial.write_bytes(content)
         else:
-            content(beside)
-        beside.replace(path)
+            content(partial)
+        partial.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -34,13 +34,16 @@ class Watch:
     """A watch over engines. One that takes no step is given a small request of its own; one that does not answer that
     is frozen, and well again as soon as it takes a step."""
 
-    def __init__(self, engines: Engines, patience_s: float, tell: Callable[[str], None] = lambda engine: None) -> None:
-        """``patience_s``: the longest time without a step. ``tell`` hears of each engine that freezes."""
+    def __init__(
+        self, engines: Engines, patience_s: float, on_freeze: Callable[[str], None] = lambda engine: None
+    ) -> None:
+        """``patience_s``: the longest time without a step. ``on_freeze`` is called with the name of an engine that
+        freezes."""
         self.lost = asyncio.Event()
         """Set once an engine is gone for good."""
         self._engines = engines
         self._patience_s = patience_s
-        self._tell = tell
+        self._on_freeze = on_freeze
         self._tick_s = min(LONGEST_TICK_S, patience_s / 10)
         self._pulses = [_Pulse(name, engine) for name, engine in zip(ENGINES, engines.all, strict=False)]
 
@@ -88,7 +91,7 @@ class Watch:
             pulse.probe = asyncio.create_task(_ask(pulse.engine))
         was_frozen, pulse.is_frozen = pulse.is_frozen, pulse.silent_s >= self._patience_s
         if pulse.is_frozen and not was_frozen:
-            self._tell(pulse.name)
+            self._on_freeze(pulse.name)
             logger.error("the %s engine has taken no step for %g s; /health is 503", pulse.name, self._patience_s)
         if was_frozen and not pulse.is_frozen:
             logger.warning("the %s engine works again", pulse.name)
@@ -98,5 +101,5 @@ async def _ask(engine: Runtime) -> None:
     try:
         await engine.probe()
     except EngineError as error:
-        # It said something. Whether it is gone is asked elsewhere.
+        # It answered. Whether it is gone is asked elsewhere.
         logger.debug("a probe failed: %s", error)

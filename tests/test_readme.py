@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from cos.search.strategies import BUILT_IN
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-MEASURED_AS = {
+COLUMNS = {
     "`self_consistency`": "self-consistency",
-    "`best_of_n` by likelihood (`--prm none`)": "best-of-N (likelihood)",
+    "`best_of_n`, `--prm none`": "best-of-N (likelihood)",
     "`best_of_n`": "best-of-N (PRM)",
     "`beam`": "beam",
-    "a right answer among the n": "pass@N",
 }
-"""Rows of the README's table, and the columns of docs/reproduce.md that they are."""
+"""Strategies of the README's table, and the columns of docs/reproduce.md where they were measured."""
 
 
 def drawn() -> list[tuple[int, str, float]]:
@@ -44,54 +45,79 @@ def plain(cell: str) -> list[str]:
     return re.findall(r"\d+\.\d", cell)
 
 
+def one_line(page: str) -> str:
+    """A page of docs/ without line breaks."""
+    return " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+
+
+def results() -> dict[tuple[str, int | None], list[str]]:
+    """The README's table: strategy and n, then its cells from the tokens on."""
+    found: dict[tuple[str, int | None], list[str]] = {}
+    for row in rows(README, "| strategy | what it does |")[1:]:
+        n = re.search(r", n = (\d+)", row[0])
+        found[re.sub(r", n = \d+", "", row[0]), int(n[1]) if n else None] = row[2:]
+    return found
+
+
+def test_it_fits_on_two_screens() -> None:
+    assert len(README.splitlines()) <= 120
+
+
 def test_the_picture_shows_what_the_readme_tells_of_it() -> None:
     tree = drawn()
-    told = README[README.index("Above:") : README.index("## Ask it something")]
-    first = [(text.removeprefix("Read row 1: "), score) for depth, text, score in tree if depth == 0]
-    right = [score for text, score in first if text == "Row 1 shows 534."]
-    wrong = {text: score for text, score in first if text != "Row 1 shows 534."}
+    caption = " ".join(README[README.index("The question is:") :].split("\n\n")[0].split())
+    first = [(text.removeprefix("Read row 1: ").split(".")[0], score) for depth, text, score in tree if depth == 0]
+    right = [score for text, score in first if text == "Row 1 shows 534"]
+    wrong = {text: score for text, score in first if text != "Row 1 shows 534"}
     assert len(right) == 2
-    assert wrong == {"Row 1 shows 504.": 0.037, "Row 1 shows 544.": 0.012}
-    assert all(f"{score:.3f}" in told for score in wrong.values())
+    assert "534 twice, as 504 once and as 544 once" in caption
+    assert wrong == {"Row 1 shows 504": 0.037, "Row 1 shows 544": 0.012}
+    assert all(f"{score:.3f}" in caption for score in wrong.values())
     begins, ends = (
         next(place for place, (_, text, _) in enumerate(tree) if number in text) for number in ("504", "544")
     )
     followed = [score for depth, _, score in tree[begins + 1 : ends] if depth > 0]
     assert len(followed) > 3
     assert max(followed) <= 0.1
-    assert "worth more than 0.1" in told
+    assert "None of its later steps scored above 0.1" in caption
 
 
-def test_the_table_has_the_figures_of_the_reproduction() -> None:
+def test_the_table_has_the_accuracies_of_the_reproduction() -> None:
     reproduce = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
     head, *measured = rows(reproduce, "| N | pass@N | beam |")
     columns = {name: {row[0]: plain(row[place]) for row in measured} for place, name in enumerate(head)}
-    names, *told = rows(README, "| strategy | n = 1 |")
-    sizes = [name.removeprefix("n = ") for name in names[1:]]
-    table = {row[0]: dict(zip(sizes, map(plain, row[1:]), strict=True)) for row in told}
-    greedy = table.pop("`greedy`")
-    assert {name: columns[column] for name, column in MEASURED_AS.items()} == table
-    assert plain(reproduce[reproduce.index("Greedy answers") :].splitlines()[0])[:3] == greedy["1"]
+    table = results()
+    assert plain(table.pop(("`greedy`", None))[1]) == plain(reproduce[reproduce.index("Greedy answers") :])[:3]
+    of_auto = one_line("benchmarks.md").partition("`auto`, n = 16: right answers | ")[2]
+    assert plain(table.pop(("`auto`", 16))[1]) == plain(of_auto)[:3]
+    assert len(table) == 6
+    for (name, n), (_, accuracy) in table.items():
+        assert plain(accuracy) == columns[COLUMNS[name]][str(n)], (name, n)
 
 
-def test_what_the_readme_says_of_search_by_the_prm_is_in_the_reproduction() -> None:
-    reproduce = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
-    found = {row[0]: plain(row[1]) for row in rows(reproduce, "| claim | ours")}
-    told = README[README.index("Search by the PRM pays") :].split("\n\n")[0]
-    for claim in ("above greedy", "above self-consistency at 8", "by the PRM above by likelihood"):
-        mean, low, high = found[f"best-of-8 {claim}"]
-        assert re.search(rf"by {re.escape(mean)} points\s\({re.escape(low)} to {re.escape(high)}\)", told), claim
+def test_the_table_has_the_tokens_that_were_measured() -> None:
+    drawn_chains = re.search(r"one pool of 32 chains a problem \(([\d,]+) tokens", one_line("reproduce.md"))
+    of_auto = re.search(r"`auto`, n = 16: tokens a question \| ([\d,]+) \|", one_line("benchmarks.md"))
+    assert drawn_chains is not None
+    assert of_auto is not None
+    a_chain = int(drawn_chains[1].replace(",", "")) / 32 / 1000
+    a_search = int(of_auto[1].replace(",", ""))
+    for (name, n), (tokens, _) in results().items():
+        expected = a_search if name == "`auto`" else a_chain * (n or 1)
+        assert int(tokens.replace(",", "")) == round(expected, -2), (name, n)
+    assert f"wrote {a_search / a_chain:.1f} times as many" in " ".join(README.split())
 
 
 @pytest.mark.parametrize(
     ("told", "page", "there"),
     [
-        ("`auto` is level with `best_of_n` at 16 for 28 % of its tokens", "benchmarks.md", "for 28 % of the tokens"),
-        ("4.77 times the searches a second", "benchmarks.md", "| 16, 64, Xeon | `auto` | 4.77 x"),
-        ("from 65.2 to 71.0 %", "reproduce.md", "| DPO1 | `ce40cceb9224` | 71.0 %"),
-        ("0.75 times the tokens", "benchmarks.md", "| `best_of_n` | 0.75 |"),
+        ("by 9.6 points (7.6 to 11.7)", "reproduce.md", "| best-of-8 above greedy | +9.6 (+7.6 to +11.7) |"),
     ],
 )
 def test_a_figure_of_the_readme_stands_where_it_was_measured(told: str, page: str, there: str) -> None:
     assert told in " ".join(README.split())
-    assert there in " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+    assert there in one_line(page)
+
+
+def test_it_counts_the_strategies_there_are() -> None:
+    assert f"{len(BUILT_IN)} search strategies" in README

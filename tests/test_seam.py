@@ -11,13 +11,13 @@ from cos.search.grammars.cos import COS_TOKENS
 
 ROOT = Path(__file__).parents[1]
 
-DIALECT = re.compile(
-    "|".join([*map(re.escape, COS_TOKENS), r"\b(?:STEP_TAG|LABEL_GOOD|LABEL_BAD|POLICY_TOKENS|PRM_TOKENS|COS_TOKENS)\b"])
-)
+CONSTANTS = r"\b(?:STEP_TAG|LABEL_GOOD|LABEL_BAD|POLICY_TOKENS|PRM_TOKENS|COS_TOKENS)\b"
+DIALECT = re.compile("|".join([*map(re.escape, COS_TOKENS), CONSTANTS]))
 """Control tokens of the CoS format, its tag and labels, and the constants that hold them."""
 FIELDS = re.compile(r"\b(?:thought|reflection)s?\b")
 """Named parts of a CoS step. A "name" may be anything's."""
-SPEAKS_COS = {"search/grammars/cos.py", "prm/cos.py"}
+SPEAKS_COS = {"search/grammars/cos.py", "prm/cos.py", "prm/math_shepherd.py"}
+"""The format's two files, and an older format whose step tag it took over."""
 TRAINER = {"training", "ledger"}
 """The trainer's CoS parts: its rows are CoS steps, and the toy task writes them."""
 

@@ -1,4 +1,4 @@
-"""The reply that tells an error; OpenAI's clients know its shape."""
+"""The reply to a request that failed; OpenAI's clients know its shape."""
 
 from cos.wire.message import Message
 

@@ -1,4 +1,4 @@
-"""What a search tells while it runs, as server-sent events. The data of an event is JSON."""
+"""What happens in a search while it runs, as server-sent events. The data of an event is JSON."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One search that is ready to run, and how its events and its result are told."""
+"""One search that is ready to run, and how its events and its result go over the wire."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ class Job:
     return_tree: bool = False
     """Whether the reply lists every candidate."""
     warnings: tuple[str, ...] = ()
-    """What its reply is to warn of beside the search's own."""
+    """Warnings of its reply, besides the search's own."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Job:
 
 
 def candidate_of(found: Proposal, *, kept: bool = False) -> Candidate:
-    """A candidate of the search, as it is told. ``kept``: whether it stands in the winning chain."""
+    """A candidate of the search on the wire. ``kept``: whether it stands in the winning chain."""
     return Candidate(
         path=found.path,
         text=found.piece.text,

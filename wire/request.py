@@ -84,7 +84,7 @@ class SearchOptions(RequestModel):
     top_p: float | None = None
     """Nucleus sampling threshold, above 0 up to 1."""
     seed: int | None = None
-    """Root seed; drawn at random unless given, and told in the reply."""
+    """Root seed; drawn at random unless given, and named in the reply."""
     step_tokens: int | None = None
     """Longest step, in tokens."""
     max_steps: int | None = None

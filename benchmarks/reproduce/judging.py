@@ -50,7 +50,7 @@ def accuracy_section(facts: Facts) -> Section:
         )
     chance = [
         Finding(
-            claim=f"{kind} told better than by chance (balanced accuracy over 50 %)",
+            claim=f"{kind} judged better than by chance (balanced accuracy over 50 %)",
             ours=Estimate(found.value - 0.5, found.low - 0.5, found.high - 0.5),
             paper=f"{figure - 50:+.1f}",
         )
@@ -74,7 +74,7 @@ def accuracy_section(facts: Facts) -> Section:
         findings=(
             *chance,
             Finding(
-                claim="answers told better than steps",
+                claim="answers judged better than steps",
                 ours=difference,
                 paper="+1.4 (38B), +5.4 (InternVL2.5-8B), +1.0 (LLaVA-NeXt), unseen questions",
                 otherwise="A step's label here asks for the very derivation, an answer's for the number alone.",
@@ -144,7 +144,7 @@ def labels_section(labels: Facts | None, judged: Mapping[str, Sequence[Pool]], s
         title="Monte-Carlo and exact labels",
         text=(
             "The paper mixes Monte-Carlo labels with a judge's and compares neither to the truth nor one to the other, "
-            "so that it has no figure to set beside these."
+            "so it has no figure to compare these with."
         ),
         tables=tuple(tables),
         findings=tuple(findings),

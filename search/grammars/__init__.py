@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from cos.search.errors import InputError
 from cos.search.grammar import Grammar
 from cos.search.grammars.cos import CosGrammar
+from cos.search.grammars.paragraph import ParagraphGrammar
 from cos.search.ports import Vocabulary
 
 __all__ = ["AUTO", "choose", "menu"]
@@ -13,7 +14,7 @@ __all__ = ["AUTO", "choose", "menu"]
 AUTO = "auto"
 """Chooses by the policy's vocabulary."""
 
-BUILT_IN: tuple[type[Grammar], ...] = (CosGrammar,)
+BUILT_IN: tuple[type[Grammar], ...] = (CosGrammar, ParagraphGrammar)
 
 
 @cache

@@ -134,6 +134,8 @@ class CosGrammar(Grammar):
     """Reads what a CoS policy writes. Token ids are looked up by their strings, once."""
 
     name = "cos"
+    control_tokens = COS_TOKENS
+    """All tokens of the format, the PRM's included."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Errors: InputError naming the tokens that the vocabulary lacks."""

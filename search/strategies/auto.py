@@ -1,15 +1,16 @@
 """Auto: as much search as the question needs, step by step. The default.
 
-It grows one chain. The first candidate of a step is drawn at temperature 0; while the best is worth less than
-``confidence``, there are made four times as many, sampled, up to half of n; the best goes on. It stops there when it is
-sure: the best chain is worth at least ``confidence``, and the best one with another answer at least ``margin`` less.
-Still open, it grows a second chain with the other half, sampled throughout; the best answer of all wins. Where chain
-values are no probabilities (likelihood, or no PRM) it draws 2, 4, ... up to n whole chains until most have one answer
-(at least ``confidence`` of four or more), and takes the most frequent one.
+It grows one chain. The first candidate of a step is drawn at temperature 0. While the best candidate scores less than
+``confidence``, more are sampled: four times as many in all each time, up to half of n. The best one goes on. The search
+ends there if the best chain scores at least ``confidence``, and the best chain with another answer at least ``margin``
+less. Otherwise a second chain is grown with the other half of n, all of it sampled, and the best answer wins.
 
-Source: ours. To accept a step by a threshold on its reward, and to spend more only where it fails, is done between a
-small and a large model by Liao et al., arXiv 2501.19324; to stop a vote early is adaptive consistency (Aggarwal et al.,
-arXiv 2305.11860).
+Where chain scores are no probabilities (likelihood, or no PRM) it takes a vote. It draws 2, 4, ... up to n whole
+chains, until there are at least four and a share of ``confidence`` of them has one answer. The most frequent answer
+wins.
+
+Source: ours. Liao et al. (arXiv 2501.19324) accept a step by a threshold on its reward, and spend more only where it
+fails, between a small and a large model. Aggarwal et al. (adaptive consistency, arXiv 2305.11860) stop a vote early.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from cos.search.strategies.base import MAX_WIDTH, Params, Strategy
 from cos.search.types import Chain, Wish
 
 GROWTH = 4
-"""By how much a step's candidates grow in number: fewer rounds take less time, more of them fewer tokens."""
+"""By what factor the number of a step's candidates grows. A larger one takes less time, a smaller one fewer tokens."""
 ENOUGH_VOTES = 4
 """Fewer chains than this are no majority."""
 
@@ -33,15 +34,16 @@ class AutoParams(Params):
     """Parameters of auto."""
 
     n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 16
-    """Most candidates of a step over both chains; of votes, most chains."""
+    """Most candidates for one step, over both chains. In a vote: most chains."""
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """What a step, and in the end the best chain, must be worth to be believed; of votes, the share they must have."""
+    """The score, from 0 to 1, at which no more candidates are drawn for a step, and which the best chain needs in the
+    end. In a vote: the share of the chains that one answer needs."""
     margin: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """By how much the best chain with another answer must be behind it."""
+    """How much lower the best chain with another answer must score, from 0 to 1."""
 
 
 class Auto(Strategy):
-    """As much search as the question needs."""
+    """One chain, with more candidates only where the PRM doubts a step."""
 
     name = "auto"
     aliases = ("adaptive",)
@@ -56,7 +58,7 @@ class Auto(Strategy):
 
 
 async def believed(search: Search, params: AutoParams) -> list[Chain]:
-    """One chain of steps that are believed, and a second one while the answer is open."""
+    """One chain whose steps score well, and a second one unless the answer is clear."""
     half = max(1, params.n // 2)
     chains = await climb(search, params, half, first=0.0)
     if params.n > half and not await sure(search, chains, params):
@@ -89,13 +91,13 @@ async def climb(search: Search, params: AutoParams, most: int, *, first: float |
 
 
 def believable(search: Search, params: AutoParams, level: Sequence[Chain]) -> bool:
-    """Whether the best candidate of a step is good enough to go on with."""
+    """Whether the best candidate of a step scores ``confidence`` or more."""
     best = search.rank_newest(level)[:1]
     return any((chain.candidates[-1].score or 0.0) >= params.confidence for chain in best)
 
 
 def doubted(trunk: Chain, params: AutoParams) -> bool:
-    """Whether a step was believed only just: what follows on it will likely need more than one candidate."""
+    """Whether some step so far scored closer to ``confidence`` than to 1: the next one may need several candidates."""
     scores = [candidate.score or 0.0 for candidate in trunk.candidates]
     return min(scores, default=1.0) < (1 + params.confidence) / 2
 
@@ -130,14 +132,14 @@ async def voted(search: Search, params: AutoParams) -> list[Chain]:
 
 
 def probabilities(search: Search, group: Sequence[Chain]) -> list[float]:
-    """What each chain is worth, where that says how likely it is right."""
+    """The scores of the chains, where they say how likely a chain is right."""
     if not search.values_are_probabilities:
         return []
     return [value for chain in group if (value := search.confidence(chain)) is not None]
 
 
 async def leader(search: Search, chains: Sequence[Chain]) -> Chain:
-    """The best chain by value; without values, the best of the most frequent answer."""
+    """The chain with the best score; without scores, the best chain of the most frequent answer."""
     groups = await search.groups(chains)
     if probabilities(search, chains) or not groups:
         return search.rank(chains)[0]
@@ -145,13 +147,13 @@ async def leader(search: Search, chains: Sequence[Chain]) -> Chain:
 
 
 async def elected(search: Search, chains: Sequence[Chain], params: AutoParams) -> bool:
-    """Whether one answer has so many votes that more would hardly change it."""
+    """Whether one answer has so many votes that more chains would hardly change it."""
     votes = max((len(group) for group in await search.groups(chains)), default=0)
     return len(chains) >= ENOUGH_VOTES and votes >= params.confidence * len(chains)
 
 
 async def sure(search: Search, chains: Sequence[Chain], params: AutoParams) -> bool:
-    """Whether the best answer is believed, and no other comes near it."""
+    """Whether the best answer scores ``confidence``, and every other one ``margin`` less."""
     groups = await search.groups(chains)
     worth = sorted((max(probabilities(search, group), default=0.0) for group in groups), reverse=True)
     return bool(worth) and worth[0] >= params.confidence and worth[0] - (worth[1:] or [0.0])[0] >= params.margin

@@ -1,9 +1,9 @@
 """Step beam search: n candidates a level, drawn from the beam_width best chains of the level before.
 
 Source: Snell et al., arXiv 2408.03314, as step-level search over the paper's PRM (section 4.3.2). Chains are ranked by
-their value so far (the steps' mean under the "cos" aggregation); chains that say the same are one. A chain that answers
-while it ranks among the survivors leaves the beam with its place, so that later levels are narrower; the best answered
-chain wins.
+their score so far (under the "cos" aggregation the mean of their steps' scores). Chains that say the same count once. A
+chain that answers while it ranks among the survivors leaves the beam together with its place, so later levels are
+narrower. The best answered chain wins.
 """
 
 from collections.abc import Sequence

@@ -19,9 +19,9 @@ class BestOfNParams(Params):
     n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
     """Chains to sample."""
     stop_hopeless: bool = False
-    """Whether a chain that can no longer win stops growing. The answer is the same; which chains are whole depends on
-    what came first, so that the tree may differ from run to run. It saves most where one bad score decides
-    (``aggregation`` min or prod, or a likelihood)."""
+    """Whether to stop a chain once it can no longer win. The answer stays the same. Which chains are whole depends on
+    what ends first, so the tree may differ from run to run. It saves most where one low score decides (``aggregation``
+    min or prod, or a likelihood)."""
 
 
 class BestOfN(Strategy):

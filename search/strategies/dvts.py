@@ -2,7 +2,8 @@
 
 Source: Beeching, Tunstall and Rush, "Scaling test-time compute with open models" (2024). n candidates a level are
 shared by n / beam_width sub-trees of beam_width children each. Deviations: a sub-tree never waits for another, and one
-that answers stops while the others go on. With beam_width = n it is greedy_prm by the value so far.
+that answers stops while the others go on. With beam_width = n it is greedy_prm, ranked by
+the chain's score so far.
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """Lookahead search: step beam search that ranks a candidate by where a short rollout from it leads.
 
 Source: Snell et al., arXiv 2408.03314, section 5.2: every candidate is continued by some steps at temperature 0, and
-the value at the end of that rollout stands for it. Rollouts are part of the tree and of the cost; only what they were
-worth counts, except that a search which ends without an answer of its own may still answer with one of theirs.
+the score at the end of that rollout stands for it. Rollouts are part of the tree and of the cost. Only their scores are
+used, except that a search without an answer of its own may take the answer of a rollout.
 """
 
 from collections.abc import Sequence

@@ -5,9 +5,9 @@ and a process reward as the value as in Zhang et al., ReST-MCTS* (arXiv 2406.038
 root to a chain without children by Q + c P sqrt(N) / (1 + n), where all children of a chain have the same prior P;
 gives it n children, which are scored side by side; and carries the best of their values up.
 
-Deviations: values are chain values so far and not playouts; Q is the mean of what was carried up through a chain, or
-its own value before that; what has ended is never visited again. Where no chain has answered when the iterations are
-used up, the best one is finished.
+Deviations: values are chain scores so far, not playouts. Q is the mean of the values carried up through a chain, or its
+own value before that. A chain that has ended is never visited again. If no chain has answered after the last iteration,
+the best one is finished.
 """
 
 import math
@@ -29,7 +29,7 @@ class MctsParams(Params):
     iterations: Annotated[int, Field(ge=1, le=1024)] = 16
     """Chains that are given children: at most n x iterations candidates."""
     exploration: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """How much what was tried less is preferred (c of PUCT)."""
+    """How strongly rarely visited chains are preferred (c of PUCT)."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Mcts(Strategy):
 
 
 def child_of(parent: Node, chain: Chain, value: float | None) -> Node:
-    """A chain that nothing is known of but its value; an unscored one is tried last."""
+    """A chain that was not visited yet. An unscored one is tried last."""
     return Node(chain, 0.0 if value is None else value, parent, closed=chain.is_last)
 
 

@@ -1,8 +1,8 @@
-"""Particle filtering: n chains grow step by step, and are drawn anew by what the PRM makes of them.
+"""Particle filtering: n chains grow step by step; after each step they are drawn again by the odds of their scores.
 
 Source: Puri et al., arXiv 2502.01618, algorithm 1: the weight of a particle is the softmax of its reward's logit, which
 for a probability p is its odds p / (1 - p); resampling is multinomial; ended particles take part. Deviations: chance
-follows from the search's seed, and the best particle wins by its chain value.
+follows from the search's seed, and the particle with the best chain score wins.
 """
 
 from collections.abc import Sequence

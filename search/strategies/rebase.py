@@ -1,7 +1,7 @@
-"""REBASE: each level's candidates are shared out among the chains by a softmax over what they are worth.
+"""REBASE: each level's candidates are shared out among the chains by a softmax of their scores.
 
 Source: Wu et al., arXiv 2408.00724, section 3.2. Deviations: shares are rounded by largest remainders, so that a level
-has exactly its width; chains that say the same are one; the best answered chain wins, where the source also votes. A
+has exactly its width; chains that say the same count once; the best answered chain wins, where the source also votes. A
 chain that ends takes one candidate of every later level with it, as in the source.
 """
 
@@ -23,11 +23,11 @@ class RebaseParams(Params):
     n: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 8
     """Candidates of the first level."""
     balance: Annotated[float, Field(gt=0, le=10)] = 0.2
-    """Temperature of the softmax: small ones give all to the best chain, large ones the same to each."""
+    """Temperature of the softmax: a small one gives all to the best chain, a large one the same to each."""
 
 
 class Rebase(Strategy):
-    """Spend the width by a softmax of scores."""
+    """Share a level's candidates by a softmax of scores."""
 
     name = "rebase"
     aliases = ()

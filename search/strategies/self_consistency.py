@@ -1,7 +1,7 @@
 """Self-consistency: n independent chains, the most frequent answer.
 
-Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compared by what they say; a tie goes to the
-one that stands first in path order, so that the outcome never depends on which chain ended first.
+Source: Wang et al., arXiv 2203.11171; the paper's figure 5. Answers are compared by what they mean. A tie goes to the
+answer that stands first in path order, so the outcome never depends on which chain ended first.
 """
 
 from typing import Annotated

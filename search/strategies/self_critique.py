@@ -2,8 +2,8 @@
 
 Source: Li et al., "Dancing with critiques" (PANEL), arXiv 2503.17363, section 3: candidates of a step, a critique of
 each in natural language, then a choice with all critiques in view. Deviations: prompts are ours; candidates that say
-the same are one, and a single one is not criticised; a choice that names no candidate falls back on the first, and the
-result's warnings say how often.
+the same count once, and a single one is not criticised. A choice that names no candidate takes the first one, and the
+result's warnings say how often that happened.
 """
 
 import re

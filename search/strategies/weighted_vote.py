@@ -1,8 +1,8 @@
-"""Weighted vote: n independent chains, the answer whose chains are worth most together.
+"""Weighted vote: n independent chains, the answer with the largest sum of chain scores.
 
-Source: Li et al., arXiv 2206.02336, section 3.1 (voting verifier), with the paper's chain score as the weight. Equal
-answers pool the values of their chains (in likelihood mode the mean probability of their tokens); the answer's best
-chain wins. Without a single score it is self-consistency.
+Source: Li et al., arXiv 2206.02336, section 3.1 (voting verifier), with the paper's chain score as the weight. The
+scores of chains with equal answers are added (in likelihood mode, the mean probabilities of their tokens). The best
+chain of the winning answer wins. Without a single score it is self-consistency.
 """
 
 import math
@@ -24,7 +24,7 @@ class WeightedVoteParams(Params):
 
 
 class WeightedVote(Strategy):
-    """The answer whose chains are worth most together."""
+    """The answer with the largest sum of chain scores."""
 
     name = "weighted_vote"
     aliases = ("weighted_majority",)
@@ -40,5 +40,5 @@ class WeightedVote(Strategy):
 
 
 def weight(search: Search, group: Sequence[Chain]) -> tuple[float, int]:
-    """What an answer's chains are worth together; where that is the same, their number decides."""
+    """The sum of the scores of an answer's chains; where that is equal, their number decides."""
     return math.fsum(search.confidence(chain) or 0.0 for chain in group), len(group)

@@ -46,8 +46,8 @@ async def chat_completions(request: Request, service: TheService, account: TheAc
     upload = None if asked.image_url is None else await service.take(asked.image_url, asked.image_param)
     question = service.question(asked.text, upload)
     strategy = service.settings.strategy
-    told = chat.warnings(wanted, asked, strategy)
-    job = service.planner.plan(question, chat.options(wanted, strategy), told)
+    warnings = chat.warnings(wanted, asked, strategy)
+    job = service.planner.plan(question, chat.options(wanted, strategy), warnings)
     completing = partial(_complete, service, job, upload, account)
     if wanted.stream:
         include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage

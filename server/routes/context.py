@@ -1,4 +1,4 @@
-"""What a route is given beside its request."""
+"""What a route is given besides its request."""
 
 from typing import Annotated
 

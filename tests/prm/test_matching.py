@@ -39,8 +39,9 @@ class Headed(PrmFormat):
 
 def refusal(**formats: Any) -> InputError:
     """What `match` says against scripted models."""
+    asked: dict[str, Any] = {"policy": ScriptedEngine(), "prm": Spy(), **formats}
     with pytest.raises(InputError) as error:
-        match(**{"policy": ScriptedEngine(), "prm": Spy(), **formats})
+        match(**asked)
     return error.value
 
 

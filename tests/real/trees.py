@@ -89,7 +89,8 @@ async def searches(engines: Engines, ledgers: range) -> AsyncIterator[tuple[str,
     """Every strategy on every one of the ledgers, one at a time, as stored."""
     for ledger in ledgers:
         for strategy in STRATEGIES:
-            yield f"{strategy} {ledger}", stored(told(await search(engines, strategy, ledger), engines.policy.vocabulary))
+            found = await search(engines, strategy, ledger)
+            yield f"{strategy} {ledger}", stored(told(found, engines.policy.vocabulary))
 
 
 def stored(form: dict[str, Any]) -> dict[str, Any]:

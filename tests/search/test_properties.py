@@ -127,8 +127,8 @@ async def test_every_search_keeps_the_contract(
     sampling = Sampling(seed=seed, step_tokens=200, max_steps=MAX_STEPS)
     try:
         result = await find(strategy, params(strategy, n), policy=policy, prm=prm, limits=limits, sampling=sampling)
-    except EngineError:
-        assert faults
+    except EngineError as error:
+        is_excused(error, faults=faults)
     except SearchFailed:
         assert limits.tokens == 0
     else:
@@ -136,6 +136,11 @@ async def test_every_search_keeps_the_contract(
         consistent(result, SearchSpec(strategy, params(strategy, n), sampling=sampling, limits=limits))
     assert policy.in_flight == prm.in_flight == 0
     assert policy.most_in_flight <= limits.live_sequences
+
+
+def is_excused(error: EngineError, *, faults: bool) -> None:
+    """Some moods are no number, and a search that hardly any score decided is the PRM's failure."""
+    assert faults or "the PRM failed to score" in str(error)
 
 
 def within_limits(result: Result, limits: Limits) -> None:
@@ -151,7 +156,7 @@ def consistent(result: Result, spec: SearchSpec) -> None:
     assert usage.candidates == len(tree) == len(result.tree)
     written = sum(candidate.tokens for candidate in result.tree)
     assert usage.tokens_generated == written + usage.tokens_aborted + usage.tokens_asked
-    assert usage.tokens_kept == len(result.chain.prefix)
+    assert usage.tokens_kept == result.chain.tokens
     beside = usage.tokens_duplicate + usage.tokens_asked + usage.tokens_aborted
     assert usage.tokens_generated == usage.tokens_kept + beside + usage.tokens_discarded
     for depth, candidate in enumerate(result.chain.candidates, start=1):
@@ -165,7 +170,7 @@ def consistent(result: Result, spec: SearchSpec) -> None:
         assert candidate.score is None or 0 <= candidate.score <= 1
         assert candidate.end not in UNREADABLE or candidate.score is None
     if result.finish_reason in ("tokens", "prm_reads") and result.chain.candidates[-1].end != "truncated":
-        best = rank(whole_chains(tree), spec.ruler)[0]
+        best = rank(whole_chains(tree), result.ruler)[0]
         assert best.is_answered == result.chain.is_answered
         assert best == result.chain or (best.is_answered and spec.strategy.name != "best_of_n")
 
@@ -182,14 +187,19 @@ def whole_chains(tree: dict[Path, Candidate]) -> list[Chain]:
 async def test_no_order_of_events_changes_a_search(
     find: Find, strategy: str, n: int, habits: tuple[str, ...], seeds: list[int]
 ) -> None:
-    outcomes: set[tuple[object, ...]] = set()
+    outcomes: list[tuple[object, ...]] = []
     for seed in seeds:
         policy = ScriptedEngine(Script(writer=Author(habits), delay=Hurry(seed)))
         prm = ScriptedEngine(Script(judge=Moods(7), delay=Hurry(seed + 1)))
         sampling = Sampling(max_steps=MAX_STEPS, step_tokens=200)
-        result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
-        outcomes.add((result.chain, result.value, result.finish_reason, result.tree))
-    assert len(outcomes) == 1
+        try:
+            result = await find(strategy, params(strategy, n), policy=policy, prm=prm, sampling=sampling)
+        except EngineError as error:
+            is_excused(error, faults=False)
+            outcomes.append((str(error),))
+        else:
+            outcomes.append((result.chain, result.value, result.finish_reason, result.tree))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
 BY_RANK = ("auto", "beam", "best_of_n", "dvts", "greedy_prm", "rebase")

@@ -229,7 +229,7 @@ async def test_the_ledger_balances(find: Find, strategy: str, speculate: bool) -
     usage = result.usage
     beside = usage.tokens_aborted + usage.tokens_asked
     assert usage.tokens_generated == sum(candidate.tokens for candidate in result.tree) + beside
-    assert usage.tokens_kept == len(result.chain.prefix)
+    assert usage.tokens_kept == result.chain.tokens
     assert usage.tokens_kept + usage.tokens_discarded + usage.tokens_duplicate + beside == usage.tokens_generated
     assert usage.candidates == len(result.tree) == len({candidate.path for candidate in result.tree})
     assert usage.policy_cached_tokens <= usage.policy_prompt_tokens

@@ -6,7 +6,7 @@ numbers are rounded, as the last digits differ between C libraries and orders of
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from cos.search.ports import Vocabulary
 from cos.search.result import Result
@@ -53,7 +53,7 @@ def candidate_told(candidate: Candidate, vocabulary: Vocabulary) -> dict[str, An
         "path": list(candidate.path),
         "end": candidate.end,
         "tokens": candidate.tokens,
-        "text": vocabulary.decode(candidate.written),
+        "text": vocabulary.decode(cast("tuple[int, ...]", candidate.written)),
         "answer": candidate.answer,
         "step": dict(piece.fields) if piece.kind == "step" else None,
         "score": rounded(candidate.score),

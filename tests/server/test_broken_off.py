@@ -12,7 +12,7 @@ from PIL import Image
 
 from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
 from cos.search.errors import EngineDead, EngineError
-from cos.search.types import Question
+from cos.search.prompt import Prompt
 from tests.server.support import Served, body, data_uri, listening, picture_bytes, until
 
 SLOW = Script(delay=lambda _, number: 0.0 if number == 0 else 30.0)
@@ -25,9 +25,9 @@ class Seen:
     def __init__(self) -> None:
         self._pictures: list[weakref.ref[Image.Image]] = []
 
-    def note(self, question: Question) -> None:
-        if question.picture is not None:
-            self._pictures.append(weakref.ref(question.picture.image))
+    def note(self, prompt: Prompt) -> None:
+        if prompt.picture is not None:
+            self._pictures.append(weakref.ref(prompt.picture.image))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -42,9 +42,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     """What engines are shown, while the collector rests."""
     noted, opened = Seen(), ScriptedEngine.open
 
-    async def open(self: ScriptedEngine, question: Question) -> ScriptedSession:
-        noted.note(question)
-        return await opened(self, question)
+    async def open(self: ScriptedEngine, prompt: Prompt) -> ScriptedSession:
+        noted.note(prompt)
+        return await opened(self, prompt)
 
     monkeypatch.setattr(ScriptedEngine, "open", open)
     # The test framework keeps every record that is logged, and with it the error of a bug.

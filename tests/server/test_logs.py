@@ -27,7 +27,7 @@ from cos.engines.scripted import Script
 from cos.engines.story import story
 from cos.search.errors import EngineError
 from cos.search.prompt import Prompt
-from cos.server.logs import ENGINES, JsonLines, TextLines, about, tell_unheard
+from cos.server.logs import ENGINES, JsonLines, TextLines, about, log_unheard
 from cos.server.planner import Planner
 from tests.server.support import body, data_uri, listening, picture_bytes, served, until
 from tests.server.test_broken_off import chat_body
@@ -284,7 +284,7 @@ async def test_an_error_that_nobody_waited_for_is_told_without_what_it_says(log:
         raise ValueError(CANARY)
 
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(tell_unheard)
+    loop.set_exception_handler(log_unheard)
     task = loop.create_task(fail())
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -1,9 +1,11 @@
 """Flags, variables and YAML: who wins, and how a bad one names itself."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from cos.engines.settings import EngineSettings
 from cos.server.flags import load_settings
 from cos.server.settings import Settings
 
@@ -52,14 +54,81 @@ def test_the_embedded_and_the_scripted_policy_bring_their_prm() -> None:
     assert load_settings(["--policy", "a/b", "--prm", "none"]).prm_name is None
 
 
-def test_each_engine_gets_its_own_share() -> None:
-    settings = Settings(policy="a/b", prm="c/d", policy_memory_utilization=0.3, threads=3)
+def engines_of(settings: Settings) -> tuple[EngineSettings, EngineSettings]:
+    """How policy and PRM are to be started."""
     policy, prm = settings.engine_settings("policy"), settings.engine_settings("prm")
     assert policy is not None
     assert prm is not None
-    assert (policy.model, policy.memory_utilization) == ("a/b", 0.3)
-    assert (prm.model, prm.memory_utilization) == ("c/d", 0.4)
-    assert policy.threads == prm.threads == 3
+    return policy, prm
+
+
+PAIR = ("--policy", "a/b", "--prm", "c/d")
+OPTIONS: dict[str, tuple[object, object, object]] = {
+    "max_model_len": (4096, 8192, 16384),
+    "max_num_seqs": (8, 16, 32),
+    "dtype": ("bfloat16", "float16", "float32"),
+    "tensor_parallel_size": (2, 4, 8),
+    "memory_utilization": (0.3, 0.2, 0.6),
+    "kv_cache_mib": (64, 128, 512),
+    "threads": (1, 2, 3),
+    "enforce_eager": (True, False, True),
+    "trust_remote_code": (True, False, True),
+}
+"""Of every engine option a common value, the policy's, and the PRM's."""
+
+
+def flag(name: str, value: object) -> tuple[str, ...]:
+    spelt = name.replace("_", "-")
+    if isinstance(value, bool):
+        return (f"--{spelt}" if value else f"--no-{spelt}",)
+    return (f"--{spelt}", str(value))
+
+
+def test_every_engine_option_has_a_flag_for_both_engines_and_one_for_each() -> None:
+    assert {*OPTIONS, "role", "model", "runtime", "grammar"} == {field.name for field in fields(EngineSettings)}
+
+
+@pytest.mark.parametrize(("name", "values"), OPTIONS.items())
+def test_an_option_of_one_engine_wins_over_that_of_both(name: str, values: tuple[object, object, object]) -> None:
+    both, of_policy, of_prm = values
+    one, other = f"policy_{name}", f"prm_{name}"
+
+    def found(*arguments: str) -> list[object]:
+        return [getattr(engine, name) for engine in engines_of(load_settings([*PAIR, *arguments]))]
+
+    assert found(*flag(name, both)) == [both, both]
+    assert found(*flag(name, both), *flag(one, of_policy)) == [of_policy, both]
+    assert found(*flag(name, both), *flag(other, of_prm)) == [both, of_prm]
+    assert found(*flag(other, of_prm), *flag(one, of_policy)) == [of_policy, of_prm]
+
+
+def test_an_option_of_one_engine_is_a_variable_and_a_yaml_key_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cos.yaml"
+    file.write_text("policy: a/b\nprm: c/d\nmax_num_seqs: 8\nprm_max_num_seqs: 4\npolicy_dtype: float16\n")
+    monkeypatch.setenv("COS_PRM_MAX_NUM_SEQS", "2")
+    policy, prm = engines_of(load_settings(["--config", str(file)]))
+    assert (policy.max_num_seqs, prm.max_num_seqs, policy.dtype, prm.dtype) == (8, 2, "float16", "auto")
+
+
+@pytest.mark.parametrize("option", ["--prm-max-num-seqs", "--policy-threads", "--prm-memory-utilization"])
+def test_an_option_of_one_engine_has_the_bounds_of_the_common_one(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert f"{option} 0: Input should be greater than" in complaint(capsys, *PAIR, option, "0")
+
+
+def test_each_engine_gets_its_own_model_and_share() -> None:
+    policy, prm = engines_of(Settings(policy="a/b", prm="c/d"))
+    assert (policy.model, policy.memory_utilization, policy.runtime) == ("a/b", 0.5, "vllm")
+    assert (prm.model, prm.memory_utilization, prm.runtime) == ("c/d", 0.4, "vllm")
+
+
+def test_scripted_names_the_runtime_without_a_model() -> None:
+    assert [engine.runtime for engine in engines_of(Settings(policy="scripted"))] == ["scripted", "scripted"]
+    mixed = engines_of(Settings(policy="scripted", prm="c/d"))
+    assert [engine.runtime for engine in mixed] == ["scripted", "vllm"]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +147,8 @@ def test_the_model_is_called_by_the_last_part_of_its_policy(policy: str, name: s
         (("--n", "65"), "--n 65 is above --max-n 64"),
         (("--port", "70000"), "--port 70000"),
         (("--strategy", "bem"), "unknown strategy 'bem'; available: auto"),
+        (("--grammar", "cosy"), "unknown grammar 'cosy'; available: auto, cos"),
+        (("--prm-format", "cosy"), "unknown PRM format 'cosy'; available: auto, cos"),
         (("--dtype", "int3"), "'auto', 'bfloat16'"),
         (("--maxn", "3"), "unknown argument --maxn; did you mean --max-n?"),
         (("a-model",), "unknown argument a-model"),
@@ -126,5 +197,5 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         assert f"--{name.replace('_', '-')}" in text
         assert field.description
     assert max(len(line) for line in text.splitlines()) <= 110
-    for group in ("models:", "engines:", "search:", "limits:", "server:"):
+    for group in ("models:", "engines:", "policy engine:", "PRM engine:", "search:", "limits:", "server:"):
         assert f"\n{group}\n" in text

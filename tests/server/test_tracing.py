@@ -20,9 +20,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from cos.engines.scripted import Script
 from cos.engines.story import story
 from cos.search.errors import EngineError
-from cos.search.prompt import Prompt
+from cos.search.prompt import Prompt, Turn
 from cos.search.strategies import menu
-from cos.search.types import Question
 from cos.server.otel import OtlpTracer
 from tests.server.support import Served, body, listening, served, sse_events, until
 from tests.server.test_broken_off import chat_body
@@ -318,7 +317,7 @@ async def test_spans_hold_what_is_asked_only_where_that_is_wanted() -> None:
 
     def sing(prompt: Prompt, written: str, rng: random.Random) -> str:
         del prompt
-        return story(Question("?"), written, rng).replace("part", canary)
+        return story(Prompt((Turn("user", "?"),)), written, rng).replace("part", canary)
 
     for questions in (False, True):
         async with traced(Script(writer=sing), questions=questions) as (server, told):
