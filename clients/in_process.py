@@ -59,9 +59,7 @@ def _score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
 
 
 @asynccontextmanager
-async def running(
-    policy: str, prm: str, *, grammar: str = "auto", prm_format: str = "auto"
-) -> AsyncGenerator[Models]:
+async def running(policy: str, prm: str, *, grammar: str = "auto", prm_format: str = "auto") -> AsyncGenerator[Models]:
     """Starts a policy and a PRM (``none``: no PRM), matches them, and stops them at the end. ``grammar``,
     ``prm_format``: as `cos.prm.matching.match`.
 

@@ -46,6 +46,11 @@ def is_eager(settings: EngineSettings, *, on_cpu: bool) -> bool:
     return on_cpu if settings.enforce_eager is None else settings.enforce_eager
 
 
+def compute_threads(settings: EngineSettings) -> int:
+    """How many threads an engine computes with on CPU."""
+    return settings.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
 def set_environment(every: Sequence[EngineSettings], *, on_cpu: bool) -> None:
     """vLLM and torch read these when they are imported, here and in the engine processes."""
     # Below an error, vLLM speaks of its own choices; torch of a GPU that is not there and of memory nodes.
@@ -58,8 +63,8 @@ def set_environment(every: Sequence[EngineSettings], *, on_cpu: bool) -> None:
     if on_cpu:
         # "auto" pins every engine to the same cores.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        threads = max((settings.threads or 0 for settings in every), default=0)
-        os.environ["OMP_NUM_THREADS"] = str(threads or max(1, (os.cpu_count() or 2) // 2))
+        # Each engine's process sets its own number.
+        os.environ["OMP_NUM_THREADS"] = str(max(map(compute_threads, every), default=1))
         if all(is_eager(settings, on_cpu=on_cpu) for settings in every):
             # Else the first log-probability request compiles for some 18 s, and needs a C++ compiler.
             os.environ["TORCH_COMPILE_DISABLE"] = "1"

@@ -39,7 +39,7 @@ class EngineSettings:
     kv_cache_mib: int | None = None
     """Size of the KV cache; 256 MiB on CPU and whatever the memory share leaves on GPU unless given."""
     threads: int | None = None
-    """Compute threads on CPU; half of the cores unless given. Engines started together have the larger number."""
+    """Compute threads on CPU; half of the cores unless given."""
     enforce_eager: bool | None = None
     """No graph capture or compilation. True on CPU and False on GPU unless given."""
     trust_remote_code: bool = False

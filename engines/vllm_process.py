@@ -1,9 +1,20 @@
 """What an engine process on CPU does otherwise than vLLM 0.32: it draws the numbers of seeded requests ahead, and takes
 those back whose samples are thrown away."""
 
+import os
 from typing import Any
 
 from cos.engines.seeds import NumbersAhead
+
+
+def prepare(threads: int) -> None:
+    """Readies the engine process that calls it. ``threads``: how many it computes with. vLLM leaves that alone, and so
+    do the processes it starts in turn."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    draw_ahead()
 
 
 def draw_ahead() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,12 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from cos.engines.chat import ChatPrompt
 from cos.engines.checkpoint import check_model, templater
 from cos.engines.collector import spare_the_collector
-from cos.engines.environment import fitting_dtype, is_cpu_build, is_eager, set_environment
+from cos.engines.environment import compute_threads, fitting_dtype, is_cpu_build, is_eager, set_environment
 from cos.engines.load import Load
 from cos.engines.processes import EngineContext, preload, without_interrupts
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
-from cos.engines.vllm_process import draw_ahead
+from cos.engines.vllm_process import prepare
 from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
 
@@ -37,14 +38,23 @@ def start_engines(every: Iterable[EngineSettings]) -> list[VllmEngine]:
     every = list(every)
     on_cpu = is_cpu_build()
     set_environment(every, on_cpu=on_cpu)
+    of_engine = threading.local()
     if on_cpu:
         preload(PRELOADED)
         from vllm.v1.engine import utils
 
-        # vLLM knows "spawn" and "fork" only.
-        utils.get_mp_context = partial(EngineContext, draw_ahead)  # pyright: ignore[reportPrivateImportUsage]
+        def context() -> EngineContext:
+            """Of the engine that this thread starts. vLLM knows "spawn" and "fork" only."""
+            return EngineContext(partial(prepare, of_engine.threads))
+
+        utils.get_mp_context = context  # pyright: ignore[reportPrivateImportUsage]
+
+    def start(settings: EngineSettings) -> VllmEngine:
+        of_engine.threads = compute_threads(settings)
+        return _start(settings, on_cpu=on_cpu)
+
     with ThreadPoolExecutor(max_workers=len(every) if on_cpu else 1) as pool:
-        starting = [pool.submit(_start, settings, on_cpu=on_cpu) for settings in every]
+        starting = [pool.submit(start, settings) for settings in every]
     errors = [error for future in starting if (error := future.exception()) is not None]
     if errors:
         for future in starting:

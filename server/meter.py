@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from cos.search.events import Answered, Event, Proposed, Scored
 from cos.search.result import Result
+from cos.search.scale import Scale
 from cos.search.stopwatch import Stopwatch, Work
 from cos.search.types import Stages, Usage
 from cos.server.metrics import Account, Metrics
@@ -38,12 +39,13 @@ class NoMeter:
 class SearchMeter(NoMeter):
     """Counts one search while it runs, and the rest when it is over."""
 
-    def __init__(self, metrics: Metrics, account: Account, watch: Stopwatch, *, with_prm: bool) -> None:
+    def __init__(self, metrics: Metrics, account: Account, watch: Stopwatch, scale: Scale | None) -> None:
         self._metrics = metrics
         self._account = account
         self._strategy = account.strategy
         self._watch = watch
-        self._scores = metrics.scores.labels(self._strategy) if with_prm else None
+        self._scale = scale
+        self._scores = metrics.scores.labels(self._strategy) if scale else None
         self._is_admitted = False
         self._candidates = 0
         self._written = 0
@@ -65,9 +67,11 @@ class SearchMeter(NoMeter):
             case Scored(_, score):
                 if score is None:
                     self._metrics.unscored.labels(self._strategy).inc()
-                elif self._scores is not None:
+                elif self._scale is not None and self._scores is not None:
                     self._reads += 1
-                    self._scores.observe(score)
+                    share = self._scale.portion(score)
+                    if share is not None:
+                        self._scores.observe(share)
             case Answered(result):
                 self._answered(result)
             case _:
@@ -136,12 +140,15 @@ class SearchMeter(NoMeter):
 
 
 @contextmanager
-def metered(metrics: Metrics | Unmetered, account: Account, watch: Stopwatch, *, with_prm: bool) -> Generator[NoMeter]:
-    """Counts one search, also where it is cancelled. ``with_prm``: whether its scores are a PRM's."""
+def metered(
+    metrics: Metrics | Unmetered, account: Account, watch: Stopwatch, scale: Scale | None
+) -> Generator[NoMeter]:
+    """Counts one search, also where it is cancelled. ``scale``: of the PRM's scores; None where its scores are not a
+    PRM's."""
     if isinstance(metrics, Unmetered):
         yield NoMeter()
         return
-    meter = SearchMeter(metrics, account, watch, with_prm=with_prm)
+    meter = SearchMeter(metrics, account, watch, scale)
     try:
         yield meter
     finally:

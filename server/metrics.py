@@ -136,7 +136,12 @@ class Metrics:
         self.unscored = self._counter(
             "cos_unscored_total", "Candidates whose score was missing or not finite.", "strategy"
         )
-        self.scores = self._histogram("cos_prm_score", "PRM scores of candidates.", "strategy", _TENTHS)
+        self.scores = self._histogram(
+            "cos_prm_score",
+            "PRM scores of candidates, from 0 (the lowest of their scale) to 1 (the highest).",
+            "strategy",
+            _TENTHS,
+        )
         self.limits = self._counter(
             "cos_search_limits_total",
             "Searches that a limit ended or narrowed: tokens, prm_reads, seconds, max_steps, truncated (a step's "

@@ -68,11 +68,11 @@ async def _admitted(
     """The job with its picture, and its result."""
     if not service.engines.policy.is_alive:
         raise EngineDead("the policy engine has died")
-    with_prm = job.spec.score == "prm"
-    needed = {"policy", "prm"} if with_prm else {"policy"}
+    scale = job.scale if job.spec.score == "prm" else None
+    needed = {"policy", "prm"} if scale else {"policy"}
     if stuck := service.watch.frozen & needed:
         raise EngineStuck(f"the {' and the '.join(sorted(stuck))} engine makes no progress; try again later")
-    with metered(service.metrics, account, stopwatch, with_prm=with_prm) as meter:
+    with metered(service.metrics, account, stopwatch, scale) as meter:
         async with AsyncExitStack() as place:
             with stopwatch.during("queue"):
                 await place.enter_async_context(service.admission.place(service.settings.timeout_s))

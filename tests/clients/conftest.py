@@ -1,11 +1,18 @@
-"""A picture, and a solution as a server sends it."""
+"""A picture, a solution as a server sends it, and an environment in which cos-serve has no extras."""
 
 import io
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.clients.bare import Bare
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -77,3 +84,44 @@ def solution() -> dict[str, Any]:
             candidate((1, 0), score=None, answer="13"),
         ],
     }
+
+
+def normal(requirement: str) -> str:
+    """The name of a required distribution."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found is not None, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def installed_without_extras() -> set[str]:
+    """All distributions that the project without extras brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found: set[str] = set()
+    waiting = [normal(requirement) for requirement in project["dependencies"]]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            try:
+                needed = requires(name) or []
+            except PackageNotFoundError:
+                # For another platform or an older Python.
+                continue
+            waiting += [normal(requirement) for requirement in needed if "extra ==" not in requirement]
+    return found
+
+
+@pytest.fixture(scope="session")
+def blocked() -> str:
+    """Every module that is installed here and is not in an environment without extras."""
+    base = installed_without_extras() | {"cos-serve", "pip", "setuptools"}
+    return ",".join(
+        module
+        for module, owners in packages_distributions().items()
+        if not {normal(owner) for owner in owners} & base and module not in ("cos", "_virtualenv")
+    )
+
+
+@pytest.fixture
+def bare(tmp_path: Path, blocked: str) -> Bare:
+    return Bare(tmp_path / "site", blocked)

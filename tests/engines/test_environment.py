@@ -3,7 +3,7 @@
 import pytest
 
 from cos.engines import environment
-from cos.engines.environment import fitting_dtype
+from cos.engines.environment import compute_threads, fitting_dtype
 from cos.engines.settings import EngineSettings, Role
 
 
@@ -33,3 +33,9 @@ def test_a_cpu_computes_in_float32_where_bfloat16_is_slow_or_misjudges_unless_to
     monkeypatch.setattr(environment, "computes_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(environment, "has_bfloat16_tiles", lambda: has_tiles)
     assert fitting_dtype(EngineSettings(role=role, model="any", dtype=dtype), on_cpu=on_cpu) == found
+
+
+def test_an_engine_computes_with_half_of_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.os, "cpu_count", lambda: 8)
+    assert compute_threads(EngineSettings(role="policy", model="any")) == 4
+    assert compute_threads(EngineSettings(role="prm", model="any", threads=3)) == 3

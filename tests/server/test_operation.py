@@ -1,11 +1,13 @@
 """Running it: keys, ids, probes, metrics, models, strategies, the OpenAPI page."""
 
 import re
+from typing import get_args
 
 import pytest
 from fastapi.routing import APIRoute
 
 from cos.search.strategies import menu
+from cos.search.types import End, FinishReason
 from cos.server.middleware import OPEN_PATHS
 from tests.server.support import Served, body, error_of, served
 
@@ -90,6 +92,9 @@ async def test_the_openapi_page_describes_bodies_replies_and_errors(server: Serv
     assert set(solve["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert {"422", "429", "503"} <= set(solve["responses"])
     assert schemas["SolveRequest"]["properties"]["seed"]["description"]
+    assert solve["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Solution")
+    assert set(schemas["Candidate"]["properties"]["end"]["enum"]) == set(get_args(End))
+    assert set(schemas["Solution"]["properties"]["finish_reason"]["enum"]) == set(get_args(FinishReason))
     for reference in re.findall(r'"#/components/schemas/(\w+)"', (await server.http.get("/openapi.json")).text):
         assert reference in schemas
     assert (await server.http.get("/docs")).status_code == 200

@@ -6,7 +6,6 @@ import math
 import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
-from cos.search.errors import InputError
 from cos.search.prompt import Prompt
 from cos.search.strategies import menu
 from tests.server.support import Served, body, error_of, picture_bytes, served
@@ -162,15 +161,6 @@ async def test_each_model_is_shown_its_own_suffix_behind_the_question(monkeypatc
         await server.solve()
         shown = {"policy" if engine is server.policy else "prm": text for engine, text in opened}
     assert shown == {"policy": "How many rows?\nThink.", "prm": "How many rows?\nJudge."}
-
-
-async def test_models_that_are_named_by_no_format_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown grammar 'luck'; available: auto, cos"):
-        async with served(grammar="luck"):
-            pass
-    with pytest.raises(InputError, match="unknown PRM format 'luck'; available: auto, cos"):
-        async with served(prm_format="luck"):
-            pass
 
 
 async def test_the_servers_defaults_are_those_it_was_started_with() -> None:

@@ -1,0 +1,78 @@
+"""docs/models.md, followed to the letter in an environment without vLLM, torch or a server."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.clients.bare import Bare
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+STRANGERS = Path(__file__).parent / "models_of_a_stranger"
+
+
+def files() -> dict[str, str]:
+    """What the page says to save, by the name that it says last before."""
+    found: dict[str, str] = {}
+    before = ""
+    for text, language, block in re.findall(r"(.*?)^```(\w*)\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE):
+        before += text
+        if language:
+            found[re.findall(r"`(\w+\.(?:py|toml))`", before)[-1]] = block
+    return found
+
+
+def test_the_page_has_four_files_and_a_package() -> None:
+    assert sorted(files()) == [
+        "cos_bullets.py",
+        "cos_one_zero.py",
+        "pyproject.toml",
+        "try_bullets.py",
+        "try_one_zero.py",
+    ]
+
+
+@pytest.mark.parametrize("name", ["bullets", "one_zero"])
+def test_the_page_shows_the_examples_as_they_are(name: str) -> None:
+    example = ROOT / "examples" / name / f"cos_{name}.py"
+    assert files()[example.name] == example.read_text(encoding="utf-8")
+
+
+def test_what_the_page_says_to_save_runs_as_it_says(bare: Bare, tmp_path: Path) -> None:
+    for name, text in files().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    commands = [line for line in DOCS.splitlines() if line.startswith("my-models/bin/python ")]
+    first, second = (bare.python(*shlex.split(line)[1:], cwd=tmp_path) for line in commands)
+    assert first.returncode == 0, first.stderr
+    assert [line.split()[0] for line in first.stdout.splitlines()] == ["step", "step", "step", "answer"]
+    assert second.returncode == 0, second.stderr
+    assert "Is this right (1) or wrong (0)?" in second.stdout
+    assert re.fullmatch(r"chain 0\.\d\d", second.stdout.splitlines()[-1])
+
+
+def test_a_package_as_the_page_has_it_is_used_by_the_command_of_the_page(bare: Bare, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    for name, text in files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    bare.install(folder)
+    line = next(line for line in DOCS.splitlines() if line.startswith("cos solve"))
+    done = bare.cos(*shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
+    assert "Answer: " in done.stdout
+
+
+def test_models_that_somebody_else_made_from_the_page_work_at_once(bare: Bare) -> None:
+    """A grammar with named parts and a format that reads a head, by somebody who had the page alone."""
+    tried = bare.python("try_both.py", cwd=STRANGERS)
+    assert tried.returncode == 0, tried.stderr
+    assert [line.split()[:2] for line in tried.stdout.splitlines()] == [
+        [strategy, "answer"] for strategy in ("beam", "best_of_n", "auto", "particle")
+    ]
+    bare.install(STRANGERS)
+    asked = ("solve", "examples/ledger.png", "How much is it?", "--policy", "scripted")
+    done = bare.cos(*asked, "--grammar", "look_think", "--prm-format", "judge_head")
+    assert done.returncode == 0, done.stderr
+    assert "Answer: " in done.stdout
