@@ -85,7 +85,7 @@ def flag(name: str, value: object) -> tuple[str, ...]:
 
 
 def test_every_engine_option_has_a_flag_for_both_engines_and_one_for_each() -> None:
-    assert {*OPTIONS, "role", "model", "runtime"} == {field.name for field in fields(EngineSettings)}
+    assert {*OPTIONS, "role", "model", "runtime", "grammar"} == {field.name for field in fields(EngineSettings)}
 
 
 @pytest.mark.parametrize(("name", "values"), OPTIONS.items())
