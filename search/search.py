@@ -89,10 +89,10 @@ class Search:
         there are fewer: first one of each chain, then a second.
 
         ``then``: what will be asked for next. With it, children of chains that will probably go on are begun at low
-        priority, before the slowest candidates and all scores are there. The result is the same as without. ``otherwise``: what will
-        be asked for should the level not do; it is begun at once, and dropped when ``then`` has no more use for it.
-        ``temperature``: the search's unless given. Errors: EngineError when no child could be had; BudgetExhausted,
-        which a strategy lets pass.
+        priority, before the slowest candidates and all scores are there. The result is the same as without.
+        ``otherwise``: what will be asked for if this level is not good enough. It is begun at once, and dropped when
+        ``then`` does not want it. ``temperature``: the search's unless given. Errors: EngineError when no child could
+        be had; BudgetExhausted, which a strategy does not catch.
         """
         places = await self._granted(wanted, self._heat(temperature), reads=self._scoring.has_scorer)
         ahead = then and Ahead(
@@ -265,8 +265,8 @@ class Search:
         self._emit(Selected(tuple(chain.path for chain in kept), pruned))
 
     async def ask(self, prompt: str, path: Path, max_tokens: int) -> str:
-        """The policy's reply to a prompt with the question's picture, about the candidate at ``path``. Empty if its engine
-        failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
+        """The policy's reply to a prompt with the question's picture, about the candidate at ``path``. Empty if its
+        engine failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
             with self._watch.during("open"):
                 session = await self._models.policy.open(bare_prompt(prompt, self._question))
