@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cos.benchmarks.reproduce.cli import reproduce
-from cos.search.select import Aggregation, ScoreKind
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
@@ -29,7 +30,10 @@ Score = Annotated[
         help="What ranks chains: the PRM's scores, or the policy's likelihood (default: prm if there is one)."
     ),
 ]
-Aggregate = Annotated[Aggregation, typer.Option("--aggregation", help="How step scores become a chain's score.")]
+Aggregate = Annotated[
+    Aggregation | None,
+    typer.Option("--aggregation", help="How step scores become a chain's score (default: the PRM format's own)."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the problems and all samples.")]
 Problems = Annotated[int, typer.Option(min=1, help="Number of held-out problems.")]
 Levels = Annotated[str, typer.Option(help="Numbers of searches at once, in increasing order, as 1,4,16.")]
@@ -66,7 +70,7 @@ def ledger(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -116,7 +120,7 @@ def quality(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -197,7 +201,7 @@ def serving(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     json_only: JsonOnly = False,

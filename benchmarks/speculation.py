@@ -37,6 +37,8 @@ class Ways:
     begun: int = 0
     tokens: int = 0
     aborted: int = 0
+    aggregation: str | None = None
+    """That was in force, as replies have it."""
 
 
 async def measure(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Facts:
@@ -86,11 +88,13 @@ def facts_of(ways: Ways, setting: Setting, seed: int) -> Facts:
         "aborted_share": ways.aborted / max(1, ways.tokens),
         "seed": seed,
         **setting.facts(),
+        "aggregation": ways.aggregation,
     }
 
 
 def _count(ways: Ways, reply: Facts, *, same: bool) -> None:
     usage = reply["usage"]
+    ways.aggregation = reply["parameters"]["aggregation"]
     ways.searches += 1
     ways.identical += same
     ways.candidates += usage["candidates"]

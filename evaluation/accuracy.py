@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 from cos.engines.pictures import Origin, decode
 from cos.evaluation.failures import named, of_row
 from cos.evaluation.progress import side_by_side
-from cos.prm.pair import Pair
 from cos.search.answers import equal
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
+from cos.search.models import Models
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Question
@@ -125,7 +125,7 @@ def is_right(answer: str | None, problem: Asked) -> bool:
 
 
 async def evaluate(
-    pair: Pair,
+    models: Models,
     problems: Sequence[P],
     spec_for: Callable[[P], SearchSpec],
     concurrency: int,
@@ -137,20 +137,20 @@ async def evaluate(
     """
 
     async def one(problem: P) -> Record:
-        return await search_one(pair, problem, spec_for(problem))
+        return await search_one(models, problem, spec_for(problem))
 
     started = time.perf_counter()
     records = await side_by_side(one, problems, concurrency, label)
     return Outcome(tuple(records), time.perf_counter() - started)
 
 
-async def search_one(pair: Pair, problem: Asked, spec: SearchSpec) -> Record:
+async def search_one(models: Models, problem: Asked, spec: SearchSpec) -> Record:
     """One search; one that fails or ends without an answer counts as wrong.
 
     Errors: EngineDead; with the problem's name InputError, and StageError for all else.
     """
     try:
-        result = await solve(ask(problem), spec, pair.policy, pair.scorer, pair.grammar)
+        result = await solve(ask(problem), spec, models)
     except EngineDead:
         raise
     except (EngineError, SearchFailed):

@@ -1,4 +1,4 @@
-"""Engines in this process, matched and ready to search."""
+"""Models that are started in this process, matched and ready to search or to score."""
 
 import contextlib
 import os
@@ -9,47 +9,60 @@ from dataclasses import dataclass
 
 from cos.checkpoints import resolve
 from cos.engines.launch import Engines, launch
-from cos.engines.ports import Engine
 from cos.engines.settings import EngineSettings, Role, runtime_of
-from cos.prm.pair import Pair, pair
+from cos.prm import menu
+from cos.prm.matching import match
+from cos.search import grammars
+from cos.search.models import Models
 
 NO_PRM = "none"
 """The PRM name that stands for searching without one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """Two engines and the pair they make."""
+class OpenModels:
+    """Two engines, and what a search asks them through."""
 
     engines: Engines
-    pair: Pair
+    models: Models
 
 
 @asynccontextmanager
-async def running(policy: str, prm: str, *, threads: int | None = None, dtype: str = "auto") -> AsyncGenerator[Running]:
+async def open_models(
+    policy: str, prm: str, *, threads: int | None = None, dtype: str = "auto"
+) -> AsyncGenerator[OpenModels]:
     """Starts a policy and a PRM (``none``: no PRM) and stops them at the end. ``threads``, ``dtype``: as
     `EngineSettings`.
 
-    Errors: InputError for a model that cannot be found, started or paired.
+    Errors: InputError for a model that cannot be found, started or matched.
     """
     reader = None if prm == NO_PRM else _settings("prm", prm, threads, dtype)
     with _stdout_to_stderr():
         engines = await launch(_settings("policy", policy, threads, dtype), reader)
     try:
-        yield Running(engines, pair(engines.policy, engines.prm))
+        yield OpenModels(engines, match(engines.policy, engines.prm))
     finally:
         await engines.close()
 
 
 @asynccontextmanager
-async def running_alone(
-    role: Role, model: str, *, threads: int | None = None, dtype: str = "auto"
-) -> AsyncGenerator[Engine]:
-    """The same for one engine. Errors: InputError for a model that cannot be found or started."""
+async def open_prm(
+    prm: str,
+    *,
+    prm_format: str = menu.AUTO,
+    grammar: str = grammars.AUTO,
+    threads: int | None = None,
+    dtype: str = "auto",
+) -> AsyncGenerator[Models]:
+    """The same for a PRM alone, which is to score chains that are there already. It stands for their policy, too: the
+    chains are written in its vocabulary, in ``grammar``.
+
+    Errors: InputError for a PRM that cannot be found, started or asked so.
+    """
     with _stdout_to_stderr():
-        engines = await launch(_settings(role, model, threads, dtype), None)
+        engines = await launch(_settings("prm", prm, threads, dtype), None)
     try:
-        yield engines.policy
+        yield match(engines.policy, engines.policy, grammar=grammar, prm_format=prm_format)
     finally:
         await engines.close()
 

@@ -1,8 +1,8 @@
 """Whole chains from a policy, each in one request: from the question on, or from a chain of steps on.
 
 A search cuts at every step because it decides there. Nothing is decided here, so a chain runs to its end without
-leaving the engine's batch, and is cut into segments afterwards; what is drawn is the same in distribution. The
-engine's prefix cache holds question, image and given steps for all that continue them.
+leaving the engine's batch. Its text is cut into pieces afterwards, where the grammar's stops stand in it. What is drawn
+is the same in distribution. The engine's prefix cache holds question, image and given steps for all that continue them.
 """
 
 import asyncio
@@ -10,19 +10,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cos.evaluation.cutting import closing_stops, cut
 from cos.search.errors import EngineDead, EngineError
-from cos.search.grammars.cos import ANSWER_END, STEP_END, CosGrammar, Step, segment_ids
-from cos.search.ports import Draw, Drawn, Policy, PolicySession
+from cos.search.grammar import token_ids
+from cos.search.models import Models
+from cos.search.ports import Draw, Drawn, PolicySession
+from cos.search.prompt import question_prompt
 from cos.search.tasks import together
-from cos.search.types import Question
+from cos.search.types import Piece, Question
 
 ATTEMPTS = 2
 """Tries for one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How chains are drawn (paper, section 3.3: temperature 1.0, top-p 0.95)."""
+class ChainSampling:
+    """How whole chains are sampled (paper, section 3.3: temperature 1.0, top-p 0.95)."""
 
     temperature: float = 1.0
     top_p: float = 0.95
@@ -32,36 +35,31 @@ class Manner:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """One continuation to its end."""
+class Continuation:
+    """One sample to the end of its chain."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Piece, ...]
     """The steps it adds."""
-    answer: str | None
+    answer: Piece | None
     """None for one that the grammar cannot read, or that was cut by a limit: it has no answer."""
     tokens: int
     logprob: float | None
     """Sum over its tokens, of the model's own distribution."""
 
 
-class Writer:
-    """Draws whole chains, at most ``concurrency`` at once over all questions."""
+class ChainSampler:
+    """Samples whole chains, at most ``concurrency`` at once over all questions."""
 
-    def __init__(self, policy: Policy, manner: Manner, concurrency: int, *, logprobs: bool = False) -> None:
-        """``logprobs``: whether log-probabilities are wanted.
-
-        Errors: InputError when the policy lacks the step tokens.
-        """
-        self.manner = manner
-        self._policy = policy
+    def __init__(self, models: Models, sampling: ChainSampling, concurrency: int, *, logprobs: bool = False) -> None:
+        """``logprobs``: whether log-probabilities are wanted."""
+        self.sampling = sampling
+        self._models = models
         self._concurrency = concurrency
         self._logprobs = logprobs
-        self._grammar = CosGrammar(policy.vocabulary)
+        self._stops = closing_stops(models.grammar, models.policy.vocabulary)
         self._live = asyncio.Semaphore(concurrency)
         self.lost: list[str] = []
         """Why each request that failed for good did."""
-        self._step_end = policy.vocabulary.control_id(STEP_END)
-        self._answer_end = policy.vocabulary.control_id(ANSWER_END)
 
     def workers(self, n: int) -> int:
         """How many questions to have under way when each asks for ``n`` chains at once: one more than fills the
@@ -69,37 +67,37 @@ class Writer:
         return -(-self._concurrency // n) + 1
 
     async def open(self, question: Question) -> PolicySession:
-        """Renders a question. Errors: InputError when it does not fit, EngineDead."""
-        return await self._policy.open(question)
+        """Renders a question as a search does. Errors: InputError when it does not fit, EngineDead."""
+        models = self._models
+        prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
+        return await models.policy.open(prompt)
 
-    async def write(self, session: PolicySession, key: str, n: int, steps: Sequence[Step] = ()) -> list[Ending]:
+    async def write(self, session: PolicySession, key: str, n: int, steps: Sequence[Piece] = ()) -> list[Continuation]:
         """``n`` continuations of ``steps``, those left out whose requests failed. Else as `draw`."""
-        return [ending for ending in await self.draw(session, key, range(n), steps) if ending is not None]
+        return [found for found in await self.draw(session, key, range(n), steps) if found is not None]
 
     async def draw(
-        self, session: PolicySession, key: str, numbers: Sequence[int], steps: Sequence[Step] = ()
-    ) -> list[Ending | None]:
+        self, session: PolicySession, key: str, numbers: Sequence[int], steps: Sequence[Piece] = ()
+    ) -> list[Continuation | None]:
         """The continuations of ``steps`` with these numbers. Their seeds follow from ``key`` (the question's), the
         steps and their number, so that no order of events can change them. One whose request fails twice is None, and
         ``lost`` has why.
 
         Errors: EngineDead.
         """
-        vocabulary = self._policy.vocabulary
-        prefix = [
-            token for index, step in enumerate(steps) for token in segment_ids(vocabulary, step, first=index == 0)
-        ]
-        room = self._policy.context_tokens - session.prompt_tokens - len(prefix)
+        policy, grammar = self._models.policy, self._models.grammar
+        spans = [span for index, step in enumerate(steps) for span in grammar.spans(step, first=index == 0)]
+        prefix = token_ids(policy.vocabulary, spans)
+        room = policy.context_tokens - session.prompt_tokens - len(prefix)
         if room < 1:
-            return [Ending((), None, 0, None)] * len(numbers)
-        stop = () if self._answer_end is None else (self._answer_end,)
+            return [Continuation((), None, 0, None)] * len(numbers)
         draws = [
             Draw(
-                max_tokens=min(self.manner.max_tokens or room, room),
-                stop_ids=stop,
-                seed=_seed(self.manner.seed, key, prefix, number),
-                temperature=self.manner.temperature,
-                top_p=self.manner.top_p,
+                max_tokens=min(self.sampling.max_tokens or room, room),
+                stops=self._stops,
+                seed=_seed(self.sampling.seed, key, prefix, number),
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
                 logprobs=self._logprobs,
             )
             for number in numbers
@@ -107,7 +105,7 @@ class Writer:
         found = await together(self._draw(session, prefix, draw) for draw in draws)
         return [None if drawn is None else self._read(drawn) for drawn in found]
 
-    async def _draw(self, session: PolicySession, prefix: Sequence[int], draw: Draw) -> Drawn | None:
+    async def _draw(self, session: PolicySession, prefix: tuple[int, ...], draw: Draw) -> Drawn | None:
         why = ""
         for _ in range(ATTEMPTS):
             async with self._live:
@@ -120,20 +118,16 @@ class Writer:
         self.lost.append(why)
         return None
 
-    def _read(self, drawn: Drawn) -> Ending:
-        steps: list[Step] = []
-        answer: str | None = None
-        start = 0
-        ids = drawn.token_ids
-        ends = [index + 1 for index, token in enumerate(ids) if token in (self._step_end, self._answer_end)]
-        for end in ends:
-            segment = self._grammar.read(ids[start:end], self._policy.vocabulary.decode(ids[start:end]), cut=False)
-            start = end
-            if segment.step is None:
-                answer = segment.answer
+    def _read(self, drawn: Drawn) -> Continuation:
+        steps: list[Piece] = []
+        answer: Piece | None = None
+        for part in cut(drawn, self._models.grammar.stops, self._models.policy.vocabulary):
+            piece = self._models.grammar.read(part)
+            if piece.kind != "step":
+                answer = piece if piece.kind == "answer" else None
                 break
-            steps.append(segment.step)
-        return Ending(tuple(steps), answer, len(ids), drawn.logprob)
+            steps.append(piece)
+        return Continuation(tuple(steps), answer, drawn.tokens, drawn.logprob)
 
 
 def _seed(root: int, key: str, prefix: Sequence[int], index: int) -> int:

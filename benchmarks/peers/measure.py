@@ -20,7 +20,7 @@ from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Round, Way, compare
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import root_seed
-from cos.evaluation.in_process import running
+from cos.evaluation.in_process import open_models
 from cos.evaluation.provenance import Facts
 from cos.search.errors import CosError, InputError
 from cos.search.tasks import dismiss
@@ -105,10 +105,10 @@ async def beside_its_hub(contest: Contest) -> list[Facts]:
 async def beside_published(contest: Contest, peers: Sequence[str]) -> list[Facts]:
     """In one process, on the same engines."""
     rows: list[Facts] = []
-    async with running(contest.policy, contest.prm) as engines:
+    async with open_models(contest.policy, contest.prm) as engines:
         for (peer, strategy), theirs in contenders(engines, contest.setting, contest.seed).items():
             for setting in contest.ours(strategy) if peer in peers else ():
-                ours = InProcess(engines, engines.pair, setting, contest.seed)
+                ours = InProcess(engines, engines.models, setting, contest.seed)
                 rows += await contest.compare(ours, theirs, peer, strategy, setting)
     return rows
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from cos.benchmarks.peers.its_hub import answer_in, installed
+from cos.benchmarks.peers.its_hub import ChainForm, installed
 from cos.benchmarks.peers.measure import Contest, beside_published, parse_peers
 from cos.benchmarks.peers.published import parts
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import SEARCHES_A_WORKER, Round, Way, compare
 from cos.checkpoints import LedgerProblem
+from cos.engines.scripted_vocabulary import ScriptedVocabulary
+from cos.search import grammars
 from cos.search.errors import CosError, InputError
 from tests.benchmarks.test_commands import run
 
@@ -82,7 +84,9 @@ def test_groups_hold_all_problems(problems: list[LedgerProblem]):
     ],
 )
 def test_the_answer_is_read_from_a_chains_text(text: str, answer: str | None):
-    assert answer_in(text) == answer
+    vocabulary = ScriptedVocabulary()
+    form = ChainForm(grammars.choose(grammars.AUTO, vocabulary), vocabulary)
+    assert form.answer_in(text) == answer
 
 
 def test_peers_are_named_as_they_are(capsys: pytest.CaptureFixture[str]):

@@ -8,7 +8,7 @@ import pytest
 
 from cos.checkpoints import embedded, heldout
 from cos.engines.launch import launch
-from cos.engines.ports import Engine
+from cos.engines.ports import Runtime
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
 from cos.ledger.task import clumsy, derive, exact
@@ -37,7 +37,7 @@ def chains(folder: Path) -> list[ChainRow]:
     return found
 
 
-def computes_in(engine: Engine) -> str:
+def computes_in(engine: Runtime) -> str:
     """The format that an engine computes in, as vLLM tells."""
     assert isinstance(engine, VllmEngine)
     return str(engine._llm.model_config.dtype).removeprefix("torch.")  # pyright: ignore[reportPrivateUsage]

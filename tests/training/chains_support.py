@@ -9,7 +9,9 @@ from PIL import Image
 
 from cos.engines.scripted import Fault, Script, ScriptedEngine
 from cos.engines.story import Writer
-from cos.search.grammars.cos import STEP_END, Step, answer_pieces, step_pieces
+from cos.evaluation.sampling import ChainSampler, ChainSampling
+from cos.prm.matching import match
+from cos.search.grammars.cos import STEP_END, Step, answer_text, step_text
 from cos.search.prompt import Prompt
 from cos.training.data.rows import ProblemRow
 
@@ -37,17 +39,24 @@ def writer(wrong: float = 0.3) -> Writer:
             so_far = written + "".join(whole)
             done = so_far.count(STEP_END)
             if done >= len(STEPS):
-                return "".join([*whole, *answer_pieces("6" if "oops" in so_far else "5", first=False)])
+                return "".join([*whole, answer_text("6" if "oops" in so_far else "5", first=False)])
             step = STEPS[done]
             if rng.random() < wrong:
                 step = Step(step.name, "oops", step.reflection)
-            whole += step_pieces(step, first=done == 0)
+            whole.append(step_text(step, first=done == 0))
 
     return write
 
 
 def engine(write: Writer | None = None, fault: Fault | None = None) -> ScriptedEngine:
     return ScriptedEngine(Script(writer=write or writer(), fault=fault))
+
+
+def sampler(
+    policy: ScriptedEngine, sampling: ChainSampling | None = None, concurrency: int = 8, *, logprobs: bool = False
+) -> ChainSampler:
+    """Whole chains of a scripted policy."""
+    return ChainSampler(match(policy, None), sampling or ChainSampling(), concurrency, logprobs=logprobs)
 
 
 def lines(path: Path) -> Sequence[str]:

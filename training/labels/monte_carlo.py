@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cos.evaluation.sampling import Writer
-from cos.search.grammars.cos import Step
+from cos.evaluation.sampling import ChainSampler
 from cos.search.ports import PolicySession
 from cos.search.tasks import together
+from cos.training.data.pieces import Steps, pieces_of
 from cos.training.data.questions import is_right, question_of
 from cos.training.data.rows import BAD, GOOD, ChainRow, TagLabel
 
@@ -51,13 +51,13 @@ class Problem:
     name: str
     session: PolicySession
     spent: Spent = field(default_factory=Spent)
-    shares: dict[tuple[Step, ...], "asyncio.Future[float | None]"] = field(
-        default_factory=dict[tuple[Step, ...], "asyncio.Future[float | None]"]
+    shares: dict[Steps, "asyncio.Future[float | None]"] = field(
+        default_factory=dict[Steps, "asyncio.Future[float | None]"]
     )
 
 
 async def monte_carlo_labels(
-    writer: Writer, chains: Sequence[ChainRow], how: Continuing
+    sampler: ChainSampler, chains: Sequence[ChainRow], how: Continuing
 ) -> tuple[dict[str, tuple[TagLabel, ...]], Spent]:
     """Labels of one problem's chains by their ids, and what they took. A chain one of whose steps could not be
     continued at all, because every request failed, has none.
@@ -65,13 +65,15 @@ async def monte_carlo_labels(
     Errors: InputError when picture or question cannot be used, EngineDead.
     """
     asked = chains[0].problem
-    under_way = Problem(asked.id, await writer.open(await question_of(asked)))
-    found = await together(_of_chain(writer, under_way, chain, how) for chain in chains)
+    under_way = Problem(asked.id, await sampler.open(await question_of(asked)))
+    found = await together(_of_chain(sampler, under_way, chain, how) for chain in chains)
     labels = {chain.id: labels for chain, labels in zip(chains, found, strict=True) if labels is not None}
     return labels, under_way.spent
 
 
-async def _of_chain(writer: Writer, problem: Problem, chain: ChainRow, how: Continuing) -> tuple[TagLabel, ...] | None:
+async def _of_chain(
+    sampler: ChainSampler, problem: Problem, chain: ChainRow, how: Continuing
+) -> tuple[TagLabel, ...] | None:
     right = is_right(chain.answer, chain.problem)
     labels: list[TagLabel] = []
     for count in range(1, len(chain.steps) + 1):
@@ -79,14 +81,14 @@ async def _of_chain(writer: Writer, problem: Problem, chain: ChainRow, how: Cont
             problem.spent.not_continued += len(chain.steps) + 1 - count
             labels += [BAD] * (len(chain.steps) + 1 - count)
             break
-        share = await _share(writer, problem, chain, count, how.continuations)
+        share = await _share(sampler, problem, chain, count, how.continuations)
         if share is None:
             return None
         labels.append(TagLabel(share, share > how.hard_above))
     return (*labels, GOOD if right else BAD)
 
 
-async def _share(writer: Writer, problem: Problem, chain: ChainRow, count: int, n: int) -> float | None:
+async def _share(sampler: ChainSampler, problem: Problem, chain: ChainRow, count: int, n: int) -> float | None:
     """The share of right continuations of a chain's first ``count`` steps; whoever comes first draws them."""
     steps = chain.steps[:count]
     known = problem.shares.get(steps)
@@ -95,14 +97,14 @@ async def _share(writer: Writer, problem: Problem, chain: ChainRow, count: int, 
         return await asyncio.shield(known)
     result = problem.shares[steps] = asyncio.get_running_loop().create_future()
     try:
-        endings = await writer.write(problem.session, problem.name, n, steps)
+        found = await sampler.write(problem.session, problem.name, n, pieces_of(steps))
     except BaseException:
         # Whoever waits for it is cancelled together with this one.
         result.cancel()
         raise
-    right = sum(is_right(ending.answer, chain.problem) for ending in endings)
+    right = sum(is_right(one.answer and one.answer.text, chain.problem) for one in found)
     problem.spent.prefixes += 1
-    problem.spent.continuations += len(endings)
-    problem.spent.tokens += sum(ending.tokens for ending in endings)
-    result.set_result(right / len(endings) if endings else None)
+    problem.spent.continuations += len(found)
+    problem.spent.tokens += sum(one.tokens for one in found)
+    result.set_result(right / len(found) if found else None)
     return result.result()

@@ -14,16 +14,18 @@ from pathlib import Path as File
 
 from cos.checkpoints import resolve
 from cos.evaluation.failures import naming, of_row
-from cos.evaluation.in_process import running_alone
+from cos.evaluation.in_process import open_prm
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of
 from cos.evaluation.provenance import revision
 from cos.evaluation.tree_scores import CONCURRENCY, read_tree
-from cos.prm.cos import CosPrm
-from cos.prm.ports import Reader
-from cos.search.grammars.cos import Step, segment_ids
-from cos.search.ports import Scorer, Vocabulary
-from cos.search.types import Candidate, Path
+from cos.prm import menu
+from cos.search import grammars
+from cos.search.grammar import token_ids
+from cos.search.models import Models
+from cos.search.ports import Scorer
+from cos.search.types import Candidate, Path, Piece
+from cos.training.data.pieces import chain_pieces
 from cos.training.data.questions import question_of
 from cos.training.data.rows import ChainRow
 
@@ -36,6 +38,10 @@ class Prm:
     """A checkpoint folder, a hub name, cos-tiny, or scripted."""
     threads: int | None = None
     dtype: str = "auto"
+    format: str = menu.AUTO
+    """What ``--prm-format`` calls the format that it was trained in."""
+    grammar: str = grammars.AUTO
+    """What ``--grammar`` calls the grammar that the chains are written in for it."""
 
 
 async def score_chains(
@@ -55,7 +61,9 @@ async def score_chains(
     bare = [row for row in rows if needs_scores(row)]
     if not bare:
         return list(rows)
-    async with running_alone("prm", prm.model, threads=prm.threads, dtype=prm.dtype) as reader:
+    async with open_prm(
+        prm.model, prm_format=prm.format, grammar=prm.grammar, threads=prm.threads, dtype=prm.dtype
+    ) as models:
         with (
             nullcontext()
             if journal is None
@@ -63,7 +71,7 @@ async def score_chains(
                 journal, {"prm": prm.model, "revision": revision(resolve("prm", prm.model)), "dtype": prm.dtype}
             )
         ) as kept:
-            read = iter(await read_chains(bare, reader, concurrency, kept, failed))
+            read = iter(await read_chains(bare, models, concurrency, kept, failed))
     return [next(read) if needs_scores(row) else row for row in rows]
 
 
@@ -74,20 +82,23 @@ def needs_scores(row: ChainRow) -> bool:
 
 async def read_chains(
     rows: Sequence[ChainRow],
-    reader: Reader,
+    models: Models,
     concurrency: int = CONCURRENCY,
     journal: Journal | None = None,
     failed: list[str] | None = None,
 ) -> list[ChainRow]:
-    """The rows with P(good) at every tag; None where a read failed twice or was not finite, with the reason in
+    """The rows with the PRM's score at every tag; None where a read failed twice or was not finite, with the reason in
     ``failed``.
 
-    Errors: InputError for a picture that cannot be read; EngineDead; StageError for all else. They name the question.
+    Errors: ValueError for models without a PRM; InputError for a picture that cannot be read; EngineDead; StageError
+    for all else. They name the question.
     """
     groups: dict[str, list[ChainRow]] = {}
     for row in rows:
         groups.setdefault(row.problem.id, []).append(row)
-    scorer, gate = CosPrm(reader, reader.vocabulary), asyncio.Semaphore(concurrency)
+    if models.scorer is None:
+        raise ValueError("there is no PRM among the models; match them with one")
+    scorer, gate = models.scorer, asyncio.Semaphore(concurrency)
     scores: dict[str, list[list[float | None]]] = {}
     waiting: list[list[ChainRow]] = []
     for group in groups.values():
@@ -100,7 +111,7 @@ async def read_chains(
 
         async def read(group: list[ChainRow]) -> None:
             with naming(of_row(group[0].problem.id)):
-                found = await _read_question(scorer, reader.vocabulary, group, gate, failed)
+                found = await _read_question(scorer, models, group, gate, failed)
             scores[group[0].problem.id] = found
             if journal is not None:
                 journal.add(_key(group), {"scores": found})
@@ -122,40 +133,35 @@ def _key(group: Sequence[ChainRow]) -> str:
 
 
 async def _read_question(
-    scorer: Scorer,
-    vocabulary: Vocabulary,
-    group: Sequence[ChainRow],
-    gate: asyncio.Semaphore,
-    failed: list[str] | None,
+    scorer: Scorer, models: Models, group: Sequence[ChainRow], gate: asyncio.Semaphore, failed: list[str] | None
 ) -> list[list[float | None]]:
     """The scores of every chain of one question."""
     session = await scorer.open(await question_of(group[0].problem))
-    nodes, leaves = tree_of(vocabulary, group)
+    nodes, leaves = tree_of(models, group)
     scores = await read_tree(session, nodes, gate, failed)
     return [[scores[leaf[:depth]] for depth in range(1, len(leaf) + 1)] for leaf in leaves]
 
 
-def tree_of(vocabulary: Vocabulary, rows: Sequence[ChainRow]) -> tuple[dict[Path, Candidate], list[Path]]:
-    """Chains of one question as a tree, parents first, and where each of them ends."""
+def tree_of(models: Models, rows: Sequence[ChainRow]) -> tuple[dict[Path, Candidate], list[Path]]:
+    """Chains of one question as a tree, parents first, and where each of them ends. They are written as the policy
+    would have written them."""
     nodes: dict[Path, Candidate] = {}
-    places: dict[tuple[Path, Step | str], Path] = {}
+    places: dict[tuple[Path, object], Path] = {}
     width = Counter[Path]()
     leaves: list[Path] = []
     for row in rows:
         path: Path = ()
-        for content in (*row.steps, row.answer):
+        for content, piece in zip((*row.steps, row.answer), chain_pieces(row.steps, row.answer), strict=True):
             if (path, content) not in places:
                 place = places[path, content] = (*path, width[path])
                 width[path] += 1
-                nodes[place] = _candidate(vocabulary, place, content)
+                nodes[place] = _candidate(models, place, piece)
             path = places[path, content]
         leaves.append(path)
     return nodes, leaves
 
 
-def _candidate(vocabulary: Vocabulary, path: Path, content: Step | str) -> Candidate:
-    ids = segment_ids(vocabulary, content, first=len(path) == 1)
-    text = vocabulary.decode(ids)
-    if isinstance(content, Step):
-        return Candidate(path=path, token_ids=ids, text=text, end="step", step=content)
-    return Candidate(path=path, token_ids=ids, text=text, end="answer", answer=content)
+def _candidate(models: Models, path: Path, piece: Piece) -> Candidate:
+    ids = token_ids(models.policy.vocabulary, models.grammar.spans(piece, first=len(path) == 1))
+    end = "answer" if piece.kind == "answer" else "step"
+    return Candidate(path=path, written=ids, tokens=len(ids), piece=piece, end=end)

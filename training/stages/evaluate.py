@@ -17,7 +17,7 @@ from cos.evaluation.accuracy import Outcome, evaluate, root_seed
 from cos.evaluation.calibration import plot_reliability
 from cos.evaluation.failures import naming, of_stage
 from cos.evaluation.files import replacing
-from cos.evaluation.in_process import NO_PRM, running, running_alone
+from cos.evaluation.in_process import NO_PRM, open_models, open_prm
 from cos.evaluation.provenance import Facts, machine, revision
 from cos.evaluation.statistics import bootstrap_mean
 from cos.evaluation.verdicts import (
@@ -28,9 +28,8 @@ from cos.evaluation.verdicts import (
     corrected,
     verdicts_of,
 )
-from cos.prm.pair import Pair
-from cos.prm.ports import Reader
 from cos.search.errors import InputError
+from cos.search.models import Models
 from cos.search.select import ScoreKind
 from cos.search.spec import SearchSpec
 from cos.search.terms import Sampling
@@ -74,17 +73,17 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
     prm, policy = (name and context.checkpoint(name) for name in (config.prm, config.policy))
     facts: Facts = {}
     async with AsyncExitStack() as stack:
-        pair, reader = await _engines(config, context, stack, policy, prm)
+        models = await _models(config, context, stack, policy, prm)
         if unseen:
-            scores = await _scores([*unseen, *seen], config, reader)
+            scores = await _scores([*unseen, *seen], config, models)
             judged = [
                 Labelled(row.problem.id, tags, [label and label.hard for label in row.labels[config.labels]])
                 for row, tags in zip([*unseen, *seen], scores, strict=True)
             ]
             facts |= prm_facts(judged[: len(unseen)], config, context)
             facts |= {"seen": questions_facts(judged[len(unseen) :], context.seed)} if seen else {}
-        if pair is not None:
-            facts["policy"] = await policy_facts(pair, problems, config, context.seed)
+        if models is not None and policy is not None:
+            facts["policy"] = await policy_facts(models, problems, config, context.seed)
     return {
         **facts,
         **intake.facts,
@@ -100,27 +99,26 @@ async def _measure(config: EvaluateConfig, context: StageContext) -> Facts:
     }
 
 
-async def _engines(
+async def _models(
     config: EvaluateConfig, context: StageContext, stack: AsyncExitStack, policy: str | None, prm: str | None
-) -> tuple[Pair | None, Reader | None]:
-    """The pair that searches, None without a policy, and the engine that reads, None without a PRM."""
+) -> Models | None:
+    """What searches, or, without a policy, what scores; None where nothing need be started."""
     if policy is not None:
-        started = await stack.enter_async_context(running(policy, prm or NO_PRM, dtype=config.dtype))
-        return started.pair, started.engines.prm
+        found = await stack.enter_async_context(open_models(policy, prm or NO_PRM, dtype=config.dtype))
+        return found.models
     if prm is None or config.stored_scores:
-        return None, None
-    alone = running_alone("prm", prm, threads=context.threads, dtype=config.dtype)
-    return None, await stack.enter_async_context(alone)
+        return None
+    return await stack.enter_async_context(open_prm(prm, threads=context.threads, dtype=config.dtype))
 
 
 async def _scores(
-    chains: Sequence[ChainRow], config: EvaluateConfig, reader: Reader | None
+    chains: Sequence[ChainRow], config: EvaluateConfig, models: Models | None
 ) -> list[list[float | None]]:
     """A score for every tag: stored ones, or read anew. Errors: InputError when neither can be."""
     if not config.stored_scores:
-        if reader is None:
+        if models is None or models.scorer is None:
             raise InputError("chains are judged by a PRM: give prm, or stored_scores: true", "prm")
-        return [[*(row.scores or ())] for row in await read_chains(chains, reader, config.concurrency)]
+        return [[*(row.scores or ())] for row in await read_chains(chains, models, config.concurrency)]
     bare = next((row.id for row in chains if row.scores is None), None)
     if bare is not None:
         raise InputError(f"chain {bare!r} has no stored scores; leave out stored_scores to have it read", "chains")
@@ -205,17 +203,17 @@ class RowProblem:
 
 
 async def policy_facts(
-    pair: Pair, problems: Sequence[RowProblem], config: EvaluateConfig, seed: int
+    models: Models, problems: Sequence[RowProblem], config: EvaluateConfig, seed: int
 ) -> dict[str, Facts]:
     """Accuracy of every way to search, each with its interval and its paired difference to greedy."""
     found: dict[str, Outcome] = {}
-    for search in searches(config.n, with_prm=pair.scorer is not None):
+    for search in searches(config.n, with_prm=models.scorer is not None):
 
         def spec(problem: RowProblem, search: Way = search) -> SearchSpec:
             sampling = Sampling(seed=root_seed(seed, problem.id), temperature=config.temperature, top_p=config.top_p)
             return SearchSpec(search.strategy, search.params, sampling=sampling, score=search.score, explain=False)
 
-        found[search.name] = await evaluate(pair, problems, spec, config.concurrency, search.name)
+        found[search.name] = await evaluate(models, problems, spec, config.concurrency, search.name)
     return {name: _outcome(outcome, found["greedy"], seed) for name, outcome in found.items()}
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from cos.evaluation.failures import check_share, most_often, naming, of_row, of_stage
-from cos.evaluation.in_process import NO_PRM, running
+from cos.evaluation.in_process import NO_PRM, open_models
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of, tell
-from cos.evaluation.sampling import Manner, Writer
+from cos.evaluation.sampling import ChainSampler, ChainSampling
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures
@@ -103,14 +103,14 @@ async def _continue(
 ) -> tuple[dict[str, tuple[TagLabel, ...]], dict[str, int]]:
     """Monte-Carlo labels by chain id, and what they took."""
     policy = context.checkpoint(config.policy or "")
-    manner = Manner(temperature=config.temperature, top_p=config.top_p, max_tokens=None, seed=context.seed)
-    async with running(policy, NO_PRM, threads=context.threads) as started:
-        writer = Writer(started.engines.policy, manner, CONCURRENT, logprobs=False)
-        return await continued(writer, config, chains, context.folder / JOURNAL, {"policy": policy})
+    sampling = ChainSampling(temperature=config.temperature, top_p=config.top_p, max_tokens=None, seed=context.seed)
+    async with open_models(policy, NO_PRM, threads=context.threads) as found:
+        sampler = ChainSampler(found.models, sampling, CONCURRENT, logprobs=False)
+        return await continued(sampler, config, chains, context.folder / JOURNAL, {"policy": policy})
 
 
 async def continued(
-    writer: Writer, config: LabelConfig, chains: Sequence[ChainRow], journal_path: Path, of: Mapping[str, Any]
+    sampler: ChainSampler, config: LabelConfig, chains: Sequence[ChainRow], journal_path: Path, of: Mapping[str, Any]
 ) -> tuple[dict[str, tuple[TagLabel, ...]], dict[str, int]]:
     """Monte-Carlo labels by chain id, and what they took. ``of`` says whose they are: a run never goes on with another
     policy's.
@@ -125,7 +125,7 @@ async def continued(
     ((name, count),) = Counter(chain.id for chain in chains).most_common(1)
     if count > 1:
         raise InputError(f"id {name!r} names {count} chains; give each one of its own", "chains")
-    with Journal(journal_path, {**of, **asdict(writer.manner), **asdict(how)}) as journal:
+    with Journal(journal_path, {**of, **asdict(sampler.sampling), **asdict(how)}) as journal:
         known = {name: value["shares"] for name, value in journal.done.items()}
         missing = {
             name: [chain for chain in group if chain.id not in known.get(name, {})]
@@ -136,7 +136,7 @@ async def continued(
 
             async def label(name: str) -> None:
                 with naming(of_row(name)):
-                    labels, spent = await monte_carlo_labels(writer, missing[name], how)
+                    labels, spent = await monte_carlo_labels(sampler, missing[name], how)
                 shares = {chain: [tag.soft for tag in tags] for chain, tags in labels.items()}
                 before = journal.done.get(name, {"shares": {}, "spent": {}})
                 journal.add(
@@ -148,10 +148,10 @@ async def continued(
                 )
                 bar.update()
 
-            await work_off(waiting, label, writer.workers(config.continuations))
+            await work_off(waiting, label, sampler.workers(config.continuations))
         labels, spent = _read(journal.done, config.hard_above)
     failed = sum(chain.id not in labels for chain in chains)
-    whys = [most_often(writer.lost)] * failed
+    whys = [most_often(sampler.lost)] * failed
     check_share("chains could not be continued", whys, len(chains), config.failed_at_most)
     return labels, spent
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cos.evaluation.failures import StageError, check_share, naming, of_row, of_stage
-from cos.evaluation.in_process import NO_PRM, running
+from cos.evaluation.in_process import NO_PRM, open_models
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of, tell
-from cos.evaluation.sampling import Manner, Writer
-from cos.search.grammars.cos import Step
+from cos.evaluation.sampling import ChainSampler, ChainSampling, Continuation
+from cos.training.data.pieces import steps_as_json, steps_from_json, steps_of
 from cos.training.data.preflight import Intake
 from cos.training.data.problems import problems_of
 from cos.training.data.questions import is_right, question_of
@@ -40,15 +40,15 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
         intake = Intake(context)
         problems = problems_of(config.problems, context, intake)
         policy = context.checkpoint(config.policy)
-        manner = Manner(
+        sampling = ChainSampling(
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=context.seed
         )
 
         async def work() -> dict[str, Any]:
-            async with running(policy, NO_PRM, threads=context.threads) as found:
-                writer = Writer(found.engines.policy, manner, config.concurrency, logprobs=config.logprobs)
+            async with open_models(policy, NO_PRM, threads=context.threads) as found:
+                sampler = ChainSampler(found.models, sampling, config.concurrency, logprobs=config.logprobs)
                 return await roll_out(
-                    writer,
+                    sampler,
                     problems,
                     context.folder,
                     config.each,
@@ -60,7 +60,7 @@ def run_rollout(config: "RolloutConfig", context: StageContext) -> None:
 
 
 async def roll_out(
-    writer: Writer,
+    sampler: ChainSampler,
     problems: Sequence[ProblemRow],
     folder: Path,
     each: int,
@@ -74,7 +74,7 @@ async def roll_out(
     StageError, which also says that more than the share ``failed_at_most`` of the chains were lost, or that none has an
     answer; those of a problem name it. A run that goes on draws again what was lost.
     """
-    with Journal(folder / JOURNAL, {**of, "each": each, **asdict(writer.manner)}) as journal:
+    with Journal(folder / JOURNAL, {**of, "each": each, **asdict(sampler.sampling)}) as journal:
         known = {name: value["endings"] for name, value in journal.done.items()}
         waiting = [problem for problem in problems if None in known.get(problem.id, [None])]
         with bar_of("rollout", len(problems), len(problems) - len(waiting)) as bar:
@@ -83,15 +83,15 @@ async def roll_out(
                 endings = list(known.get(problem.id, [None] * each))
                 missing = [number for number, ending in enumerate(endings) if ending is None]
                 with naming(of_row(problem.id)):
-                    session = await writer.open(await question_of(problem))
-                    drawn = await writer.draw(session, problem.id, missing)
+                    session = await sampler.open(await question_of(problem))
+                    drawn = await sampler.draw(session, problem.id, missing)
                 for number, ending in zip(missing, drawn, strict=True):
-                    endings[number] = None if ending is None else asdict(ending)
+                    endings[number] = None if ending is None else _stored(ending)
                 journal.add(problem.id, {"endings": endings})
                 bar.update()
 
-            await work_off(waiting, roll, writer.workers(each))
-        check_share("chains could not be drawn", writer.lost, each * len(problems), failed_at_most)
+            await work_off(waiting, roll, sampler.workers(each))
+        check_share("chains could not be drawn", sampler.lost, each * len(problems), failed_at_most)
         outcome = _summary(problems, journal.done)
         if outcome["unanswered"] == outcome["chains"]:
             failed = f" ({outcome['lost']} requests failed)" if outcome["lost"] else ""
@@ -106,6 +106,16 @@ async def roll_out(
     return outcome
 
 
+def _stored(found: Continuation) -> dict[str, Any]:
+    """A drawn chain as the journal holds it."""
+    return {
+        "steps": steps_as_json(steps_of(found.steps)),
+        "answer": None if found.answer is None else found.answer.text,
+        "tokens": found.tokens,
+        "logprob": found.logprob,
+    }
+
+
 def _chains(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]]) -> Iterator[ChainRow]:
     for problem in problems:
         for number, ending in enumerate(done[problem.id]["endings"]):
@@ -113,7 +123,7 @@ def _chains(problems: Sequence[ProblemRow], done: Mapping[str, Mapping[str, Any]
                 yield ChainRow(
                     id=f"{problem.id}/{number}",
                     problem=problem,
-                    steps=tuple(Step(**step) for step in ending["steps"]),
+                    steps=steps_from_json(ending["steps"]),
                     answer=ending["answer"],
                     right=is_right(ending["answer"], problem),
                     logprob=ending["logprob"],

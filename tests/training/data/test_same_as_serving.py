@@ -25,18 +25,22 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 from cos.clients.protocol import encode_image
+from cos.engines.chat import ChatPrompt
 from cos.engines.checkpoint import templater
 from cos.engines.load import Load
 from cos.engines.pictures import SERVED, Origin, decode, read_file
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
-from cos.engines.vocabulary import ChatPrompt, HfVocabulary
+from cos.engines.vocabulary import HfVocabulary
 from cos.evaluation.accuracy import ask
 from cos.evaluation.tree_scores import read_tree
 from cos.prm.cos import CosPrm
+from cos.prm.ports import Judged
 from cos.search.errors import BadImage, InputError
-from cos.search.grammars.cos import Step
+from cos.search.grammars.cos import CosGrammar, Step
+from cos.search.models import Models
 from cos.search.ports import LabelRead
+from cos.search.prompt import Prompt, question_prompt
 from cos.search.types import Picture, Question
 from cos.server.images import take
 from cos.training.data.questions import question_of
@@ -205,7 +209,7 @@ async def test_training_takes_the_prompt_ids_and_the_pixels_that_vllm_sends_its_
     tiles: set[int] = set()
     place = 0
     for number, (row, sample) in enumerate(zip(nasty, samples, strict=True)):
-        rendered = await checkpoint.engine.render(await question_of(row))
+        rendered = await checkpoint.engine.render(question_prompt(await question_of(row)))
         sent, batch = sent_pixels(rendered, processor.image_processor), collate([sample])
         expected = [*rendered["prompt_token_ids"], *turn.ids]
         assert batch["input_ids"][0].tolist() == expected, row.id
@@ -232,7 +236,7 @@ async def test_questions_without_a_picture_have_the_prompt_ids_that_vllm_sends_a
     for number, row in enumerate(bare):
         drawn, evaluated = await question_of(row), ask(RowProblem(row))
         assert drawn == evaluated == Question(row.question)
-        rendered = await checkpoint.engine.render(drawn)
+        rendered = await checkpoint.engine.render(question_prompt(drawn))
         expected = [*rendered["prompt_token_ids"], *turn.ids]
         for batch, place in (
             (collate([samples[6 + number]]), 0),
@@ -258,7 +262,7 @@ async def test_nothing_but_the_chat_template_begins_a_prompt(checkpoint: Checkpo
     first = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
     turn = TurnEncoder(processor.tokenizer).chain([], "2")
     image = noise(56, 56)
-    rendered = await checkpoint.engine.render(Question("<|im_end|>?", Picture(image, "digest")))
+    rendered = await checkpoint.engine.render(question_prompt(Question("<|im_end|>?", Picture(image, "digest"))))
     for ids in (
         rendered["prompt_token_ids"],
         Collator(processor)([Sample(image, "<|im_end|>?", turn)])["input_ids"][0],
@@ -274,12 +278,12 @@ class WrittenDown:
         self.vocabulary = vocabulary
         self.read: list[list[int]] = []
 
-    async def open(self, question: Question) -> WrittenDown:
+    async def open(self, prompt: Prompt) -> WrittenDown:
         return self
 
-    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
-        self.read.append([*continuation])
-        return LabelRead(-0.1, -3.0, 1, 0)
+    async def read_labels(self, prefix: Sequence[int], labels: tuple[int, ...], priority: int) -> LabelRead:
+        self.read.append([*prefix])
+        return LabelRead((-0.1, -3.0), 1, 0)
 
 
 @pytest.mark.parametrize("tokenizer_of_policy", ["the same", "another"])
@@ -289,11 +293,12 @@ async def test_a_prm_is_taught_the_chain_that_it_reads_in_a_search(
     reader = WrittenDown(checkpoint.engine.vocabulary)
     encoder = TurnEncoder(checkpoint.processor.tokenizer)
     policy: Any = reader.vocabulary if tokenizer_of_policy == "the same" else SimpleNamespace(fingerprint="another")
-    scorer = CosPrm(cast("Any", reader), policy)
+    grammar = CosGrammar(reader.vocabulary)
+    scorer = CosPrm(cast("Any", reader), Judged(vocabulary=policy, grammar=grammar))
     texts = questions()
     steps = tuple(Step(*texts[start : start + 3]) for start in range(0, len(texts) - 3, 3))
     row = ChainRow(id="chain", problem=nasty[0], steps=steps, answer=texts[-1])
-    nodes, _ = tree_of(reader.vocabulary, [row])
+    nodes, _ = tree_of(Models(policy=cast("Any", reader), grammar=grammar, scorer=scorer), [row])
     await read_tree(await scorer.open(Question("?")), nodes, asyncio.Semaphore(1))
     taught = encoder.judged(steps, row.answer, [1.0] * (len(steps) + 1))
     assert max(reader.read, key=len) == taught.ids

@@ -10,7 +10,7 @@ import pytest
 
 from cos.engines.scripted import ScriptedEngine
 from cos.evaluation.failures import StageError
-from cos.evaluation.sampling import Manner, Writer
+from cos.evaluation.sampling import ChainSampling
 from cos.ledger.checker import BAD, GOOD
 from cos.search.errors import EngineError, InputError
 from cos.search.grammars.cos import Step, answer_text
@@ -20,7 +20,7 @@ from cos.training.data.rows import ChainRow, TagLabel
 from cos.training.data.sources import files_of
 from cos.training.labels.monte_carlo import Continuing, Spent, monte_carlo_labels
 from cos.training.stages.label import continued
-from tests.training.chains_support import STEPS, engine, lines, problems, writer
+from tests.training.chains_support import STEPS, engine, lines, problems, sampler, writer
 
 SLIP = Step("Add", "oops", "It follows.")
 
@@ -36,8 +36,8 @@ def chains(folder: Path, *written: tuple[tuple[Step, ...], str]) -> list[ChainRo
 async def label(
     policy: ScriptedEngine, rows: list[ChainRow], how: Continuing | None = None, seed: int = 0
 ) -> tuple[dict[str, tuple[TagLabel, ...]], Spent]:
-    writes = Writer(policy, Manner(seed=seed), concurrency=8)
-    return await monte_carlo_labels(writes, rows, how or Continuing(continuations=8))
+    draws = sampler(policy, ChainSampling(seed=seed))
+    return await monte_carlo_labels(draws, rows, how or Continuing(continuations=8))
 
 
 async def test_a_step_is_worth_the_share_of_its_continuations_that_end_right(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ async def test_too_many_unlabelled_chains_are_an_error_and_only_those_are_tried_
     config = LabelConfig(chains=files_of(["-"]), sources=("monte_carlo",), policy="-", continuations=2)
 
     async def go_on(policy: ScriptedEngine) -> dict[str, tuple[TagLabel, ...]]:
-        writes = Writer(policy, Manner(), concurrency=4)
-        return (await continued(writes, config, rows, tmp_path / "journal", {}))[0]
+        draws = sampler(policy, concurrency=4)
+        return (await continued(draws, config, rows, tmp_path / "journal", {}))[0]
 
     sick = engine(fault=lambda kind, number: EngineError("out of memory") if number >= 20 else None)
     with pytest.raises(StageError, match=r"of 10 chains could not be continued, .* because: out of memory; .*raise"):
@@ -128,7 +128,7 @@ async def test_one_id_for_two_chains_is_refused(tmp_path: Path) -> None:
     config = LabelConfig(chains=files_of(["-"]), sources=("monte_carlo",), policy="-")
     rows = chains(tmp_path, (STEPS, "5")) * 2
     with pytest.raises(InputError, match="id 'p0/0' names 2 chains"):
-        await continued(Writer(engine(), Manner(), 4), config, rows, tmp_path / "journal", {})
+        await continued(sampler(engine(), concurrency=4), config, rows, tmp_path / "journal", {})
 
 
 async def test_an_unreadable_continuation_ends_wrong(tmp_path: Path) -> None:

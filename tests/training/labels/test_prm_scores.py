@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from cos.engines.launch import Engines
+from cos.engines.ports import Runtime
 from cos.engines.scripted import Fault, Script, ScriptedEngine
 from cos.evaluation.journal import Journal
-from cos.prm.cos import CosPrm
-from cos.prm.ports import Reader
+from cos.prm.matching import match
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.grammars.cos import Step
+from cos.search.models import Models
 from cos.search.prompt import Prompt
-from cos.search.types import Chain, Question
+from cos.search.types import Chain
 from cos.training.data.questions import question_of
 from cos.training.data.rows import ChainRow, ProblemRow
 from cos.training.labels.prm_scores import Prm, read_chains, score_chains, tree_of
@@ -39,14 +40,20 @@ def some(folder: Path, questions: int) -> list[ChainRow]:
     ]
 
 
-def prm(fault: Fault | None = None, judge: Callable[[Question, str], float] | None = None) -> ScriptedEngine:
-    return ScriptedEngine(Script(fault=fault) if judge is None else Script(fault=fault, judge=judge))
+def prm(fault: Fault | None = None, judge: Callable[[Prompt, str], float] | None = None) -> Models:
+    return alone(ScriptedEngine(Script(fault=fault, judge=judge)))
 
 
-async def read_alone(reader: Reader, row: ChainRow) -> list[float | None]:
+def alone(engine: Runtime) -> Models:
+    """A PRM that also stands for the policy whose chains it reads."""
+    return match(engine, engine)
+
+
+async def read_alone(models: Models, row: ChainRow) -> list[float | None]:
     """Every tag by a request of its own, one after the other."""
-    session = await CosPrm(reader, reader.vocabulary).open(await question_of(row.problem))
-    nodes, (leaf,) = tree_of(reader.vocabulary, [row])
+    assert models.scorer is not None
+    session = await models.scorer.open(await question_of(row.problem))
+    nodes, (leaf,) = tree_of(models, [row])
     chains = [Chain(tuple(nodes[leaf[:end]] for end in range(1, depth + 1))) for depth in range(1, len(leaf) + 1)]
     return [(await session.score(chain)).score for chain in chains]
 
@@ -81,7 +88,7 @@ async def test_a_step_is_read_after_the_one_before_it_and_the_first_of_all_goes_
 
 async def test_no_more_reads_than_asked_for_are_under_way(tmp_path: Path) -> None:
     engine = ScriptedEngine(Script(seconds_per_read=0.001))
-    await read_chains(some(tmp_path, 20), engine, concurrency=5)
+    await read_chains(some(tmp_path, 20), alone(engine), concurrency=5)
     assert engine.most_in_flight == 5
 
 
@@ -114,11 +121,11 @@ async def test_a_dead_engine_ends_it(tmp_path: Path) -> None:
 async def test_a_stopped_run_goes_on_and_reads_nothing_twice(tmp_path: Path) -> None:
     rows, path = some(tmp_path, 20), tmp_path / "journal"
 
-    async def run(engine: ScriptedEngine) -> list[ChainRow]:
+    async def run(models: Models) -> list[ChainRow]:
         with Journal(path, {"prm": "scripted"}) as journal:
-            return await read_chains(rows, engine, 6, journal)
+            return await read_chains(rows, models, 6, journal)
 
-    task = asyncio.create_task(run(ScriptedEngine(Script(seconds_per_read=0.002))))
+    task = asyncio.create_task(run(alone(ScriptedEngine(Script(seconds_per_read=0.002)))))
     await until(path, 6)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -161,7 +168,7 @@ async def test_a_missing_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tree_holds_its_parents_before_their_children(tmp_path: Path) -> None:
-    nodes, leaves = tree_of(prm().vocabulary, some(tmp_path, 1))
+    nodes, leaves = tree_of(prm(), some(tmp_path, 1))
     assert leaves == [(0, 0, 0), (0, 1, 0), (1, 0)]
     assert all(path[:-1] in list(nodes)[:place] for place, path in enumerate(nodes) if len(path) > 1)
     assert [nodes[leaf].end for leaf in leaves] == ["answer"] * 3
@@ -172,7 +179,7 @@ def test_a_tree_holds_its_parents_before_their_children(tmp_path: Path) -> None:
 async def test_a_real_prm_gives_a_tree_the_scores_of_its_chains(real_engines: Engines, tmp_path: Path) -> None:
     assert real_engines.prm is not None
     rows = some(tmp_path, 2)
-    together = [list(row.scores or ()) for row in await read_chains(rows, real_engines.prm)]
-    alone = [await read_alone(real_engines.prm, row) for row in rows]
-    for ours, theirs in zip(together, alone, strict=True):
+    together = [list(row.scores or ()) for row in await read_chains(rows, alone(real_engines.prm))]
+    one_by_one = [await read_alone(alone(real_engines.prm), row) for row in rows]
+    for ours, theirs in zip(together, one_by_one, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-2)

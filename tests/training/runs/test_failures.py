@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.failures import StageError, naming
-from cos.evaluation.in_process import Running
-from cos.prm.pair import pair
+from cos.evaluation.in_process import OpenModels
+from cos.prm.matching import match
 from cos.search.errors import EngineDead, InputError
+from cos.search.models import Models
 from cos.training.config.recipe import EvaluateConfig, LabelConfig, PairsConfig, PrmConfig, ProblemSource, RolloutConfig
 from cos.training.data.named_data import NamedData, collate_named
 from cos.training.data.preflight import Intake
@@ -216,15 +217,15 @@ def failing_engines(module: str, patch: pytest.MonkeyPatch) -> None:
     broken = ScriptedEngine(Script(writer=ended, judge=ended))
 
     @asynccontextmanager
-    async def started(*_: object, **__: object) -> AsyncGenerator[Running]:
+    async def started(*_: object, **__: object) -> AsyncGenerator[OpenModels]:
         engines = Engines(broken, None)
-        yield Running(engines, pair(broken, None))
+        yield OpenModels(engines, match(broken, None))
 
     @asynccontextmanager
-    async def alone(*_: object, **__: object) -> AsyncGenerator[ScriptedEngine]:
-        yield broken
+    async def alone(*_: object, **__: object) -> AsyncGenerator[Models]:
+        yield match(broken, broken)
 
-    for name, starts in (("running", started), ("running_alone", alone)):
+    for name, starts in (("open_models", started), ("open_prm", alone)):
         patch.setattr(f"cos.training.{module}.{name}", starts, raising=False)
 
 

@@ -5,13 +5,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from cos.engines.scripted import ScriptedEngine
-from cos.prm.pair import pair
+from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.config.keys import ProblemSource
@@ -152,14 +152,15 @@ def test_chains_without_the_wanted_labels_are_an_error_that_names_one(chains: Pa
 async def test_a_written_chain_is_scored_as_the_search_would_score_it(tmp_path: Path):
     row = chain(problem(tmp_path, 0), 0, [0.8, 0.3], [True, True])
     engine = ScriptedEngine()
-    (found,) = await read_chains([row], engine)
+    models = match(engine, engine)
+    (found,) = await read_chains([row], models)
     assert found.scores == (pytest.approx(0.8), pytest.approx(0.3), pytest.approx(0.3))
-    nodes, _ = tree_of(engine.vocabulary, [row])
+    nodes, _ = tree_of(models, [row])
     written = list(nodes.values())
-    assert "".join(candidate.text for candidate in written) == "".join(row.segments)
+    texts = [engine.vocabulary.decode(cast("tuple[int, ...]", candidate.written)) for candidate in written]
+    assert texts == row.segments
     assert [candidate.end for candidate in written] == ["step", "step", "answer"]
-    assert pair(engine, engine).grammar.read(written[0].token_ids, written[0].text, cut=False)
-    assert re.search(r"\[0\.8000\]", written[0].text)
+    assert re.search(r"\[0\.8000\]", texts[0])
 
 
 def test_comparing_two_sides_finds_the_largest_gap_and_refuses_a_missing_score():

@@ -10,19 +10,20 @@ import pytest
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.failures import StageError
 from cos.evaluation.journal import Journal
-from cos.evaluation.sampling import Manner, Writer
+from cos.evaluation.sampling import ChainSampling
 from cos.search.errors import EngineError, InputError
 from cos.search.grammars.cos import answer_text, render_segments
-from cos.search.types import Question
+from cos.search.types import Piece, Question
+from cos.training.data.pieces import pieces_of, steps_of
 from cos.training.data.problems import read_problems
 from cos.training.data.rows import ChainRow, ProblemRow, read_rows, write_rows
 from cos.training.stages.rollout import CHAINS, JOURNAL, roll_out
-from tests.training.chains_support import STEPS, engine, lines, problems, until, writer
+from tests.training.chains_support import STEPS, engine, lines, problems, sampler, until, writer
 
 
 async def rolled(folder: Path, asked: list[ProblemRow], policy: ScriptedEngine, each: int = 4) -> list[ChainRow]:
-    writes = Writer(policy, Manner(seed=7), concurrency=8, logprobs=True)
-    await roll_out(writes, asked, folder, each, {"policy": "scripted"}, failed_at_most=0.1)
+    draws = sampler(policy, ChainSampling(seed=7), logprobs=True)
+    await roll_out(draws, asked, folder, each, {"policy": "scripted"}, failed_at_most=0.1)
     return list(read_rows(folder / CHAINS, ChainRow))
 
 
@@ -102,7 +103,7 @@ def test_a_line_that_is_none_of_a_journal_is_named(tmp_path: Path) -> None:
 async def test_chains_without_an_answer_are_counted_and_set_aside(tmp_path: Path) -> None:
     grammar = writer()
     policy = engine(lambda question, written, rng: grammar(question, written, rng) if rng.random() < 0.5 else "none")
-    outcome = await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 4), tmp_path, 3, {}, failed_at_most=0)
+    outcome = await roll_out(sampler(policy), problems(tmp_path, 4), tmp_path, 3, {}, failed_at_most=0)
     assert 0 < outcome["unanswered"] < outcome["chains"] == 12
     assert len(lines(tmp_path / CHAINS)) == 12 - outcome["unanswered"]
 
@@ -110,14 +111,14 @@ async def test_chains_without_an_answer_are_counted_and_set_aside(tmp_path: Path
 async def test_a_policy_none_of_whose_chains_has_an_answer_is_an_error_and_no_end(tmp_path: Path) -> None:
     policy = engine(lambda question, written, rng: "no grammar at all")
     with pytest.raises(StageError, match=r"none of 6 chains has an answer: .* \(stage `sft`\)"):
-        await roll_out(Writer(policy, Manner(), 8), problems(tmp_path, 2), tmp_path, 3, {}, failed_at_most=0)
+        await roll_out(sampler(policy), problems(tmp_path, 2), tmp_path, 3, {}, failed_at_most=0)
     assert not (tmp_path / CHAINS).exists()
 
 
 async def test_a_chain_whose_request_fails_twice_is_lost_and_counted(tmp_path: Path) -> None:
     policy = engine(fault=lambda kind, number: EngineError("no") if number < 6 else None)
     asked = problems(tmp_path, 1)
-    outcome = await roll_out(Writer(policy, Manner(), 2), asked, tmp_path, 4, {}, failed_at_most=0.5)
+    outcome = await roll_out(sampler(policy, concurrency=2), asked, tmp_path, 4, {}, failed_at_most=0.5)
     assert (outcome["lost"], outcome["chains"]) == (2, 2), "all failed once, two of them twice"
 
 
@@ -142,11 +143,11 @@ async def test_a_missing_picture_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_continuation_begins_where_its_steps_end(tmp_path: Path) -> None:
-    writes = Writer(engine(writer(0.0)), Manner(), 4)
-    session = await writes.open(problem_question())
+    draws = sampler(engine(writer(0.0)))
+    session = await draws.open(problem_question())
     for given in range(len(STEPS) + 1):
-        (ending,) = await writes.write(session, "p", 1, STEPS[:given])
-        assert (ending.steps, ending.answer) == (STEPS[given:], "5")
+        (found,) = await draws.write(session, "p", 1, pieces_of(STEPS[:given]))
+        assert (steps_of(found.steps), found.answer) == (STEPS[given:], Piece("answer", "5"))
 
 
 def problem_question() -> Question:
@@ -154,16 +155,16 @@ def problem_question() -> Question:
 
 
 async def test_a_chain_that_is_cut_by_the_limit_has_no_answer() -> None:
-    writes = Writer(engine(writer(0.0)), Manner(max_tokens=60), 4)
-    (ending,) = await writes.write(await writes.open(problem_question()), "p", 1)
-    assert ending.answer is None
-    assert ending.tokens == 60
+    draws = sampler(engine(writer(0.0)), ChainSampling(max_tokens=60))
+    (found,) = await draws.write(await draws.open(problem_question()), "p", 1)
+    assert found.answer is None
+    assert found.tokens == 60
 
 
 async def test_an_answer_in_odd_brackets_is_read_as_the_search_reads_it() -> None:
-    writes = Writer(engine(lambda q, w, r: answer_text(" (15) ", first=True)), Manner(), 4)
-    (ending,) = await writes.write(await writes.open(problem_question()), "p", 1)
-    assert ending.answer == "15"
+    draws = sampler(engine(lambda q, w, r: answer_text(" (15) ", first=True)))
+    (found,) = await draws.write(await draws.open(problem_question()), "p", 1)
+    assert found.answer == Piece("answer", "15")
 
 
 async def test_problems_can_be_read_from_chains_and_are_taken_once(tmp_path: Path) -> None:
