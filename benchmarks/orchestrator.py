@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cos.engines import scripted
+from cos.engines import scripted, scripted_vocabulary, story
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
 from cos.prm.matching import match
@@ -162,8 +162,8 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
 def traced() -> int:
     """Bytes that are held now, garbage left out, and were asked for outside the scripted engines."""
     gc.collect()
-    own = tracemalloc.Filter(inclusive=False, filename_pattern=scripted.__file__)
-    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces((own,)).traces)
+    own = [tracemalloc.Filter(False, str(module.__file__)) for module in (scripted, scripted_vocabulary, story)]
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(own).traces)
 
 
 def text_bytes() -> tuple[int, int]:
