@@ -148,8 +148,8 @@ def quality(
     )
     names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
     grid = grid_of(like, names, parse_levels(widths, "--widths"))
-    for told in grid.left_out:
-        typer.echo(told, err=True)
+    for sentence in grid.left_out:
+        typer.echo(sentence, err=True)
     rival = None if against is None else parse_rival(against, like)
     asyncio.run(run_quality(job, grid, rival, plot))
 
