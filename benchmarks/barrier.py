@@ -12,23 +12,25 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cos.benchmarks.caches import forget
+from cos.benchmarks.caches import caches_of, empty_caches
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way, compare
+from cos.benchmarks.side_by_side import Tally, compare
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
-from cos.engines.ports import Engine
+from cos.engines.ports import HasCaches
 from cos.evaluation.accuracy import ask, root_seed
-from cos.evaluation.in_process import Running
+from cos.evaluation.in_process import OpenModels
 from cos.evaluation.provenance import Facts
-from cos.prm.pair import Pair
+from cos.search.models import Models
 from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
+from cos.search.prompt import Prompt
 from cos.search.run import solve
+from cos.search.scale import Scale
 from cos.search.spec import SearchSpec
-from cos.search.types import Chain, Question
+from cos.search.types import Chain, Prefix, Question
 
 
 class Level:
@@ -68,70 +70,84 @@ class BarrierPolicy(Wrapped):
     def is_saturated(self) -> bool:
         return True
 
-    async def open(self, question: Question) -> "BarrierDraws":
-        return BarrierDraws(await self._policy.open(question))
+    async def open(self, prompt: Prompt) -> "BarrierDraws":
+        return BarrierDraws(await self._policy.open(prompt))
 
 
 class BarrierDraws(WrappedSession):
-    """One question of a `BarrierPolicy`."""
+    """One prompt of a `BarrierPolicy`."""
 
     def __init__(self, session: PolicySession) -> None:
         super().__init__(session)
         self._session = session
         self._level = Level()
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
         async with self._level:
-            return await self._session.draw(continuation, draw)
+            return await self._session.draw(prefix, draw)
 
 
 class BarrierScorer:
     """A PRM that reads a level at once, and from the start. Satisfies `cos.search.ports.Scorer`."""
 
-    def __init__(self, scorer: Scorer, engine: Engine) -> None:
+    def __init__(self, scorer: Scorer, caches: HasCaches) -> None:
         self._scorer = scorer
-        self._engine = engine
+        self._caches = caches
+
+    @property
+    def scale(self) -> Scale:
+        return self._scorer.scale
 
     async def open(self, question: Question) -> "BarrierReads":
-        return BarrierReads(await self._scorer.open(question), self._engine)
+        return BarrierReads(await self._scorer.open(question), self._caches)
 
 
 class BarrierReads:
     """One question of a `BarrierScorer`."""
 
-    def __init__(self, session: ScorerSession, engine: Engine) -> None:
+    def __init__(self, session: ScorerSession, caches: HasCaches) -> None:
         self._session = session
-        self._level = Level(lambda: engine.forget(prefixes_only=True))
+        self._level = Level(lambda: caches.forget(prefixes_only=True))
 
     async def score(self, chain: Chain) -> Reading:
         async with self._level:
             return await self._session.score(chain)
 
 
-def behind_barrier(running: Running) -> Pair:
-    """The pair behind barriers."""
-    pair, prm = running.pair, running.engines.prm
-    scorer = None if pair.scorer is None or prm is None else BarrierScorer(pair.scorer, prm)
-    return Pair(BarrierPolicy(pair.policy), scorer, pair.grammar)
+def behind_barrier(opened: OpenModels) -> Models:
+    """The same models behind barriers. Errors: InputError for a PRM whose caches cannot be emptied."""
+    models, prm = opened.models, opened.engines.prm
+    scorer = None if models.scorer is None or prm is None else BarrierScorer(models.scorer, caches_of(prm))
+    return replace(models, policy=BarrierPolicy(models.policy), scorer=scorer)
 
 
 async def measure(
-    running: Running, problems: Sequence[LedgerProblem], setting: Setting, levels: Sequence[int], rounds: int, seed: int
+    opened: OpenModels,
+    problems: Sequence[LedgerProblem],
+    setting: Setting,
+    levels: Sequence[int],
+    rounds: int,
+    seed: int,
 ) -> Facts:
     """All levels of concurrency, both ways in turns. Errors: InputError for too few problems."""
-    ours = InProcess(running, running.pair, setting, seed)
-    barrier = InProcess(running, behind_barrier(running), setting, seed, asyncio.Lock())
+    ours = InProcess(opened, opened.models, setting, seed)
+    barrier = InProcess(opened, behind_barrier(opened), setting, seed, asyncio.Lock())
     results = await compare(ours, barrier, problems, levels, rounds, seed, "barrier")
     keys = ("speedup", "speedup_ci_low", "speedup_ci_high", "p95_ratio", "same_answers")
-    return {"results": results, **{key: results[-1][key] for key in keys}, "rounds": rounds, **setting.facts()}
+    return {
+        "results": results,
+        **{key: results[-1][key] for key in keys},
+        "rounds": rounds,
+        **setting.under(opened.models).facts(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
     """Searches on engines of this process, from empty caches."""
 
-    running: Running
-    pair: Pair
+    opened: OpenModels
+    models: Models
     setting: Setting
     seed: int
     lock: asyncio.Lock | None = None
@@ -141,16 +157,14 @@ class InProcess:
         """How a problem is searched."""
         return self.setting.spec(root_seed(self.seed, problem.id))
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`."""
-        await forget(self.running)
+        await empty_caches(self.opened)
 
         async def search(problem: LedgerProblem) -> None:
             started = time.perf_counter()
             async with self.lock or nullcontext():
-                found = await solve(
-                    ask(problem), self.spec(problem), self.pair.policy, self.pair.scorer, self.pair.grammar
-                )
-            way.add(problem, found.chain.answer, time.perf_counter() - started, found.usage.tokens_generated)
+                found = await solve(ask(problem), self.spec(problem), self.models)
+            tally.add(problem, found.chain.answer, time.perf_counter() - started, found.usage.tokens_generated)
 
         await at_once([lambda problem=problem: search(problem) for problem in problems], concurrency)

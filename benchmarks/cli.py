@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cos.benchmarks.reproduce.cli import reproduce
-from cos.search.select import Aggregation, ScoreKind
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 
 evaluations = typer.Typer(no_args_is_help=True)
 benches = typer.Typer(no_args_is_help=True)
@@ -29,7 +30,10 @@ Score = Annotated[
         help="What ranks chains: the PRM's scores, or the policy's likelihood (default: prm if there is one)."
     ),
 ]
-Aggregate = Annotated[Aggregation, typer.Option("--aggregation", help="How step scores become a chain's score.")]
+Aggregate = Annotated[
+    Aggregation | None,
+    typer.Option("--aggregation", help="How step scores become a chain's score (default: the PRM format's own)."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the problems and all samples.")]
 Problems = Annotated[int, typer.Option(min=1, help="Number of held-out problems.")]
 Levels = Annotated[str, typer.Option(help="Numbers of searches at once, in increasing order, as 1,4,16.")]
@@ -66,7 +70,7 @@ def ledger(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -74,7 +78,8 @@ def ledger(
 ) -> None:
     """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
     from cos.benchmarks.commands import Job, run_comparison, run_pool
-    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
     if pool is not None and against is not None:
@@ -116,7 +121,7 @@ def quality(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     concurrency: Concurrency = 16,
@@ -127,7 +132,8 @@ def quality(
     from cos.benchmarks.grid import grid_of
     from cos.benchmarks.quality import check_picture
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.strategies import menu
 
     check_picture(plot)
@@ -142,8 +148,8 @@ def quality(
     )
     names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
     grid = grid_of(like, names, parse_levels(widths, "--widths"))
-    for told in grid.left_out:
-        typer.echo(told, err=True)
+    for sentence in grid.left_out:
+        typer.echo(sentence, err=True)
     rival = None if against is None else parse_rival(against, like)
     asyncio.run(run_quality(job, grid, rival, plot))
 
@@ -164,7 +170,8 @@ def cost(
 ) -> None:
     """Tokens that both engines computed, by their own counters, compared with what the chains need."""
     from cos.benchmarks.commands import Job, run_cost
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge = prm_for(policy, prm)
     job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
@@ -197,7 +204,7 @@ def serving(
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
     score: Score = None,
-    aggregation: Aggregate = "cos",
+    aggregation: Aggregate = None,
     policy: Policy = "cos-tiny",
     prm: Prm = None,
     json_only: JsonOnly = False,
@@ -206,7 +213,8 @@ def serving(
     from cos.benchmarks.commands import Job, Target, run_barrier, run_metrics_cost, run_serving
     from cos.benchmarks.metrics_cost import check_ways
     from cos.benchmarks.serving import Load, parse_levels
-    from cos.benchmarks.setting import Setting, prm_for, score_kind
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
     judge = prm_for(policy, prm)
@@ -253,7 +261,8 @@ def limit(
     """Time of searches, compared with the time of the same requests when nothing waits for anything."""
     from cos.benchmarks.commands import Job, run_limit
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge, levels = prm_for(policy, prm), parse_levels(concurrency)
     job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
@@ -279,7 +288,8 @@ def peers(
     from cos.benchmarks.commands import Job, run_peers
     from cos.benchmarks.peers.measure import parse_peers
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge, levels, names = prm_for(policy, prm), parse_levels(concurrency), parse_peers(against)
     job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
@@ -304,7 +314,8 @@ def speculation(
 ) -> None:
     """Latency over HTTP with and without beginning ahead, and whether both give the same tree."""
     from cos.benchmarks.commands import Target, run_speculation
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     target = Target(url=url, api_key=api_key, policy=policy, prm=prm_for(policy, prm))
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
@@ -363,7 +374,7 @@ def dashboards(
     from cos.benchmarks.commands import run_dashboards
     from cos.benchmarks.dashboards import Plan
     from cos.benchmarks.quality import check_picture
-    from cos.benchmarks.setting import prm_for
+    from cos.evaluation.in_process import prm_for
 
     check_picture(picture, "--picture")
     plan = Plan(

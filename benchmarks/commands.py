@@ -20,9 +20,9 @@ from cos.benchmarks import (
     serving,
     speculation,
 )
-from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
+from cos.benchmarks.grid import Grid, Workload, compare, grid_table, sweep
 from cos.benchmarks.latency_picture import draw
-from cos.benchmarks.peers.measure import Contest, Peer, beside
+from cos.benchmarks.peers.measure import Contest, Peer, compare_with_peers
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
@@ -43,10 +43,10 @@ from cos.benchmarks.tables import (
 from cos.checkpoints import LedgerProblem, heldout
 from cos.engines.collector import spare_the_collector
 from cos.evaluation.accuracy import choose
-from cos.evaluation.in_process import running
+from cos.evaluation.in_process import open_models
 from cos.evaluation.provenance import Facts, machine, provenance
-from cos.prm.pair import Pair
 from cos.search.errors import CosError
+from cos.search.models import Models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,8 @@ class Job:
 async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None:
     """One setting, and its rival if there is one."""
     problems = job.chosen()
-    async with running(job.policy, job.prm) as engines:
-        facts = await compare(_field(job, engines.pair, problems), ours, rival)
+    async with open_models(job.policy, job.prm) as engines:
+        facts = await compare(_workload(job, engines.models, problems), ours, rival)
     if not job.json_only:
         show_comparison(facts)
     _print({**facts, **job.provenance()})
@@ -91,8 +91,8 @@ async def run_quality(job: Job, grid: Grid, rival: Setting | None, picture: Path
     """
     problems = job.chosen()
     rows: list[Facts] = []
-    async with running(job.policy, job.prm) as engines:
-        async for row in sweep(_field(job, engines.pair, problems), grid.settings, rival):
+    async with open_models(job.policy, job.prm) as engines:
+        async for row in sweep(_workload(job, engines.models, problems), grid.settings, rival):
             rows.append(row)
             _print(row)
     if picture is not None:
@@ -106,9 +106,10 @@ async def run_pool(job: Job, like: Setting, size: int) -> None:
     """Selection rules on one pool of chains."""
     problems = job.chosen()
     setting = replace(like, strategy="best_of_n", n=size, beam_width=None).fitted()
-    async with running(job.policy, job.prm) as engines:
-        pools = await pool.draw_pools(engines.pair, problems, setting, job.seed, job.concurrency)
-    facts = pool.pool_facts(pools, size, job.seed)
+    async with open_models(job.policy, job.prm) as engines:
+        scale = pool.scale_of(engines.models)
+        pools = await pool.draw_pools(engines.models, problems, setting, job.seed, job.concurrency)
+    facts = pool.pool_facts(pools, size, scale, job.seed)
     if not job.json_only:
         typer.echo(f"\n{pool.pool_table(facts)}\n")
     sampling = {"seed": job.seed, "temperature": like.temperature, "top_p": like.top_p}
@@ -118,7 +119,7 @@ async def run_pool(job: Job, like: Setting, size: int) -> None:
 async def run_cost(job: Job, setting: Setting) -> None:
     """The PRM's bill."""
     problems = job.chosen()
-    async with running(job.policy, job.prm) as engines:
+    async with open_models(job.policy, job.prm) as engines:
         facts = await cost.measure(engines, problems, setting, job.seed, job.concurrency)
     if not job.json_only:
         show_cost(facts)
@@ -127,7 +128,7 @@ async def run_cost(job: Job, setting: Setting) -> None:
 
 async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
     """How near searches come to their engines' floor."""
-    async with running(job.policy, job.prm) as engines:
+    async with open_models(job.policy, job.prm) as engines:
         facts = await limit.measure(engines, job.every(), setting, levels, rounds, job.seed)
     if not job.json_only:
         show_limit(facts)
@@ -136,7 +137,7 @@ async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: i
 
 async def run_barrier(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
     """Ours beside one search at a time, level by level."""
-    async with running(job.policy, job.prm) as engines:
+    async with open_models(job.policy, job.prm) as engines:
         facts = await barrier.measure(engines, job.every(), setting, levels, rounds, job.seed)
     if not job.json_only:
         show_barrier(facts)
@@ -154,7 +155,7 @@ async def run_peers(job: Job, setting: Setting, peers: Sequence[Peer], levels: t
         rounds=rounds,
         seed=job.seed,
     )
-    facts = await beside(contest, peers)
+    facts = await compare_with_peers(contest, peers)
     if not job.json_only:
         show_peers(facts)
     _print({**facts, **job.provenance()})
@@ -188,7 +189,7 @@ async def run_serving(target: Target, load: serving.Load, setting: Setting, seed
         facts = await serving.measure(client, load, requests)
     if not json_only:
         show_serving(facts)
-    _print({**facts, **setting.facts(), "seed": seed, "provenance": _where(target)})
+    _print({**setting.facts(), **facts, "seed": seed, "provenance": _where(target)})
 
 
 async def run_metrics_cost(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
@@ -203,7 +204,7 @@ async def run_metrics_cost(job: Job, setting: Setting, levels: Sequence[int], ro
         )
     if not job.json_only:
         show_metrics_cost(facts)
-    _print({**facts, **setting.facts(), **job.provenance()})
+    _print({**setting.facts(), **facts, **job.provenance()})
 
 
 async def run_speculation(target: Target, problems: int, setting: Setting, seed: int, *, json_only: bool) -> None:
@@ -256,8 +257,8 @@ def _where(target: Target) -> Facts:
     return {"url": target.url, **machine()} if target.url else provenance(target.policy, target.prm)
 
 
-def _field(job: Job, pair: Pair, problems: Sequence[LedgerProblem]) -> Field:
-    return Field(pair=pair, problems=problems, seed=job.seed, concurrency=job.concurrency)
+def _workload(job: Job, models: Models, problems: Sequence[LedgerProblem]) -> Workload:
+    return Workload(models=models, problems=problems, seed=job.seed, concurrency=job.concurrency)
 
 
 def _print(facts: Facts) -> None:

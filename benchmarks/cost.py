@@ -18,33 +18,37 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
 
-from cos.benchmarks.grid import Field
+from cos.benchmarks.grid import Workload
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
-from cos.evaluation.in_process import Running
+from cos.engines.ports import HasMetrics, Runtime, Session
+from cos.evaluation.in_process import OpenModels
 from cos.evaluation.provenance import Facts
+from cos.prm.matching import match
 from cos.search.errors import InputError
-from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
-from cos.search.types import Chain, Question
+from cos.search.models import Models
+from cos.search.ports import Ability, Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
+from cos.search.prompt import Prompt, question_prompt
+from cos.search.scale import Scale
+from cos.search.types import Chain, Prefix, Question
 
 SETTLE_S = 0.5
 """vLLM counts a request just after it has returned it."""
-
-
-Content = tuple[int, ...]
-"""The policy's tokens from the question on. Chains that say the same are read once, whatever their places."""
+NOTHING: Prefix = ()
+"""What a chain is before its first step."""
 
 
 @dataclass(slots=True)
 class ReadLog:
-    """The PRM reads of one search."""
+    """The PRM reads of one search, by what the policy had written from the question on. Chains that say the same are
+    read once, whatever their places."""
 
     question: Question
-    lengths: dict[Content, int] = field(default_factory=dict[Content, int])
-    """Tokens of the whole PRM prompt that ended with a content."""
-    parents: dict[Content, Content] = field(default_factory=dict[Content, Content])
-    """What a content was without its last segment."""
+    lengths: dict[Prefix, int] = field(default_factory=dict[Prefix, int])
+    """Tokens of the whole PRM prompt."""
+    parents: dict[Prefix, Prefix] = field(default_factory=dict[Prefix, Prefix])
+    """The same without its last step or answer."""
     reads: int = 0
     sent: int = 0
     """Prompt tokens of all reads."""
@@ -52,28 +56,28 @@ class ReadLog:
 
     def note(self, chain: Chain, reading: Reading) -> None:
         """Adds one read."""
-        self.lengths[chain.token_ids] = reading.prompt_tokens
+        self.lengths[chain.prefix] = reading.prompt_tokens
         self.reads += 1
         self.sent += reading.prompt_tokens
         self.cached += reading.cached_tokens
-        content: Content = ()
+        grown = Chain()
         for candidate in chain.candidates:
-            longer = (*content, *candidate.token_ids)
-            self.parents[longer] = content
-            content = longer
+            longer = grown.then(candidate)
+            self.parents[longer.prefix] = grown.prefix
+            grown = longer
 
     @property
-    def leaves(self) -> list[Content]:
+    def leaves(self) -> list[Prefix]:
         """What was read and not continued."""
         inner = set(self.parents.values())
-        return [content for content in self.lengths if content not in inner]
+        return [prefix for prefix in self.lengths if prefix not in inner]
 
-    def added(self, content: Content, prompt_tokens: int) -> int:
-        """Tokens by which a prompt is longer than that of the nearest prefix that was read."""
-        before = self.parents[content]
-        while before and before not in self.lengths:
+    def added(self, prefix: Prefix, prompt_tokens: int) -> int:
+        """Tokens by which a prompt is longer than that of the nearest shorter one that was read."""
+        before = self.parents[prefix]
+        while before != NOTHING and before not in self.lengths:
             before = self.parents[before]
-        return self.lengths[content] - (self.lengths[before] if before else prompt_tokens)
+        return self.lengths[prefix] - (prompt_tokens if before == NOTHING else self.lengths[before])
 
 
 class Meter:
@@ -82,6 +86,10 @@ class Meter:
     def __init__(self, scorer: Scorer) -> None:
         self.logs: list[ReadLog] = []
         self._scorer = scorer
+
+    @property
+    def scale(self) -> Scale:
+        return self._scorer.scale
 
     async def open(self, question: Question) -> ScorerSession:
         """A session of the scorer, with a log of its own."""
@@ -110,9 +118,9 @@ class PolicyMeter(Wrapped):
         self.requests = 0
         self._policy = policy
 
-    async def open(self, question: Question) -> PolicySession:
+    async def open(self, prompt: Prompt) -> PolicySession:
         """A session of the policy."""
-        return _MeteredDraws(await self._policy.open(question), self)
+        return _MeteredDraws(await self._policy.open(prompt), self)
 
 
 class _MeteredDraws(WrappedSession):
@@ -121,11 +129,48 @@ class _MeteredDraws(WrappedSession):
         self._session = session
         self._meter = meter
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
-        drawn = await self._session.draw(continuation, draw)
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
+        drawn = await self._session.draw(prefix, draw)
         self._meter.requests += 1
-        self._meter.counters += Counters(drawn.prompt_tokens, drawn.cached_tokens, len(drawn.token_ids))
+        self._meter.counters += Counters(drawn.prompt_tokens, drawn.cached_tokens, drawn.tokens)
         return drawn
+
+
+class _Opening(Wrapped):
+    """A PRM's runtime that tells how long the prompts are that a format opens; see `cos.prm.ports.Reader`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.prompt_tokens = 0
+        """Of all prompts that were opened."""
+        self._runtime = runtime
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return self._runtime.abilities
+
+    async def open(self, prompt: Prompt) -> Session:
+        session = await self._runtime.open(prompt)
+        self.prompt_tokens += session.prompt_tokens
+        return session
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of the prompts that one question takes."""
+
+    policy: int
+    prm: int
+
+
+async def prompt_tokens(models: Models, prm: Runtime, question: Question) -> PromptTokens:
+    """What a question takes before anything is written to it. ``prm``: the runtime of the models' PRM."""
+    opening = _Opening(prm)
+    scorer = match(models.policy, opening).scorer
+    assert scorer is not None, "a PRM was given"
+    await scorer.open(question)
+    prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
+    return PromptTokens((await models.policy.open(prompt)).prompt_tokens, opening.prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +200,7 @@ def need_of(log: ReadLog, prompt_tokens: int) -> Need:
         chains=len(leaves),
         reads=log.reads,
         needed=sum(log.lengths[leaf] for leaf in leaves),
-        shared=prompt_tokens + sum(log.added(content, prompt_tokens) for content in log.lengths) if log.lengths else 0,
+        shared=prompt_tokens + sum(log.added(prefix, prompt_tokens) for prefix in log.lengths) if log.lengths else 0,
         rescan=log.sent,
     )
 
@@ -180,8 +225,13 @@ class Counters:
         return self.prompt - self.cached
 
 
+def counters_of(runtime: Runtime) -> Counters | None:
+    """An engine's own count; None for one that keeps none."""
+    return read_counters(runtime.registry) if isinstance(runtime, HasMetrics) else None
+
+
 def read_counters(registry: CollectorRegistry) -> Counters | None:
-    """vLLM's own count; None for an engine that keeps none."""
+    """vLLM's own count; None in a registry that has none."""
     totals: dict[str, float] = {}
     for metric in registry.collect():
         for sample in metric.samples:
@@ -193,30 +243,32 @@ def read_counters(registry: CollectorRegistry) -> Counters | None:
 
 
 async def measure(
-    running: Running, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
+    opened: OpenModels, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
 ) -> Facts:
     """Searches the problems and bills both engines. Errors: InputError without a PRM or PRM reads."""
-    engine, scorer, policy = running.engines.prm, running.pair.scorer, running.engines.policy
-    if engine is None or scorer is None:
+    models, engine, policy = opened.models, opened.engines.prm, opened.engines.policy
+    if engine is None or models.scorer is None:
         raise InputError("there is no PRM to measure; give --prm", "prm")
-    meter, writing = Meter(scorer), PolicyMeter(running.pair.policy)
-    pair = replace(running.pair, scorer=meter, policy=writing)
-    metered = Field(pair=pair, problems=problems, seed=seed, concurrency=concurrency)
-    before, written = read_counters(engine.registry), read_counters(policy.registry)
+    meter, writing = Meter(models.scorer), PolicyMeter(models.policy)
+    metered = Workload(
+        models=replace(models, scorer=meter, policy=writing), problems=problems, seed=seed, concurrency=concurrency
+    )
+    before, written = counters_of(engine), counters_of(policy)
     outcome = await metered.run(setting)
     if outcome.prm_reads == 0:
         raise InputError(f"strategy {setting.strategy!r} made no PRM reads; choose one that scores", "strategy")
     await asyncio.sleep(SETTLE_S if before else 0.0)
-    after = read_counters(engine.registry)
-    by_policy = since(written, read_counters(policy.registry)) or writing.counters
+    after = counters_of(engine)
+    by_policy = since(written, counters_of(policy)) or writing.counters
     need, prompts = Need(), 0
     for log in meter.logs:
-        need += need_of(log, (await engine.open(log.question)).prompt_tokens)
-        prompts += (await policy.open(log.question)).prompt_tokens
+        asked = await prompt_tokens(models, engine, log.question)
+        need += need_of(log, asked.prm)
+        prompts += asked.policy
     replied = Counters(need.rescan, sum(log.cached for log in meter.logs))
     counted = since(before, after) or replied
     return {
-        **setting.facts(),
+        **setting.under(models).facts(),
         "problems": len(problems),
         "seed": seed,
         "seconds": round(outcome.seconds, 3),

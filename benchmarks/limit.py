@@ -1,4 +1,4 @@
-"""How far searches are from what their engines allow.
+"""How near searches come to what their engines can do.
 
 The floor: exactly the requests that the searches made (the same prefixes, seeds, token counts and reads) are made again
 without what searches wait for: nothing depends on anything, and as many run at once as the searches may have live
@@ -9,58 +9,67 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from cos.benchmarks.caches import forget
+from cos.benchmarks.caches import empty_caches
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines
-from cos.engines.ports import Engine, Session
+from cos.engines.ports import Runtime, Session
 from cos.evaluation.accuracy import ask, root_seed
-from cos.evaluation.in_process import Running
+from cos.evaluation.in_process import OpenModels
 from cos.evaluation.provenance import Facts
 from cos.evaluation.statistics import bootstrap_mean
-from cos.prm.pair import Pair, pair
+from cos.prm.matching import match
 from cos.search.errors import InputError
-from cos.search.ports import Draw, Drawn, LabelRead
+from cos.search.models import Models
+from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead
+from cos.search.prompt import Prompt
 from cos.search.run import solve
-from cos.search.types import Question
+from cos.search.types import Prefix
 
+Reply = TypeVar("Reply")
 Job = Callable[[], Awaitable[Any]]
+Request = Callable[[Session], Awaitable[object]]
+"""One request, made again on a session of the same prompt."""
 ROUND = 8
 """Searches of each of a level's workers in a round: while the last ones end, fewer run than the level says."""
 
 
 @dataclass(slots=True)
 class Log:
-    """What was asked of one engine, question by question, in the order in which it was asked."""
+    """What was asked of one engine, in the order in which it was asked."""
 
-    questions: list[Question] = field(default_factory=list[Question])
-    draws: list[tuple[int, tuple[int, ...], Draw]] = field(default_factory=list[tuple[int, tuple[int, ...], Draw]])
-    reads: list[tuple[int, tuple[int, ...], tuple[int, int], int]] = field(
-        default_factory=list[tuple[int, tuple[int, ...], tuple[int, int], int]]
-    )
+    prompts: list[Prompt] = field(default_factory=list[Prompt])
+    """Those that were opened."""
+    requests: list[tuple[int, Request]] = field(default_factory=list[tuple[int, Request]])
+    """Each with the index of its prompt."""
 
 
 class Recorded(Wrapped):
-    """An engine whose requests are logged. Satisfies `cos.search.ports.Policy` and `cos.prm.ports.Reader`."""
+    """A runtime whose requests are logged. Satisfies `cos.search.ports.Policy`, `cos.search.ports.ReportsLoad` and
+    `cos.prm.ports.Reader`."""
 
-    def __init__(self, engine: Engine, log: Log) -> None:
-        super().__init__(engine)
-        self._engine = engine
+    def __init__(self, runtime: Runtime, log: Log) -> None:
+        super().__init__(runtime)
+        self._runtime = runtime
         self._log = log
 
-    async def open(self, question: Question) -> "RecordedSession":
-        self._log.questions.append(question)
-        number = len(self._log.questions) - 1
-        return RecordedSession(await self._engine.open(question), number, self._log)
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return self._runtime.abilities
+
+    async def open(self, prompt: Prompt) -> "RecordedSession":
+        self._log.prompts.append(prompt)
+        number = len(self._log.prompts) - 1
+        return RecordedSession(await self._runtime.open(prompt), number, self._log)
 
 
 class RecordedSession(WrappedSession):
-    """One question on a recorded engine."""
+    """One prompt on a recorded runtime."""
 
     def __init__(self, session: Session, number: int, log: Log) -> None:
         super().__init__(session)
@@ -68,13 +77,18 @@ class RecordedSession(WrappedSession):
         self._number = number
         self._log = log
 
-    async def draw(self, continuation: Sequence[int], draw: Draw) -> Drawn:
-        self._log.draws.append((self._number, tuple(continuation), draw))
-        return await self._session.draw(continuation, draw)
+    async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
+        return await self._make(lambda session: session.draw(prefix, draw))
 
-    async def read_labels(self, continuation: Sequence[int], labels: tuple[int, int], priority: int) -> LabelRead:
-        self._log.reads.append((self._number, tuple(continuation), labels, priority))
-        return await self._session.read_labels(continuation, labels, priority)
+    async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:
+        return await self._make(lambda session: session.read_labels(prefix, labels, priority))
+
+    async def read_head(self, prefix: Prefix, priority: int) -> HeadRead:
+        return await self._make(lambda session: session.read_head(prefix, priority))
+
+    async def _make(self, request: Callable[[Session], Awaitable[Reply]]) -> Reply:
+        self._log.requests.append((self._number, request))
+        return await request(self._session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,12 @@ class Round:
 
 
 async def measure(
-    running: Running, problems: Sequence[LedgerProblem], setting: Setting, levels: Sequence[int], rounds: int, seed: int
+    opened: OpenModels,
+    problems: Sequence[LedgerProblem],
+    setting: Setting,
+    levels: Sequence[int],
+    rounds: int,
+    seed: int,
 ) -> Facts:
     """All levels in turns, every round over problems of its own. Errors: InputError for too few problems."""
     wanted = rounds * sum(ROUND * level for level in levels)
@@ -98,13 +117,13 @@ async def measure(
         )
     waiting = iter(problems)
     # The first requests of an engine compile what the others use.
-    await one_round(running, [next(waiting) for _ in range(max(levels))], setting, max(levels), seed)
+    await one_round(opened, [next(waiting) for _ in range(max(levels))], setting, max(levels), seed)
     found: dict[int, list[Round]] = {level: [] for level in levels}
     with tqdm(total=rounds * len(levels), desc="rounds", unit="round") as bar:
         for _ in range(rounds):
             for level in levels:
                 chosen = [next(waiting) for _ in range(ROUND * level)]
-                found[level].append(await one_round(running, chosen, setting, level, seed))
+                found[level].append(await one_round(opened, chosen, setting, level, seed))
                 bar.update()
     results = [level_facts(level, found[level], seed) for level in levels]
     return {
@@ -112,7 +131,7 @@ async def measure(
         "efficiency": results[-1]["efficiency"],
         "rounds": rounds,
         "seed": seed,
-        **setting.facts(),
+        **setting.under(opened.models).facts(),
     }
 
 
@@ -133,25 +152,25 @@ def level_facts(level: int, rounds: Sequence[Round], seed: int) -> Facts:
 
 
 async def one_round(
-    running: Running, problems: Sequence[LedgerProblem], setting: Setting, concurrency: int, seed: int
+    opened: OpenModels, problems: Sequence[LedgerProblem], setting: Setting, concurrency: int, seed: int
 ) -> Round:
     """Searches, then makes the same requests again."""
-    engines, draws, reads = running.engines, Log(), Log()
-    await forget(running)
+    engines, draws, reads = opened.engines, Log(), Log()
+    await empty_caches(opened)
     search_s, tokens = await searches(recorded(engines, draws, reads), problems, setting, concurrency, seed)
-    await forget(running)
+    await empty_caches(opened)
     floor_s = await floor(engines, draws, reads, (setting.n or 1) * concurrency, concurrency)
-    return Round(search_s, floor_s, len(draws.draws) + len(reads.reads), tokens)
+    return Round(search_s, floor_s, len(draws.requests) + len(reads.requests), tokens)
 
 
-def recorded(engines: Engines, draws: Log, reads: Log) -> Pair:
-    """The pair, logging."""
+def recorded(engines: Engines, draws: Log, reads: Log) -> Models:
+    """The models of a search, logging what is asked of either engine."""
     prm = None if engines.prm is None else Recorded(engines.prm, reads)
-    return pair(Recorded(engines.policy, draws), prm)
+    return match(Recorded(engines.policy, draws), prm)
 
 
 async def searches(
-    pairing: Pair, problems: Sequence[LedgerProblem], setting: Setting, concurrency: int, seed: int
+    models: Models, problems: Sequence[LedgerProblem], setting: Setting, concurrency: int, seed: int
 ) -> tuple[float, int]:
     """Seconds and generated tokens of so many searches, so many at once."""
     tokens = 0
@@ -159,7 +178,7 @@ async def searches(
     async def search(problem: LedgerProblem) -> None:
         nonlocal tokens
         spec = setting.spec(root_seed(seed, problem.id), speculate=False)
-        result = await solve(ask(problem), spec, pairing.policy, pairing.scorer, pairing.grammar)
+        result = await solve(ask(problem), spec, models)
         tokens += result.usage.tokens_generated
 
     started = time.perf_counter()
@@ -170,24 +189,20 @@ async def searches(
 async def floor(engines: Engines, draws: Log, reads: Log, live: int, opening: int) -> float:
     """Seconds that the engines take for the same requests when nothing waits for anything but a free place."""
 
-    async def replay(engine: Engine, log: Log) -> None:
+    async def replay(runtime: Runtime, log: Log) -> None:
         sessions: list[asyncio.Task[Session]] = []
         gate = asyncio.Semaphore(opening)
 
-        async def open_one(question: Question) -> Session:
+        async def open_one(prompt: Prompt) -> Session:
             async with gate:
-                return await engine.open(question)
+                return await runtime.open(prompt)
 
-        sessions += [asyncio.create_task(open_one(question)) for question in log.questions]
+        sessions += [asyncio.create_task(open_one(prompt)) for prompt in log.prompts]
 
-        async def draw(number: int, continuation: tuple[int, ...], how: Draw) -> None:
-            await (await sessions[number]).draw(continuation, how)
+        async def make(number: int, request: Request) -> None:
+            await request(await sessions[number])
 
-        async def read(number: int, continuation: tuple[int, ...], labels: tuple[int, int], priority: int) -> None:
-            await (await sessions[number]).read_labels(continuation, labels, priority)
-
-        await at_once([lambda one=one: draw(*one) for one in log.draws], live)
-        await at_once([lambda one=one: read(*one) for one in log.reads], live)
+        await at_once([lambda one=one: make(*one) for one in log.requests], live)
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -8,14 +8,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.serving import TIMEOUT_S, body_of
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way, compare
+from cos.benchmarks.side_by_side import Tally, compare
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import root_seed
 from cos.evaluation.provenance import Facts
@@ -41,8 +42,10 @@ class OverHttp:
     setting: Setting
     seed: int
     is_scraped: bool
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """All that was in force, as replies have it."""
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`. Errors: CosError for a search that fails."""
 
         async def search(problem: LedgerProblem) -> None:
@@ -52,7 +55,8 @@ class OverHttp:
             if not response.is_success:
                 raise CosError(f"the server answered {response.status_code}: {response.text[:200]}")
             reply = response.json()
-            way.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
+            self.parameters.update(reply["parameters"])
+            tally.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
 
         async with self._scraped():
             try:
@@ -95,7 +99,9 @@ async def measure(
     ways = OverHttp(on, setting, seed, is_scraped=True), OverHttp(off, setting, seed, is_scraped=False)
     results = [_renamed(row) for row in await compare(*ways, problems, levels, rounds, seed, "off")]
     keys = ("ratio", "ratio_ci_low", "ratio_ci_high", "p95_ratio", "same_answers")
-    return {"results": results, **{key: results[-1][key] for key in keys}, "rounds": rounds, "scrape_s": SCRAPE_S}
+    facts = {key: results[-1][key] for key in keys}
+    in_force = {"aggregation": ways[0].parameters["aggregation"]}
+    return {"results": results, **facts, **in_force, "rounds": rounds, "scrape_s": SCRAPE_S}
 
 
 def _renamed(row: Facts) -> Facts:

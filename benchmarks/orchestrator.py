@@ -17,12 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cos.engines import scripted
+from cos.engines import scripted, scripted_vocabulary, story
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.provenance import Facts
 from cos.prm.matching import match
 from cos.search.grammars.cos import Step, answer_text, step_text
 from cos.search.models import Models
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -43,9 +44,9 @@ WAIT_S, SETTLE_S = 3_600.0, 120.0
 POLL_S = 0.1
 
 
-def brief(question: Question, written: str, rng: random.Random) -> str:
+def brief(prompt: Prompt, written: str, rng: random.Random) -> str:
     """A short step in one of a few words; after some of them an answer."""
-    del question
+    del prompt
     done = written.count(f">{LAST_WORD}<")
     if done >= CHAIN_STEPS:
         return answer_text(str(rng.randrange(4)), first=False)
@@ -58,9 +59,9 @@ def step(one: str, other: str, *, first: bool) -> str:
     return step_text(Step(one, other, LAST_WORD), first=first)
 
 
-def verdict(question: Question, written: str) -> float:
+def verdict(prompt: Prompt, written: str) -> float:
     """A score that follows from the text."""
-    del question
+    del prompt
     return (len(written) * 37 % 101) / 101
 
 
@@ -129,10 +130,10 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
     def held() -> tuple[Models, Callable[[], bool]]:
         reads = 0
 
-        def judge(question: Question, written: str) -> float:
+        def judge(prompt: Prompt, written: str) -> float:
             nonlocal reads
             reads += 1
-            return verdict(question, written)
+            return verdict(prompt, written)
 
         def last_ones_wait(kind: str, number: int) -> float:
             del kind, number
@@ -161,8 +162,8 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
 def traced() -> int:
     """Bytes that are held now, garbage left out, and were asked for outside the scripted engines."""
     gc.collect()
-    own = tracemalloc.Filter(inclusive=False, filename_pattern=scripted.__file__)
-    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces((own,)).traces)
+    own = [tracemalloc.Filter(False, str(module.__file__)) for module in (scripted, scripted_vocabulary, story)]
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(own).traces)
 
 
 def text_bytes() -> tuple[int, int]:

@@ -19,10 +19,11 @@ from cos.evaluation.progress import side_by_side
 from cos.evaluation.provenance import Facts
 from cos.evaluation.statistics import bootstrap_mean, pass_at_k
 from cos.evaluation.tree_scores import CONCURRENCY, read_tree
-from cos.prm.pair import Pair
 from cos.search.errors import EngineDead, EngineError, InputError, SearchFailed
+from cos.search.models import Models
 from cos.search.ports import Scorer
 from cos.search.run import solve
+from cos.search.scale import Aggregation, Scale
 from cos.search.select import Ruler, rank, rank_key
 from cos.search.types import Candidate, Chain, Path, Question
 from cos.search.vote import plain_groups
@@ -55,57 +56,66 @@ def widths(size: int) -> list[int]:
     return sorted({2**power for power in range(size.bit_length()) if 2**power <= size} | {size})
 
 
-def rules() -> dict[str, Rule]:
-    """The rules by name: PRM scores under each aggregation, the policy's likelihood, both multiplied,
-    and the vote."""
+def rules(scale: Scale) -> dict[str, Rule]:
+    """The rules by name, for chains that were scored by a PRM of this scale: its scores under its own aggregation and
+    under others, the policy's likelihood, the product of both where scores are probabilities, and the vote."""
 
     def best(ruler: Ruler) -> Rule:
         return lambda chains: rank(chains, ruler)[0].answer if chains else None
+
+    def by_prm(aggregation: Aggregation) -> Ruler:
+        return Ruler("prm", aggregation, scale.step_weight, scale)
 
     def most_frequent(chains: Sequence[Chain]) -> str | None:
         voted = max(plain_groups(chains), key=len, default=None)
         return None if voted is None else voted[0].answer
 
     def both(chains: Sequence[Chain]) -> str | None:
-        ranked = sorted(chains, key=lambda chain: rank_key(chain, _product(chain)))
+        ranked = sorted(chains, key=lambda chain: rank_key(chain, _product(chain, by_prm(scale.aggregation))))
         return ranked[0].answer if ranked else None
 
     return {
-        "best_of_n": best(Ruler("prm", "cos")),
-        "mean": best(Ruler("prm", "mean")),
-        "min": best(Ruler("prm", "min")),
-        "product": best(Ruler("prm", "prod")),
-        "last": best(Ruler("prm", "last")),
-        "likelihood": best(Ruler("likelihood")),
-        "prm_x_likelihood": both,
+        "best_of_n": best(by_prm(scale.aggregation)),
+        "mean": best(by_prm("mean")),
+        "min": best(by_prm("min")),
+        "product": best(by_prm("prod")),
+        "last": best(by_prm("last")),
+        "likelihood": best(Ruler("likelihood", scale.aggregation)),
+        **({"prm_x_likelihood": both} if scale.is_probability else {}),
         "self_consistency": most_frequent,
     }
 
 
-def _product(chain: Chain) -> float | None:
-    """The logarithm of PRM value times likelihood."""
-    value, logprob = Ruler("prm").value(chain), chain.logprob
+def _product(chain: Chain, ruler: Ruler) -> float | None:
+    """The logarithm of a chain's PRM score times its likelihood."""
+    value, logprob = ruler.value(chain), chain.logprob
     return None if value is None or logprob is None else math.log(max(value, 1e-12)) + logprob
 
 
+def scale_of(models: Models) -> Scale:
+    """What the PRM's scores mean. Errors: InputError without a PRM."""
+    if models.scorer is None:
+        raise InputError("--pool compares PRM scores with other rules; give --prm", "prm")
+    return models.scorer.scale
+
+
 async def draw_pools(
-    pair: Pair, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
+    models: Models, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
 ) -> list[Pool]:
     """Draws and scores the chains of a best-of-N setting for each problem.
 
     Errors: InputError without a PRM; EngineDead.
     """
-    if pair.scorer is None:
-        raise InputError("--pool compares PRM scores with other rules; give --prm", "prm")
+    scale_of(models)
 
     async def one(problem: LedgerProblem) -> Pool:
-        return await draw_pool(pair, problem, setting, seed)
+        return await draw_pool(models, problem, setting, seed)
 
     return await side_by_side(one, problems, concurrency, f"pool of {setting.n}")
 
 
-async def draw_pool(pair: Pair, problem: LedgerProblem, setting: Setting, seed: int) -> Pool:
-    """The chains of a best-of-N setting for one problem, scored where the pair has a PRM; none when requests failed.
+async def draw_pool(models: Models, problem: LedgerProblem, setting: Setting, seed: int) -> Pool:
+    """The chains of a best-of-N setting for one problem, scored where there is a PRM; none when requests failed.
 
     Errors: EngineDead.
     """
@@ -113,8 +123,8 @@ async def draw_pool(pair: Pair, problem: LedgerProblem, setting: Setting, seed: 
     spec = replace(setting, score="likelihood").spec(root_seed(seed, problem.id))
     question = ask(problem)
     try:
-        result = await solve(question, spec, pair.policy, None, pair.grammar)
-        scores = {} if pair.scorer is None else await score_tree(pair.scorer, question, result.tree)
+        result = await solve(question, spec, replace(models, scorer=None))
+        scores = {} if models.scorer is None else await score_tree(models.scorer, question, result.tree)
     except EngineDead:
         raise
     except (EngineError, SearchFailed):
@@ -141,20 +151,21 @@ async def score_tree(scorer: Scorer, question: Question, tree: Sequence[Candidat
     return await read_tree(await scorer.open(question), nodes, asyncio.Semaphore(CONCURRENCY)) if nodes else {}
 
 
-def pool_facts(pools: Sequence[Pool], size: int, seed: int) -> Facts:
-    """pass@k and the accuracy of every rule at every k."""
+def pool_facts(pools: Sequence[Pool], size: int, scale: Scale, seed: int) -> Facts:
+    """pass@k and the accuracy of every rule at every k. ``scale``: the PRM's."""
     return {
         "pool": size,
         "problems": len(pools),
+        "aggregation": scale.aggregation,
         "policy_tokens": sum(pool.tokens for pool in pools),
         "prm_reads": sum(pool.prm_reads for pool in pools),
-        "rows": [_row(pools, size, k, seed) for k in widths(size)],
+        "rows": [_row(pools, size, k, rules(scale), seed) for k in widths(size)],
     }
 
 
-def _row(pools: Sequence[Pool], size: int, k: int, seed: int) -> Facts:
+def _row(pools: Sequence[Pool], size: int, k: int, every: Mapping[str, Rule], seed: int) -> Facts:
     reached = [pass_at_k(size, pool.right, k) for pool in pools]
-    shares = {name: [block_accuracy(pool, rule, size, k) for pool in pools] for name, rule in rules().items()}
+    shares = {name: [block_accuracy(pool, rule, size, k) for pool in pools] for name, rule in every.items()}
     return {
         "k": k,
         "pass_at_k": _estimate(reached, seed),
@@ -175,6 +186,6 @@ def _estimate(values: Sequence[float], seed: int) -> Facts:
 
 def pool_table(facts: Facts) -> str:
     """Accuracies by k, in Markdown."""
-    names = ("pass_at_k", *rules())
+    names = [name for name in facts["rows"][0] if name != "k"]
     rows = [(str(row["k"]), *(percent(row[name]["accuracy"]) for name in names)) for row in facts["rows"]]
-    return markdown_table(("k", "pass@k", *rules()), rows)
+    return markdown_table(("k", *("pass@k" if name == "pass_at_k" else name for name in names)), rows)

@@ -72,6 +72,8 @@ class Level:
     """As replies have it, summed."""
     busy_s: float = 0.0
     errors: list[str] = field(default_factory=list[str])
+    aggregation: str | None = None
+    """That was in force, as replies have it."""
 
     def facts(self) -> Facts:
         """Errors: CosError when no search succeeded."""
@@ -136,6 +138,7 @@ async def measure(client: httpx.AsyncClient, load: Load, requests: Iterator[Body
         "speedup": results[-1]["searches_per_s"] / results[0]["searches_per_s"],
         "rounds": load.rounds,
         "warm_up_requests": max(load.levels),
+        "aggregation": levels[-1].aggregation,
     }
 
 
@@ -168,5 +171,6 @@ async def _search(client: httpx.AsyncClient, level: Level, body: Body) -> None:
     level.latencies_s.append(time.perf_counter() - started)
     reply = response.json()
     level.usage.update(reply["usage"])
+    level.aggregation = reply["parameters"]["aggregation"]
     if (first := reply["timings"]["first_candidate_s"]) is not None:
         level.first_step_s.append(first)

@@ -3,21 +3,18 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from cos.checkpoints import EMBEDDED
-from cos.engines.settings import SCRIPTED
-from cos.evaluation.in_process import NO_PRM
 from cos.search.errors import InputError
-from cos.search.select import Aggregation, ScoreKind
+from cos.search.models import Models
+from cos.search.scale import Aggregation
+from cos.search.select import ScoreKind
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
-from cos.search.terms import Sampling
+from cos.search.terms import parse_sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One way to search, without its seed. None is the strategy's own default."""
+    """One way to search, without its seed. None is the strategy's own default, or the PRM's own aggregation."""
 
     strategy: str
     n: int | None = None
@@ -25,7 +22,7 @@ class Setting:
     temperature: float = 1.0
     top_p: float = 1.0
     score: ScoreKind = "prm"
-    aggregation: Aggregation = "cos"
+    aggregation: Aggregation | None = None
 
     def spec(self, seed: int, *, explain: bool = False, speculate: bool = True) -> SearchSpec:
         """The search under a root seed. Errors: InputError naming the value that cannot be used."""
@@ -33,7 +30,7 @@ class Setting:
         return SearchSpec(
             self.strategy,
             {name: value for name, value in given.items() if value is not None},
-            sampling=_sampling(temperature=self.temperature, top_p=self.top_p, seed=seed),
+            sampling=parse_sampling({"temperature": self.temperature, "top_p": self.top_p, "seed": seed}),
             score=self.score,
             aggregation=self.aggregation,
             explain=explain,
@@ -49,6 +46,11 @@ class Setting:
         fitted = replace(self, strategy=strategy.name, n=self.n if "n" in strategy.params.model_fields else None)
         fitted.spec(seed=0)
         return fitted
+
+    def under(self, models: Models) -> "Setting":
+        """The same, with the aggregation that is in force with these models."""
+        ruler = self.spec(seed=0).ruler(None if models.scorer is None else models.scorer.scale)
+        return replace(self, aggregation=ruler.aggregation)
 
     def facts(self) -> dict[str, Any]:
         """As it goes into a report; a strategy that takes no ``n`` draws one chain."""
@@ -69,30 +71,3 @@ def parse_rival(text: str, like: Setting) -> Setting:
     if at and not (width.isdecimal() and int(width) > 0):
         raise InputError(f"--against {text}: {width!r} is no number of chains; write NAME or NAME@N", "against")
     return replace(like, strategy=name, n=int(width) if at else like.n, beam_width=None).fitted()
-
-
-def prm_for(policy: str, prm: str | None) -> str:
-    """The PRM that goes with a policy. Errors: InputError for a policy that has none of its own."""
-    if prm is None and policy not in (EMBEDDED, SCRIPTED):
-        raise InputError(
-            f"--policy {policy} needs a --prm: give the PRM trained for it, or none to rank by likelihood", "prm"
-        )
-    return policy if prm is None else prm
-
-
-def score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
-    """What ranks chains: the PRM unless there is none. Errors: InputError for PRM scores without a PRM."""
-    if prm != NO_PRM:
-        return wanted or "prm"
-    if wanted == "prm":
-        raise InputError("--score prm needs a PRM; give --prm, or --score likelihood", "score")
-    return "likelihood"
-
-
-def _sampling(**values: Any) -> Sampling:
-    try:
-        return Sampling(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise InputError(f"{name} = {first['input']!r}: {first['msg']}", name) from error

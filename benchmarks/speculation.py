@@ -37,6 +37,8 @@ class Ways:
     begun: int = 0
     tokens: int = 0
     aborted: int = 0
+    aggregation: str | None = None
+    """That was in force, as replies have it."""
 
 
 async def measure(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], setting: Setting, seed: int) -> Facts:
@@ -52,11 +54,11 @@ async def measure(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], 
             if index >= WARM_UP:
                 ways.seconds[speculate].append(time.perf_counter() - started)
         if index >= WARM_UP:
-            _count(ways, found[True], same=said(found[True]) == said(found[False]))
+            _count(ways, found[True], same=outcome(found[True]) == outcome(found[False]))
     return facts_of(ways, setting, seed)
 
 
-def said(reply: Facts) -> tuple[Any, ...]:
+def outcome(reply: Facts) -> tuple[Any, ...]:
     """What two replies must have in common."""
     return tuple(reply[name] for name in ("answer", "finish_reason", "chain_score", "steps", "tree"))
 
@@ -86,11 +88,13 @@ def facts_of(ways: Ways, setting: Setting, seed: int) -> Facts:
         "aborted_share": ways.aborted / max(1, ways.tokens),
         "seed": seed,
         **setting.facts(),
+        "aggregation": ways.aggregation,
     }
 
 
 def _count(ways: Ways, reply: Facts, *, same: bool) -> None:
     usage = reply["usage"]
+    ways.aggregation = reply["parameters"]["aggregation"]
     ways.searches += 1
     ways.identical += same
     ways.candidates += usage["candidates"]

@@ -1,34 +1,13 @@
-"""What an engine says of itself, passed on by what stands before it."""
+"""What a policy and its session say of themselves, passed on by what stands before them."""
 
-from typing import Protocol
-
-from cos.search.ports import Vocabulary
-
-
-class _Engine(Protocol):
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-
-    @property
-    def context_tokens(self) -> int: ...
-
-    @property
-    def is_saturated(self) -> bool: ...
-
-
-class _Session(Protocol):
-    @property
-    def prompt_tokens(self) -> int: ...
-
-    @property
-    def tokens_aborted(self) -> int: ...
+from cos.search.ports import Policy, PolicySession, ReportsLoad, Vocabulary
 
 
 class Wrapped:
-    """Stands before an engine."""
+    """Stands before a policy or a whole runtime."""
 
-    def __init__(self, engine: _Engine) -> None:
-        self._wrapped = engine
+    def __init__(self, policy: Policy) -> None:
+        self._wrapped = policy
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -40,13 +19,14 @@ class Wrapped:
 
     @property
     def is_saturated(self) -> bool:
-        return self._wrapped.is_saturated
+        """See `cos.search.ports.ReportsLoad`. What does not report its load has room."""
+        return isinstance(self._wrapped, ReportsLoad) and self._wrapped.is_saturated
 
 
 class WrappedSession:
-    """Stands before one question on an engine."""
+    """Stands before a session."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: PolicySession) -> None:
         self._of = session
 
     @property

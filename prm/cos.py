@@ -5,15 +5,43 @@ softmax over {good, bad} at the tag position, P(good) = sigmoid(log p(good) - lo
 prefix scores the same now as in the whole chain: each read costs only the new segment, whatever came before is cached.
 """
 
+import itertools
+from dataclasses import dataclass
+
 from cos.prm.labels import p_good
 from cos.prm.ports import READ_PRIORITY, Judged, PrmFormat, Reader, ReaderSession
 from cos.search.errors import InputError
 from cos.search.grammar import token_ids
 from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, CosGrammar, spans_of
-from cos.search.ports import Reading, ScorerSession, Vocabulary
+from cos.search.ports import Encoder, Reading, ScorerSession, Vocabulary
 from cos.search.prompt import question_prompt
 from cos.search.scale import Scale
 from cos.search.types import Candidate, Chain, Path, Question
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingMarks:
+    """What is put behind a step or an answer to have it read, and what is read there."""
+
+    tag: str
+    tag_id: int
+    labels: tuple[str, str]
+    """Good, bad."""
+    label_ids: tuple[int, int]
+
+
+def reading_marks(vocabulary: Encoder) -> ReadingMarks:
+    """The tag and the labels in a PRM's vocabulary. Errors: InputError naming what it lacks."""
+    ids = {token: vocabulary.control_id(token) for token in PRM_TOKENS}
+    missing = [token for token, its_id in ids.items() if its_id is None]
+    if missing:
+        raise InputError(
+            f"the PRM's tokenizer lacks {', '.join(map(repr, missing))} (step tag and labels); "
+            "give a PRM trained in the CoS format, or --prm none to rank by the policy's likelihood",
+            "prm",
+        )
+    tag, good, bad = (its_id for token in (STEP_TAG, LABEL_GOOD, LABEL_BAD) if (its_id := ids[token]) is not None)
+    return ReadingMarks(STEP_TAG, tag, (LABEL_GOOD, LABEL_BAD), (good, bad))
 
 
 class CosPrm(PrmFormat):
@@ -27,43 +55,36 @@ class CosPrm(PrmFormat):
     def __init__(self, reader: Reader, judged: Judged) -> None:
         """Errors: InputError when the PRM's tokenizer lacks the tag or a label."""
         vocabulary = reader.vocabulary
-        ids = {token: vocabulary.control_id(token) for token in PRM_TOKENS}
-        missing = [token for token, its_id in ids.items() if its_id is None]
-        if missing:
-            raise InputError(
-                f"the PRM's tokenizer lacks {', '.join(map(repr, missing))} (step tag and labels); "
-                "give a PRM trained in the CoS format, or --prm none to rank by the policy's likelihood",
-                "prm",
-            )
+        self._marks = reading_marks(vocabulary)
         self._reader = reader
-        self._ids = {token: its_id for token, its_id in ids.items() if its_id is not None}
         self._suffix = judged.question_suffix
         self._same = vocabulary.fingerprint == judged.vocabulary.fingerprint and isinstance(judged.grammar, CosGrammar)
 
     async def open(self, question: Question) -> ScorerSession:
         """Shows the PRM a question as its chat template has it."""
         session = await self._reader.open(question_prompt(question, suffix=self._suffix))
-        return _Session(session, self._reader.vocabulary, self._ids, same=self._same)
+        return _Session(session, self._reader.vocabulary, self._marks, same=self._same)
 
 
 class _Session:
-    def __init__(self, session: ReaderSession, vocabulary: Vocabulary, ids: dict[str, int], *, same: bool) -> None:
+    def __init__(self, session: ReaderSession, vocabulary: Vocabulary, marks: ReadingMarks, *, same: bool) -> None:
         self._session = session
         self._vocabulary = vocabulary
-        self._tag = ids[STEP_TAG]
-        self._labels = (ids[LABEL_GOOD], ids[LABEL_BAD])
+        self._marks = marks
         self._same = same
         self._segments: dict[Path, tuple[int, ...]] = {}
 
     async def score(self, chain: Chain) -> Reading:
         """P(good) at the tag of the newest candidate."""
-        ids: list[int] = []
-        for candidate in chain.candidates:
-            ids += self._segment(candidate)
-            ids.append(self._tag)
-        read = await self._session.read_labels(tuple(ids), self._labels, READ_PRIORITY)
+        read = await self._session.read_labels(self._tagged(chain), self._marks.label_ids, READ_PRIORITY)
         good, bad = read.logprobs
         return Reading(p_good(good, bad), read.prompt_tokens, read.cached_tokens)
+
+    def _tagged(self, chain: Chain) -> tuple[int, ...]:
+        """The chain with a tag behind every piece."""
+        tag = (self._marks.tag_id,)
+        parts = [ids for candidate in chain.candidates for ids in (self._segment(candidate), tag)]
+        return tuple(itertools.chain.from_iterable(parts))
 
     def _segment(self, candidate: Candidate) -> tuple[int, ...]:
         """The candidate in the PRM's vocabulary. In the policy's own it is passed on as it was written."""

@@ -12,15 +12,20 @@ from typing import Any
 
 from cos.benchmarks.server_process import served
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way
+from cos.benchmarks.side_by_side import Tally
 from cos.checkpoints import LedgerProblem, resolve
 from cos.engines.environment import fitting_dtype, is_cpu_build, set_environment
 from cos.engines.settings import EngineSettings, Role
-from cos.engines.vllm import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
+from cos.engines.vllm_start import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
+from cos.engines.vocabulary import HfVocabulary
 from cos.evaluation.provenance import Facts
+from cos.prm.cos import CosPrm, reading_marks
+from cos.search import grammars
 from cos.search.errors import CosError
-from cos.search.grammars.cos import ANSWER_END, ANSWER_START, LABEL_BAD, LABEL_GOOD, STEP_TAG
+from cos.search.grammar import Grammar
+from cos.search.ports import Drawn, Vocabulary
 from cos.search.tasks import together
+from cos.search.types import Piece
 
 VERSION = "1.2.0"
 CLIENT = Path(__file__).with_name("its_hub_client.py")
@@ -31,11 +36,12 @@ LINE_BYTES = 2**28
 class ItsHub:
     """Its best-of-N; a round of `cos.benchmarks.side_by_side`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, setting: Setting) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, form: "ChainForm", setting: Setting) -> None:
         self._process = process
+        self._form = form
         self._setting = setting
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """Errors: CosError when its process has ended."""
         found = await self.ask(
             {
@@ -54,7 +60,7 @@ class ItsHub:
         )
         by_id = {problem.id: problem for problem in problems}
         for one in found["searches"]:
-            way.add(by_id[one["id"]], answer_in(one["text"]), one["latency_s"], one["tokens"])
+            tally.add(by_id[one["id"]], self._form.answer_in(one["text"]), one["latency_s"], one["tokens"])
 
     async def ask(self, job: Facts) -> Any:
         """What it replies to a line. Errors: CosError when its process has ended."""
@@ -64,14 +70,41 @@ class ItsHub:
         await self._process.stdin.drain()
         line = await self._process.stdout.readline()
         if not line:
-            raise CosError(f"its_hub ended with status {await self._process.wait()}; what it said is above")
+            raise CosError(f"its_hub ended with status {await self._process.wait()}; its own messages are above")
         return json.loads(line)
 
 
-def answer_in(text: str) -> str | None:
-    """The answer that a chain's text ends with."""
-    _, found, rest = text.rpartition(ANSWER_START)
-    return rest.removesuffix(ANSWER_END).strip() if found and rest.endswith(ANSWER_END) else None
+class ChainForm:
+    """How the policy's whole chains are written, as far as their text tells."""
+
+    def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
+        self._grammar = grammar
+        self._vocabulary = vocabulary
+        step, answer = (grammar.spans(Piece(kind, "."), first=False)[-1].text for kind in ("step", "answer"))
+        self.step_end: str = step
+        """What a step ends with."""
+        self.answer_end: str = answer
+        """What an answer ends with."""
+
+    def answer_in(self, text: str) -> str | None:
+        """The answer that a chain's text ends with; None without one."""
+        if not text.endswith(self.answer_end):
+            return None
+        before = text.removesuffix(self.answer_end)
+        ends = (before.rfind(end) + len(end) for end in (self.step_end, self.answer_end) if end in before)
+        last = text[max(ends, default=0) :]
+        drawn = Drawn(
+            written=last,
+            text=last,
+            tokens=0,
+            finish="stop",
+            stop=self._vocabulary.control_id(self.answer_end),
+            logprob=None,
+            prompt_tokens=0,
+            cached_tokens=0,
+        )
+        piece = self._grammar.read(drawn)
+        return piece.text if piece.kind == "answer" else None
 
 
 @asynccontextmanager
@@ -93,8 +126,10 @@ async def its_hub(policy: str, prm: str, setting: Setting) -> AsyncGenerator[Its
             limit=LINE_BYTES,
         )
         try:
-            started = ItsHub(process, setting)
-            await started.ask(introduction(f"{policy_url}/v1", f"{prm_url}/v1", prm, setting))
+            vocabulary = vocabulary_of("policy", policy)
+            form = ChainForm(grammars.choose(grammars.AUTO, vocabulary), vocabulary)
+            started = ItsHub(process, form, setting)
+            await started.ask(introduction(f"{policy_url}/v1", f"{prm_url}/v1", form, prm, setting))
             yield started
         finally:
             if process.returncode is None:
@@ -102,18 +137,25 @@ async def its_hub(policy: str, prm: str, setting: Setting) -> AsyncGenerator[Its
             await process.wait()
 
 
-def introduction(policy_url: str, prm_url: str, prm: str, setting: Setting) -> Facts:
-    """Where its models are, and how its chains are scored."""
+def vocabulary_of(role: Role, model: str) -> HfVocabulary:
+    """A model's tokenizer."""
     from transformers import AutoTokenizer
 
-    spec = setting.spec(seed=0)
-    tokenizer = AutoTokenizer.from_pretrained(resolve("prm", prm))
+    return HfVocabulary(AutoTokenizer.from_pretrained(resolve(role, model)))
+
+
+def introduction(policy_url: str, prm_url: str, form: ChainForm, prm: str, setting: Setting) -> Facts:
+    """Where its models are, how its chains are cut and how they are scored. Errors: InputError for a PRM of another
+    format."""
+    spec, marks = setting.spec(seed=0), reading_marks(vocabulary_of("prm", prm))
     return {
         "policy_url": policy_url,
         "prm_url": prm_url,
-        "tag": STEP_TAG,
-        "labels": {label: tokenizer.convert_tokens_to_ids(label) for label in (LABEL_GOOD, LABEL_BAD)},
-        "step_weight": spec.ruler.step_weight,
+        "step_end": form.step_end,
+        "answer_end": form.answer_end,
+        "tag": marks.tag,
+        "labels": dict(zip(marks.labels, marks.label_ids, strict=True)),
+        "step_weight": spec.ruler(CosPrm.scale).step_weight,
         "max_tokens": spec.sampling.step_tokens * 2,
     }
 
@@ -127,9 +169,9 @@ async def installed(folder: Path, what: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    told, _ = await pip.communicate()
+    output, _ = await pip.communicate()
     if pip.returncode:
-        raise CosError(f"{what} cannot be installed: {told.decode(errors='replace').strip()[-500:]}")
+        raise CosError(f"{what} cannot be installed: {output.decode(errors='replace').strip()[-500:]}")
     return python
 
 

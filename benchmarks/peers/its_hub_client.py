@@ -1,8 +1,10 @@
 """Best-of-N by its_hub, as a process of its own in its_hub's environment: nothing of ours is imported here.
 
-stdin: one JSON object that says where the models are, then one for each round: ``questions`` (``id``, ``text``,
-``image_png`` in base64), ``n``, ``temperature``, ``concurrency``. stdout: ``{"ready": version}``, then for each round
-its ``searches`` (``id``, ``text`` of the chain that won, ``latency_s``, ``tokens``).
+stdin: one JSON object that says where the models are (``policy_url``, ``prm_url``), what a step and an answer end with
+(``step_end``, ``answer_end``), how they are scored (``tag``, ``labels`` by name, the good one first, ``step_weight``)
+and ``max_tokens`` of a chain. Then one for each round: ``questions`` (``id``, ``text``, ``image_png`` in base64),
+``n``, ``temperature``, ``concurrency``. stdout: ``{"ready": version}``, then for each round its ``searches`` (``id``,
+``text`` of the chain that won, ``latency_s``, ``tokens``).
 
 its_hub has no reward model that sees an image, so it is given one by the interface it has for them: a chain's steps and
 its answer are read at the PRM's tags, one request of one token each, and make the score that ours is.
@@ -22,9 +24,6 @@ from its_hub.core.algorithms.bon import BestOfN
 from its_hub.core.lms.openai_lm import OpenAICompatibleLanguageModel
 from its_hub.core.orchestrator import LMOrchestrator
 
-CUT = re.compile(r".*?(?:<\|reasoning_step_end\|>|<\|answer_end\|>)", re.DOTALL)
-ANSWERED = "<|answer_end|>"
-
 
 class Policy(OpenAICompatibleLanguageModel):
     """its_hub's client, asking for the control tokens that the PRM is to see."""
@@ -36,13 +35,15 @@ class Policy(OpenAICompatibleLanguageModel):
 class Prm(AbstractOutcomeRewardModel):
     """The PRM behind vLLM's server, as its_hub wants reward models."""
 
-    def __init__(self, session, url, model, tag, labels, step_weight):
+    def __init__(self, session, where):
         self.session = session
-        self.url = url
-        self.model = model
-        self.tag = tag
-        self.labels = labels
-        self.step_weight = step_weight
+        self.url = where["prm_url"]
+        self.tag = where["tag"]
+        self.labels = where["labels"]
+        self.step_weight = where["step_weight"]
+        self.answer_end = where["answer_end"]
+        ends = "|".join(re.escape(where[end]) for end in ("step_end", "answer_end"))
+        self.piece = re.compile(rf".*?(?:{ends})", re.DOTALL)
 
     def score(self, messages, **named):
         return asyncio.run(self.ascore(messages, **named))
@@ -54,7 +55,7 @@ class Prm(AbstractOutcomeRewardModel):
         """Steps' mean and answer, weighed. A chain without an answer, or longer than the PRM's context, is worth less
         than any other."""
         *asked, reply = (message.to_dict() for message in conversation)
-        segments = CUT.findall(reply["content"])
+        segments = self.piece.findall(reply["content"])
         if not segments:
             return -1.0
         scores = []
@@ -63,7 +64,7 @@ class Prm(AbstractOutcomeRewardModel):
             if score is None:
                 return -1.0
             scores.append(score)
-        if not segments[-1].endswith(ANSWERED):
+        if not segments[-1].endswith(self.answer_end):
             return sum(scores) / len(scores) - 1.0
         steps = scores[:-1] or scores
         return self.step_weight * sum(steps) / len(steps) + (1 - self.step_weight) * scores[-1]
@@ -71,10 +72,10 @@ class Prm(AbstractOutcomeRewardModel):
     async def read(self, asked, segments):
         """P(good) at the tag of the newest segment; what came before is in the server's prefix cache. None for what has
         no room in the PRM's context."""
-        told = "".join(segment + self.tag for segment in segments)
+        text = "".join(segment + self.tag for segment in segments)
         body = {
-            "model": self.model,
-            "messages": [*asked, {"role": "assistant", "content": told}],
+            "model": "prm",
+            "messages": [*asked, {"role": "assistant", "content": text}],
             "add_generation_prompt": False,
             "continue_final_message": True,
             "max_tokens": 1,
@@ -114,7 +115,7 @@ async def run_round(where, session, job):
     policy = Policy(
         where["policy_url"], "none", "policy", max_completion_tokens=where["max_tokens"], temperature=job["temperature"]
     )
-    prm = Prm(session, where["prm_url"], "prm", where["tag"], where["labels"], where["step_weight"])
+    prm = Prm(session, where)
     live = job["n"] * job["concurrency"]
     algorithm = BestOfN(prm, LMOrchestrator(max_concurrency=live))
     waiting, found = iter(job["questions"]), []

@@ -13,21 +13,23 @@ scored once, and what chains of one level begin with alike is computed once.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from cos.benchmarks.barrier import InProcess, behind_barrier
-from cos.benchmarks.caches import forget
+from cos.benchmarks.caches import empty_caches
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Round, Way
+from cos.benchmarks.side_by_side import Round, Tally
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import ask
-from cos.evaluation.in_process import Running
-from cos.evaluation.sampling import Ending, Manner, Writer
+from cos.evaluation.in_process import OpenModels
+from cos.evaluation.sampling import ChainSampler, ChainSampling, Continuation
 from cos.search.errors import InputError
-from cos.search.grammars.cos import Step, segment_ids
-from cos.search.ports import ScorerSession, Vocabulary
+from cos.search.grammar import token_ids
+from cos.search.models import Models
+from cos.search.ports import ScorerSession
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.strategies.base import Strategy
@@ -91,14 +93,14 @@ class PublishedBeam(InProcess):
 class WholeChains:
     """Best-of-N: the chains of ``batch`` questions are drawn, each in one request, and then all are scored."""
 
-    running: Running
+    opened: OpenModels
     setting: Setting
     seed: int
     batch: int
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`: ``concurrency`` questions come at once."""
-        await forget(self.running)
+        await empty_caches(self.opened)
         for together in parts(problems, concurrency):
             started = time.perf_counter()
             for batch in parts(together, self.batch):
@@ -106,51 +108,49 @@ class WholeChains:
                 best = await self.best(batch, drawn)
                 took_s = time.perf_counter() - started
                 for problem, chains, winner in zip(batch, drawn, best, strict=True):
-                    way.add(problem, winner.answer, took_s, sum(chain.tokens for chain in chains))
+                    tally.add(
+                        problem, winner.answer and winner.answer.text, took_s, sum(chain.tokens for chain in chains)
+                    )
 
-    async def drawn(self, problems: Sequence[LedgerProblem]) -> list[list[Ending]]:
+    async def drawn(self, problems: Sequence[LedgerProblem]) -> list[list[Continuation]]:
         """n chains of each question."""
-        manner = Manner(temperature=self.setting.temperature, top_p=self.setting.top_p, seed=self.seed)
+        sampling = ChainSampling(temperature=self.setting.temperature, top_p=self.setting.top_p, seed=self.seed)
         n = self.setting.n or 1
-        writer = Writer(self.running.engines.policy, manner, n * len(problems))
+        sampler = ChainSampler(self.opened.models, sampling, n * len(problems))
 
-        async def draw(problem: LedgerProblem) -> list[Ending]:
-            return await writer.write(await writer.open(ask(problem)), problem.id, n)
+        async def draw(problem: LedgerProblem) -> list[Continuation]:
+            return await sampler.write(await sampler.open(ask(problem)), problem.id, n)
 
         return list(await asyncio.gather(*map(draw, problems)))
 
-    async def best(self, problems: Sequence[LedgerProblem], drawn: Sequence[Sequence[Ending]]) -> list[Ending]:
+    async def best(
+        self, problems: Sequence[LedgerProblem], drawn: Sequence[Sequence[Continuation]]
+    ) -> list[Continuation]:
         """The chain with the best last score of each question."""
-        scorer, reader = self.running.pair.scorer, self.running.engines.prm
-        if scorer is None or reader is None:
+        models = self.opened.models
+        scorer = models.scorer
+        if scorer is None:
             raise InputError("what is compared needs a PRM; give --prm", "prm")
 
-        async def choose(problem: LedgerProblem, chains: Sequence[Ending]) -> Ending:
+        async def choose(problem: LedgerProblem, chains: Sequence[Continuation]) -> Continuation:
             session = await scorer.open(ask(problem))
-            scores = await asyncio.gather(*(last_score(session, reader.vocabulary, chain) for chain in chains))
-            return chains[max(range(len(chains)), key=scores.__getitem__)]
+            ranks = await asyncio.gather(*(rank_of(session, models, chain) for chain in chains))
+            return chains[max(range(len(chains)), key=ranks.__getitem__)]
 
         return list(await asyncio.gather(*map(choose, problems, drawn)))
 
 
-async def last_score(session: ScorerSession, vocabulary: Vocabulary, ending: Ending) -> float:
-    """What the PRM says at a chain's last tag; an unanswered one is worth less than any other."""
-    contents = [*ending.steps, *([] if ending.answer is None else [ending.answer])]
-    if not contents:
-        return -1.0
-    candidates = [
-        Candidate(
-            path=(0,) * (index + 1),
-            token_ids=segment_ids(vocabulary, content, first=index == 0),
-            text="",
-            end="step" if isinstance(content, Step) else "answer",
-            step=content if isinstance(content, Step) else None,
-            answer=None if isinstance(content, Step) else content,
-        )
-        for index, content in enumerate(contents)
-    ]
-    score = (await session.score(Chain(tuple(candidates)))).score or 0.0
-    return score if ending.answer is not None else score - 1.0
+async def rank_of(session: ScorerSession, models: Models, chain: Continuation) -> tuple[bool, float]:
+    """Whether a chain is answered, and what the PRM says of its last step or answer: the greater the better. A chain
+    without a score comes last."""
+    pieces = [*chain.steps, *([] if chain.answer is None else [chain.answer])]
+    candidates: list[Candidate] = []
+    for index, piece in enumerate(pieces):
+        ids = token_ids(models.policy.vocabulary, models.grammar.spans(piece, first=index == 0))
+        end = "answer" if piece.kind == "answer" else "step"
+        candidates.append(Candidate(path=(0,) * (index + 1), written=ids, tokens=len(ids), piece=piece, end=end))
+    score = (await session.score(Chain(tuple(candidates)))).score if candidates else None
+    return chain.answer is not None, -math.inf if score is None else score
 
 
 def parts(problems: Sequence[LedgerProblem], size: int) -> Iterator[Sequence[LedgerProblem]]:
@@ -159,18 +159,16 @@ def parts(problems: Sequence[LedgerProblem], size: int) -> Iterator[Sequence[Led
         yield problems[start : start + size]
 
 
-def contenders(running: Running, setting: Setting, seed: int) -> dict[tuple[str, str], Round]:
+def contenders(opened: OpenModels, setting: Setting, seed: int) -> dict[tuple[str, str], Round]:
     """What is run again, by project and strategy."""
     last = replace(setting, aggregation="last")
     beam = replace(last, strategy="beam").fitted()
-    alone = behind_barrier(running)
+    alone = behind_barrier(opened)
     return {
-        ("search-and-learn", "best_of_n"): WholeChains(running, last, seed, BATCH),
+        ("search-and-learn", "best_of_n"): WholeChains(opened, last, seed, BATCH),
         ("search-and-learn", "beam"): PublishedBeam(
-            running, alone, beam, seed, asyncio.Lock(), strategy=SearchAndLearnBeam()
+            opened, alone, beam, seed, asyncio.Lock(), strategy=SearchAndLearnBeam()
         ),
-        ("ThinkBooster", "best_of_n"): WholeChains(running, last, seed, 1),
-        ("ThinkBooster", "beam"): PublishedBeam(
-            running, alone, beam, seed, asyncio.Lock(), strategy=ThinkBoosterBeam()
-        ),
+        ("ThinkBooster", "best_of_n"): WholeChains(opened, last, seed, 1),
+        ("ThinkBooster", "beam"): PublishedBeam(opened, alone, beam, seed, asyncio.Lock(), strategy=ThinkBoosterBeam()),
     }

@@ -115,7 +115,7 @@ def labels_section(labels: Facts | None, judged: Mapping[str, Sequence[Pool]], s
             Table(columns=("stage `label`", "figure"), rows=tuple(_flat(outcome)), caption="What labelling found")
         )
     if judged:
-        rule = rules()
+        rule = rules(paper.SCALE)
         shares = {
             name: {by: [block_accuracy(pool, rule[by], size, size) for pool in pools] for by in BY_PRM}
             for name, pools in judged.items()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import structs
 
@@ -15,12 +15,15 @@ from cos.benchmarks.pool import Pool, draw_pool, score_tree
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem, resolve
 from cos.evaluation.accuracy import Record, ask, root_seed, search_one
-from cos.evaluation.in_process import NO_PRM, running
+from cos.evaluation.cutting import cut
+from cos.evaluation.in_process import NO_PRM, open_models
 from cos.evaluation.journal import Journal
 from cos.evaluation.progress import side_by_side
 from cos.evaluation.provenance import commit, revision
-from cos.prm.pair import Pair
-from cos.search.types import Candidate, Chain
+from cos.search.errors import InputError
+from cos.search.models import Models
+from cos.search.ports import Drawn
+from cos.search.types import Candidate, Chain, Piece
 
 Value = dict[str, Any]
 
@@ -68,8 +71,8 @@ def identity(role: str, model: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
-    """A policy and a PRM (``none``: no PRM), started when first needed."""
+class ModelNames:
+    """A policy and a PRM (``none``: no PRM), as a user names them."""
 
     policy: str
     prm: str = NO_PRM
@@ -79,29 +82,29 @@ class Models:
         return {"policy": identity("policy", self.policy), "prm": identity("prm", self.prm)}
 
 
-class Engines:
-    """The engines of one pair of models, started by the first measurement that has something left to do."""
+class LazyModels:
+    """Models that the first measurement starts that has something left to do."""
 
-    def __init__(self, models: Models, stack: AsyncExitStack) -> None:
-        self.models = models
+    def __init__(self, names: ModelNames, stack: AsyncExitStack) -> None:
+        self.names = names
         self._stack = stack
-        self._pair: Pair | None = None
+        self._started: Models | None = None
 
-    async def pair(self) -> Pair:
-        """Errors: InputError for models that do not start."""
-        if self._pair is None:
-            started = await self._stack.enter_async_context(running(self.models.policy, self.models.prm))
-            self._pair = started.pair
-        return self._pair
+    async def start(self) -> Models:
+        """The models, started once. Errors: InputError for models that do not start."""
+        if self._started is None:
+            opened = await self._stack.enter_async_context(open_models(self.names.policy, self.names.prm))
+            self._started = opened.models
+        return self._started
 
 
 async def _complete(
     bench: Bench,
     journal: Journal | None,
     label: str,
-    engines: Engines,
+    models: LazyModels,
     width: int,
-    measure: Callable[[Pair, LedgerProblem], Awaitable[Value]],
+    measure: Callable[[Models, LedgerProblem], Awaitable[Value]],
 ) -> list[Value] | None:
     """The value of every problem, measured where the journal has none; None when that would have to be but must not."""
     if journal is None:
@@ -111,10 +114,10 @@ async def _complete(
         if waiting and bench.stored_only:
             return None
         if waiting:
-            pair, now = await engines.pair(), commit()
+            started, now = await models.start(), commit()
 
             async def one(problem: LedgerProblem) -> None:
-                journal.add(problem.id, {"commit": now, "found": await measure(pair, problem)})
+                journal.add(problem.id, {"commit": now, "found": await measure(started, problem)})
 
             await side_by_side(one, waiting, bench.side_by_side(width), label)
         values = [journal.done[problem.id] for problem in bench.problems]
@@ -122,31 +125,28 @@ async def _complete(
     return [value["found"] for value in values]
 
 
-async def pools(bench: Bench, engines: Engines, size: int, *, scored: bool) -> list[Pool] | None:
+async def pools(bench: Bench, models: LazyModels, size: int, *, scored: bool) -> list[Pool] | None:
     """``size`` chains a problem with the policy's likelihoods, and with PRM scores where ``scored``.
 
     Errors: InputError, EngineDead.
     """
     setting = bench.setting("best_of_n", size)
-    models = engines.models.identities
-    settings = {**models, "n": size, "temperature": bench.temperature, "top_p": bench.top_p}
+    settings = {**models.names.identities, "n": size, "temperature": bench.temperature, "top_p": bench.top_p}
     if not scored:
         del settings["prm"]
 
-    async def one(pair: Pair, problem: LedgerProblem) -> Value:
-        used = pair if scored else replace(pair, scorer=None)
+    async def one(started: Models, problem: LedgerProblem) -> Value:
+        used = started if scored else replace(started, scorer=None)
         return pool_value(await draw_pool(used, problem, setting, bench.seed))
 
     journal = bench.journal("pool" if scored else "samples", settings)
-    found = await _complete(bench, journal, f"{size} chains each", engines, size, one)
+    found = await _complete(bench, journal, f"{size} chains each", models, size, one)
     return None if found is None else [pool_of(p, v) for p, v in zip(bench.problems, found, strict=True)]
 
 
 def pool_value(pool: Pool) -> Value:
-    """A pool as JSON."""
-    chains = [
-        [[list(c.token_ids), c.end, c.answer, c.logprob, c.score] for c in chain.candidates] for chain in pool.chains
-    ]
+    """A pool as JSON. Errors: InputError for a policy that runs elsewhere and gives its text alone."""
+    chains = [[[_token_ids(c), c.end, c.answer, c.logprob, c.score] for c in chain.candidates] for chain in pool.chains]
     return {
         "tokens": pool.tokens,
         "prm_reads": pool.prm_reads,
@@ -155,8 +155,14 @@ def pool_value(pool: Pool) -> Value:
     }
 
 
+def _token_ids(candidate: Candidate) -> list[int]:
+    if not isinstance(candidate.written, tuple):
+        raise InputError("chains are stored as token ids; give a --policy that runs in this process", "policy")
+    return [*cast("tuple[int, ...]", candidate.written)]
+
+
 def pool_of(problem: LedgerProblem, value: Value) -> Pool:
-    """A pool from JSON; the text of its candidates is left out."""
+    """A pool from JSON. The text of its candidates is left out, but for answers."""
     chains: list[Chain] = []
     for start, candidates in zip(value["starts"], value["chains"], strict=True):
         chains.append(
@@ -164,10 +170,10 @@ def pool_of(problem: LedgerProblem, value: Value) -> Pool:
                 tuple(
                     Candidate(
                         path=(start, *[0] * depth),
-                        token_ids=tuple(ids),
-                        text="",
+                        written=tuple(ids),
+                        tokens=len(ids),
+                        piece=Piece("step", "") if answer is None else Piece("answer", answer),
                         end=end,
-                        answer=answer,
                         logprob=logprob,
                         score=score,
                     )
@@ -178,17 +184,17 @@ def pool_of(problem: LedgerProblem, value: Value) -> Pool:
     return Pool(problem, tuple(chains), value["tokens"], value["prm_reads"])
 
 
-async def searches(bench: Bench, engines: Engines, strategy: str, n: int | None) -> list[Record] | None:
+async def searches(bench: Bench, models: LazyModels, strategy: str, n: int | None) -> list[Record] | None:
     """One search a problem. Errors: InputError, EngineDead."""
     setting = bench.setting(strategy, n)
-    settings = {**engines.models.identities, "strategy": setting.strategy, "n": setting.n}
+    settings = {**models.names.identities, "strategy": setting.strategy, "n": setting.n}
     if strategy == "greedy":
         del settings["prm"]
     else:
         settings |= {"temperature": bench.temperature, "top_p": bench.top_p}
 
-    async def one(pair: Pair, problem: LedgerProblem) -> Value:
-        found = await search_one(pair, problem, setting.spec(root_seed(bench.seed, problem.id)))
+    async def one(started: Models, problem: LedgerProblem) -> Value:
+        found = await search_one(started, problem, setting.spec(root_seed(bench.seed, problem.id)))
         return {
             "answer": found.answer,
             "is_right": found.is_right,
@@ -198,36 +204,50 @@ async def searches(bench: Bench, engines: Engines, strategy: str, n: int | None)
         }
 
     label = strategy if setting.n is None else f"{strategy}@{setting.n}"
-    found = await _complete(bench, bench.journal("search", settings), label, engines, setting.n or 1, one)
+    found = await _complete(bench, bench.journal("search", settings), label, models, setting.n or 1, one)
     if found is None:
         return None
     return [Record(problem_id=p.id, kind=p.kind, **v) for p, v in zip(bench.problems, found, strict=True)]
 
 
-async def rescored(bench: Bench, engines: Engines, drawn: Sequence[Pool], size: int) -> list[Pool] | None:
+async def rescored(bench: Bench, models: LazyModels, drawn: Sequence[Pool], size: int) -> list[Pool] | None:
     """The first ``size`` chains of pools that were drawn from the same policy, scored by another PRM.
 
     Errors: InputError, EngineDead.
     """
     by_id = {pool.problem.id: pool for pool in drawn}
 
-    async def one(pair: Pair, problem: LedgerProblem) -> Value:
-        assert pair.scorer is not None, "a PRM was named"
-        chains = [_read(pair, chain) for chain in by_id[problem.id].block(0, size)]
+    async def one(started: Models, problem: LedgerProblem) -> Value:
+        assert started.scorer is not None, "a PRM was named"
+        chains = [_unscored(started, chain) for chain in by_id[problem.id].block(0, size)]
         tree = [candidate for chain in chains for candidate in chain.candidates]
-        scores = await score_tree(pair.scorer, ask(problem), tree)
-        return pool_value(Pool(problem, tuple(chain.with_scores(scores) for chain in chains), 0, len(scores)))
+        scores = await score_tree(started.scorer, ask(problem), tree)
+        for candidate in tree:
+            candidate.score = scores.get(candidate.path)
+        return pool_value(Pool(problem, tuple(chains), 0, len(scores)))
 
-    settings = {**engines.models.identities, "n": size, "temperature": bench.temperature, "top_p": bench.top_p}
-    found = await _complete(bench, bench.journal("rescored", settings), f"{size} chains each, read", engines, size, one)
+    settings = {**models.names.identities, "n": size, "temperature": bench.temperature, "top_p": bench.top_p}
+    found = await _complete(bench, bench.journal("rescored", settings), f"{size} chains each, read", models, size, one)
     return None if found is None else [pool_of(p, v) for p, v in zip(bench.problems, found, strict=True)]
 
 
-def _read(pair: Pair, chain: Chain) -> Chain:
-    """A stored chain with its text and fields, and without scores."""
+def _unscored(models: Models, chain: Chain) -> Chain:
+    """A stored chain, read again by the grammar, without scores."""
+    vocabulary, grammar = models.policy.vocabulary, models.grammar
     candidates: list[Candidate] = []
     for candidate in chain.candidates:
-        text = pair.policy.vocabulary.decode(candidate.token_ids)
-        step = pair.grammar.read(candidate.token_ids, text, cut=candidate.end == "truncated").step
-        candidates.append(structs.replace(candidate, text=text, step=step, score=None))
+        ids = cast("tuple[int, ...]", candidate.written)
+        drawn = Drawn(
+            written=ids,
+            text=vocabulary.decode(ids),
+            tokens=len(ids),
+            finish="length" if candidate.end == "truncated" else "stop",
+            stop=None,
+            logprob=candidate.logprob,
+            prompt_tokens=0,
+            cached_tokens=0,
+        )
+        # A search ends a candidate at its first stop: nothing but the end of it can be one.
+        piece = next((grammar.read(part) for part in cut(drawn, grammar.stops, vocabulary)), candidate.piece)
+        candidates.append(structs.replace(candidate, piece=piece, score=None))
     return Chain(tuple(candidates))

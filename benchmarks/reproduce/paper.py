@@ -5,6 +5,11 @@ All in per cent. Its search figures are of one policy, LLaVA-NeXt after SFT, on 
 
 from collections.abc import Mapping
 
+from cos.prm.cos import CosPrm
+
+SCALE = CosPrm.scale
+"""What the scores of its PRM mean, and how they make a chain's score."""
+
 WIDTHS = (1, 4, 8, 16, 32)
 """Chains a question, of those in figure 5."""
 

@@ -12,7 +12,7 @@ from cos.benchmarks.report import json_line
 from cos.benchmarks.reproduce import paper, plots
 from cos.benchmarks.reproduce.findings import Section
 from cos.benchmarks.reproduce.judging import accuracy_section, labels_section, read_facts
-from cos.benchmarks.reproduce.measures import Bench, Engines, Models, identity, pools, rescored, searches
+from cos.benchmarks.reproduce.measures import Bench, LazyModels, ModelNames, identity, pools, rescored, searches
 from cos.benchmarks.reproduce.policies import REWARDS, Tried, rewards_section, rounds_section, steps_section, tried
 from cos.benchmarks.reproduce.report import Origin, facts, markdown
 from cos.benchmarks.reproduce.scaling import scaling_of, scaling_section, weight_shares, weights_section
@@ -78,8 +78,8 @@ async def run_reproduce(inputs: Inputs, bench: Bench, *, json_only: bool) -> Non
     take_lock(bench.work)
     try:
         async with AsyncExitStack() as stack:
-            engines = Engines(Models(inputs.policy, inputs.prm), stack)
-            drawn, found = await _search_sections(inputs, bench, engines, drawing)
+            models = LazyModels(ModelNames(inputs.policy, inputs.prm), stack)
+            drawn, found = await _search_sections(inputs, bench, models, drawing)
             sections |= found
         sections |= await _policy_sections(inputs, bench, drawing)
         sections["labels"] = await _labels(inputs, bench, labels, drawn)
@@ -98,11 +98,11 @@ async def run_reproduce(inputs: Inputs, bench: Bench, *, json_only: bool) -> Non
     inputs.report.parent.mkdir(parents=True, exist_ok=True)
     with replacing(inputs.report) as file:
         file.write(markdown(ordered, origin, drawing.folder.name, remarks))
-    told: Facts = facts(ordered, origin, inputs.report, drawing.written)
+    found: Facts = facts(ordered, origin, inputs.report, drawing.written)
     if not json_only:
-        for finding in told["findings"]:
+        for finding in found["findings"]:
             typer.echo(f"{finding['verdict']:>34}  {finding['claim']}", err=True)
-    typer.echo(json_line(told))
+    typer.echo(json_line(found))
 
 
 def _asked(bench: Bench, inputs: Inputs, *parts: str) -> Bench:
@@ -119,14 +119,14 @@ def _not_yet(part: str) -> str:
 
 
 async def _search_sections(
-    inputs: Inputs, bench: Bench, engines: Engines, drawing: _Plots
+    inputs: Inputs, bench: Bench, models: LazyModels, drawing: _Plots
 ) -> tuple[list[Pool] | None, dict[str, Section]]:
-    drawn = await pools(_asked(bench, inputs, "scaling", "weights"), engines, inputs.pool, scored=True)
-    greedy = await searches(_asked(bench, inputs, "scaling", "beam"), engines, "greedy", None)
+    drawn = await pools(_asked(bench, inputs, "scaling", "weights"), models, inputs.pool, scored=True)
+    greedy = await searches(_asked(bench, inputs, "scaling", "beam"), models, "greedy", None)
     beams: dict[int, list[float]] = {}
     for width in paper.WIDTHS[1:]:
         if width <= inputs.pool:
-            records = await searches(_asked(bench, inputs, "beam"), engines, "beam", width)
+            records = await searches(_asked(bench, inputs, "beam"), models, "beam", width)
             if records is not None:
                 beams[width] = [float(record.is_right) for record in records]
     if drawn is None or greedy is None:
@@ -148,9 +148,9 @@ async def _search_sections(
 async def _try(inputs: Inputs, bench: Bench, name: str, model: str) -> Tried | None:
     """One policy's greedy and sampled answers."""
     async with AsyncExitStack() as stack:
-        engines = Engines(Models(model), stack)
-        greedy = await searches(bench, engines, "greedy", None)
-        samples = await pools(bench, engines, inputs.samples, scored=False)
+        models = LazyModels(ModelNames(model), stack)
+        greedy = await searches(bench, models, "greedy", None)
+        samples = await pools(bench, models, inputs.samples, scored=False)
     if greedy is None or samples is None:
         return None
     return tried(name, identity("policy", model), greedy, samples, inputs.samples)
@@ -197,8 +197,8 @@ async def _labels(inputs: Inputs, bench: Bench, labels: Facts | None, drawn: Seq
         if drawn is None:
             break
         async with AsyncExitStack() as stack:
-            engines = Engines(Models(inputs.policy, model), stack)
-            found = await rescored(_asked(bench, inputs, "labels"), engines, drawn, width)
+            models = LazyModels(ModelNames(inputs.policy, model), stack)
+            found = await rescored(_asked(bench, inputs, "labels"), models, drawn, width)
         if found is not None:
             judged[name] = found
     if labels is None and not judged:

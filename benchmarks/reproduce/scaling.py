@@ -58,7 +58,7 @@ def scaling_of(
 ) -> Scaling:
     """All points from pools of ``size`` chains a problem, and from beam searches."""
     widths = [width for width in paper.WIDTHS if width <= size]
-    every = rules()
+    every = rules(paper.SCALE)
     curves: dict[str, Shares] = {
         "pass_at_k": {width: [pass_at_k(size, pool.right, width) for pool in drawn] for width in widths},
         **{
@@ -185,7 +185,7 @@ def weight_shares(drawn: Sequence[Pool], size: int, width: int) -> dict[float, l
     """For every step weight each problem's share of right answers, best of ``width``."""
 
     def rule(weight: float) -> Rule:
-        ruler = Ruler("prm", "cos", weight)
+        ruler = Ruler("prm", paper.SCALE.aggregation, weight, paper.SCALE)
 
         def best(chains: Sequence[Chain]) -> str | None:
             return rank(chains, ruler)[0].answer if chains else None
@@ -198,7 +198,7 @@ def weight_shares(drawn: Sequence[Pool], size: int, width: int) -> dict[float, l
 def weights_section(shares: Mapping[float, Sequence[float]], width: int, seed: int) -> Section:
     """Figure 3."""
     estimates = {weight: mean(values, seed) for weight, values in shares.items()}
-    default, best = shares[0.2], max(estimates, key=lambda weight: estimates[weight].value)
+    default, best = shares[paper.SCALE.step_weight], max(estimates, key=lambda weight: estimates[weight].value)
     rows = [
         (f"{weight:.1f}", cell(estimates[weight]), f"{theirs:.1f}")
         for weight, theirs in zip(TENTHS, paper.STEP_WEIGHTS, strict=True)

@@ -1,4 +1,4 @@
-"""A small held-out set that the scripted engine can solve, and a pair of scripted engines."""
+"""A small held-out set that the scripted engine can solve, and scripted models."""
 
 import hashlib
 import io
@@ -8,7 +8,8 @@ from PIL import Image
 
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import ScriptedEngine
-from cos.prm.pair import Pair, pair
+from cos.prm.matching import match
+from cos.search.models import Models
 
 
 def problem(index: int) -> LedgerProblem:
@@ -32,8 +33,8 @@ def problems() -> list[LedgerProblem]:
 
 
 @pytest.fixture
-def scripted() -> Pair:
-    return pair(ScriptedEngine(), ScriptedEngine())
+def scripted() -> Models:
+    return match(ScriptedEngine(), ScriptedEngine())
 
 
 @pytest.fixture

@@ -6,17 +6,17 @@ from prometheus_client import CollectorRegistry, Counter
 from cos.benchmarks.cost import Need, ReadLog, measure, need_of, read_counters
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
-from cos.evaluation.in_process import running
+from cos.evaluation.in_process import open_models
 from cos.search.errors import InputError
 from cos.search.ports import Reading
-from cos.search.types import Candidate, Chain, Question
+from cos.search.types import Candidate, Chain, Piece, Question
 
 
 def chain(*segments: int) -> Chain:
     """A chain whose segments are one token each."""
     return Chain(
         tuple(
-            Candidate(path=(0,) * (depth + 1), token_ids=(token,), text="", end="step")
+            Candidate(path=(0,) * (depth + 1), written=(token,), tokens=1, piece=Piece("step", ""), end="step")
             for depth, token in enumerate(segments)
         )
     )
@@ -57,7 +57,7 @@ def test_counters_are_vllms_own():
 @pytest.mark.parametrize("strategy", ["best_of_n", "beam", "greedy_prm"])
 async def test_a_perfect_cache_computes_what_a_shared_tree_needs(problems: list[LedgerProblem], strategy: str):
     """The scripted engine caches without blocks: nothing is computed twice, but the last token of a repeated chain."""
-    async with running("scripted", "scripted") as engines:
+    async with open_models("scripted", "scripted") as engines:
         facts = await measure(engines, problems[:8], Setting(strategy=strategy, n=4), 0, 4)
     assert facts["counted_by"] == "replies"
     assert 1 <= facts["computed_over_shared"] < 1.02
@@ -67,9 +67,9 @@ async def test_a_perfect_cache_computes_what_a_shared_tree_needs(problems: list[
 
 
 async def test_there_must_be_something_to_measure(problems: list[LedgerProblem]):
-    async with running("scripted", "scripted") as engines:
+    async with open_models("scripted", "scripted") as engines:
         with pytest.raises(InputError, match="no PRM reads"):
             await measure(engines, problems[:2], Setting(strategy="self_consistency", n=2), 0, 2)
-    async with running("scripted", "none") as engines:
+    async with open_models("scripted", "none") as engines:
         with pytest.raises(InputError, match="no PRM to measure"):
             await measure(engines, problems[:2], Setting(strategy="best_of_n", n=2), 0, 2)

@@ -5,32 +5,33 @@ from dataclasses import replace
 
 import pytest
 
-from cos.benchmarks.grid import Field, compare, grid_of, grid_table, sweep
+from cos.benchmarks.grid import Workload, compare, grid_of, grid_table, sweep
 from cos.benchmarks.setting import Setting, parse_rival
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.accuracy import Outcome, choose, evaluate, is_right, root_seed
-from cos.prm.pair import Pair, pair
+from cos.prm.matching import match
 from cos.search.errors import EngineDead, EngineError, InputError
+from cos.search.models import Models
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
 
 
-async def run(pair_: Pair, problems: list[LedgerProblem], setting: Setting, concurrency: int = 8) -> Outcome:
+async def run(models: Models, problems: list[LedgerProblem], setting: Setting, concurrency: int = 8) -> Outcome:
     def spec_for(problem: LedgerProblem) -> SearchSpec:
         return setting.spec(root_seed(0, problem.id))
 
-    return await evaluate(pair_, problems, spec_for, concurrency, "test")
+    return await evaluate(models, problems, spec_for, concurrency, "test")
 
 
-async def test_searching_beats_one_chain_where_the_judge_knows(scripted: Pair, problems: list[LedgerProblem]):
+async def test_searching_beats_one_chain_where_the_judge_knows(scripted: Models, problems: list[LedgerProblem]):
     one = await run(scripted, problems, Setting(strategy="best_of_n", n=1))
     eight = await run(scripted, problems, Setting(strategy="best_of_n", n=8))
     assert one.accuracy < 0.8 < eight.accuracy
     assert eight.policy_tokens > 7 * one.policy_tokens
 
 
-async def test_reads_are_those_the_strategy_needs(scripted: Pair, problems: list[LedgerProblem]):
+async def test_reads_are_those_the_strategy_needs(scripted: Models, problems: list[LedgerProblem]):
     voted = await run(scripted, problems, Setting(strategy="self_consistency", n=4))
     picked = await run(scripted, problems, Setting(strategy="best_of_n", n=4))
     assert voted.prm_reads == 0
@@ -38,26 +39,26 @@ async def test_reads_are_those_the_strategy_needs(scripted: Pair, problems: list
 
 
 async def test_outcomes_do_not_depend_on_how_many_run_at_once(problems: list[LedgerProblem]):
-    one = await run(pair(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 1)
-    many = await run(pair(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 16)
+    one = await run(match(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 1)
+    many = await run(match(ScriptedEngine(), ScriptedEngine()), problems, Setting(strategy="beam", n=4), 16)
     assert one.records == many.records
 
 
 async def test_no_more_searches_run_at_once_than_allowed(problems: list[LedgerProblem]):
     engine = ScriptedEngine(Script(seconds_per_token=1e-5))
-    await run(pair(engine, None), problems, Setting(strategy="greedy"), 3)
+    await run(match(engine, None), problems, Setting(strategy="greedy"), 3)
     assert engine.most_in_flight == 3
 
 
 async def test_a_search_that_fails_counts_as_wrong(problems: list[LedgerProblem]):
-    broken = pair(ScriptedEngine(Script(fault=lambda kind, number: EngineError("no"))), None)
+    broken = match(ScriptedEngine(Script(fault=lambda kind, number: EngineError("no"))), None)
     outcome = await run(broken, problems, Setting(strategy="greedy"))
     assert outcome.accuracy == 0
     assert outcome.unanswered == len(problems)
 
 
 async def test_a_dead_engine_ends_the_evaluation(problems: list[LedgerProblem]):
-    dead = pair(ScriptedEngine(Script(fault=lambda kind, number: EngineDead("gone"))), None)
+    dead = match(ScriptedEngine(Script(fault=lambda kind, number: EngineDead("gone"))), None)
     with pytest.raises(EngineDead):
         await run(dead, problems, Setting(strategy="greedy"))
 
@@ -74,9 +75,9 @@ def test_the_seed_picks_the_problems(problems: list[LedgerProblem]):
         choose(problems, 25, 0)
 
 
-async def test_a_comparison_is_on_the_same_problems(scripted: Pair, problems: list[LedgerProblem]):
-    field = Field(pair=scripted, problems=problems, seed=0, concurrency=8)
-    facts = await compare(field, Setting(strategy="best_of_n", n=8), Setting(strategy="best_of_n", n=1))
+async def test_a_comparison_is_on_the_same_problems(scripted: Models, problems: list[LedgerProblem]):
+    workload = Workload(models=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(workload, Setting(strategy="best_of_n", n=8), Setting(strategy="best_of_n", n=1))
     assert facts["against"]["n"] == 1
     assert facts["difference"] == pytest.approx(facts["accuracy"] - facts["against"]["accuracy"])
     assert facts["difference_ci_low"] <= facts["difference"] <= facts["difference_ci_high"]
@@ -85,16 +86,16 @@ async def test_a_comparison_is_on_the_same_problems(scripted: Pair, problems: li
     assert sum(part["problems"] * part["accuracy"] for part in parts) == pytest.approx(24 * facts["accuracy"])
 
 
-async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Pair, problems: list[LedgerProblem]):
-    field = Field(pair=scripted, problems=problems, seed=0, concurrency=8)
-    facts = await compare(field, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
+async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Models, problems: list[LedgerProblem]):
+    workload = Workload(models=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(workload, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
     assert (facts["difference_ci_low"], facts["difference_ci_high"]) == (0, 0)
 
 
 CHOSEN = ("greedy", "self_consistency", "best_of_n", "beam", "greedy_prm")
 
 
-async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, problems: list[LedgerProblem]):
+async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Models, problems: list[LedgerProblem]):
     settings = grid_of(Setting(strategy="beam", n=8, beam_width=2), CHOSEN, (1, 4, 8)).settings
     assert [(setting.strategy, setting.n) for setting in settings[:3]] == [
         ("greedy", None),
@@ -102,8 +103,8 @@ async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Pair, pr
         ("self_consistency", 4),
     ]
     assert len(settings) == 13
-    field = Field(pair=scripted, problems=problems[:4], seed=0, concurrency=8)
-    rows = [row async for row in sweep(field, settings, None)]
+    workload = Workload(models=scripted, problems=problems[:4], seed=0, concurrency=8)
+    rows = [row async for row in sweep(workload, settings, None)]
     table = grid_table(rows).splitlines()
     assert len(table) == 2 + 13
     assert table[0].startswith("| strategy | n | accuracy |")
@@ -117,12 +118,12 @@ def test_a_width_that_a_strategy_does_not_take_is_left_out_and_told():
         grid_of(Setting(strategy="beam"), ["beam", "self_critique"], (32,))
 
 
-async def test_the_grid_is_paired_with_a_rival(scripted: Pair, problems: list[LedgerProblem]):
-    field = Field(pair=scripted, problems=problems[:12], seed=0, concurrency=8)
+async def test_the_grid_is_paired_with_a_rival(scripted: Models, problems: list[LedgerProblem]):
+    workload = Workload(models=scripted, problems=problems[:12], seed=0, concurrency=8)
     like = Setting(strategy="beam")
     rival = parse_rival("best_of_n@1", like)
     settings = grid_of(like, CHOSEN, (1, 4)).settings
-    rows = {(row["strategy"], row["n"]): row async for row in sweep(field, settings, rival)}
+    rows = {(row["strategy"], row["n"]): row async for row in sweep(workload, settings, rival)}
     alone = rows["best_of_n", 1]
     assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
     for row in rows.values():

@@ -23,7 +23,8 @@ class Server:
             self.scrapes += 1
             return httpx.Response(200 if self._name == "on" else 404)
         self._asked.append(self._name)
-        return httpx.Response(self._status, json={"answer": "1", "usage": {"tokens_generated": 5}})
+        reply = {"answer": "1", "usage": {"tokens_generated": 5}, "parameters": {"aggregation": "cos"}}
+        return httpx.Response(self._status, json=reply)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://cos")

@@ -12,7 +12,16 @@ from cos.benchmarks.pool import Pool, draw_pool
 from cos.benchmarks.reproduce import paper
 from cos.benchmarks.reproduce.findings import Estimate, Finding, paired
 from cos.benchmarks.reproduce.judging import accuracy_section
-from cos.benchmarks.reproduce.measures import Bench, Engines, Models, pool_of, pool_value, pools, rescored, searches
+from cos.benchmarks.reproduce.measures import (
+    Bench,
+    LazyModels,
+    ModelNames,
+    pool_of,
+    pool_value,
+    pools,
+    rescored,
+    searches,
+)
 from cos.benchmarks.reproduce.policies import Tried, rewards_section, rounds_section, steps_section
 from cos.benchmarks.reproduce.run import PARTS, parse_named, parse_parts, parse_rounds
 from cos.benchmarks.reproduce.scaling import CURVES, scaling_of, weight_shares
@@ -22,21 +31,23 @@ from cos.clients.cli import main
 from cos.engines.scripted import ScriptedEngine
 from cos.evaluation.accuracy import evaluate, root_seed
 from cos.evaluation.files import take_lock
-from cos.prm.pair import Pair, pair
+from cos.prm.matching import match
 from cos.search.errors import InputError
+from cos.search.models import Models
+from cos.search.types import Candidate, Chain, Piece
 
 POOL = Setting(strategy="best_of_n", n=8)
 
 
-class Ready(Engines):
-    """Engines that are there already, and a count of how often they were wanted."""
+class Ready(LazyModels):
+    """Models that are there already, and a count of how often they were wanted."""
 
-    def __init__(self, models: Models, matched: Pair) -> None:
-        self.models = models
+    def __init__(self, names: ModelNames, matched: Models) -> None:
+        self.names = names
         self.matched = matched
         self.starts = 0
 
-    async def pair(self) -> Pair:
+    async def start(self) -> Models:
         self.starts += 1
         return self.matched
 
@@ -47,23 +58,37 @@ def bench(tmp_path: Path, problems: list[LedgerProblem]) -> Bench:
 
 
 @pytest.fixture
-def engines(scripted: Pair) -> Ready:
-    return Ready(Models("scripted", "scripted"), scripted)
+def engines(scripted: Models) -> Ready:
+    return Ready(ModelNames("scripted", "scripted"), scripted)
 
 
-async def test_a_pool_survives_being_written_down(scripted: Pair, problems: list[LedgerProblem]):
+async def test_a_pool_survives_being_written_down(scripted: Models, problems: list[LedgerProblem]):
     pool = await draw_pool(scripted, problems[0], POOL, 0)
     again = pool_of(problems[0], json.loads(json.dumps(pool_value(pool))))
     assert again.right == pool.right
     for mine, other in zip(again.chains, pool.chains, strict=True):
-        assert (mine.path, mine.token_ids, mine.answer, mine.logprob) == (
+        assert (mine.path, mine.prefix, mine.answer, mine.logprob) == (
             other.path,
-            other.token_ids,
+            other.prefix,
             other.answer,
             other.logprob,
         )
         assert [c.score for c in mine.candidates] == [c.score for c in other.candidates]
         assert None not in [c.score for c in mine.candidates]
+
+
+def test_a_pool_whose_policy_gives_text_alone_is_refused(problems: list[LedgerProblem]):
+    answer = Candidate(path=(0,), written="7", tokens=1, piece=Piece("answer", "7"), end="answer")
+    with pytest.raises(InputError, match="stored as token ids"):
+        pool_value(Pool(problems[0], (Chain((answer,)),)))
+
+
+def test_a_pool_that_an_earlier_version_stored_is_read(problems: list[LedgerProblem]):
+    chains = [[[[5, 6], "step", None, -0.5, 0.8], [[7], "answer", "42", -0.25, 0.9]]]
+    pool = pool_of(problems[0], {"tokens": 3, "prm_reads": 2, "starts": [3], "chains": chains})
+    (chain,) = pool.chains
+    assert (chain.path, chain.prefix, chain.tokens) == ((3, 0), (5, 6, 7), 3)
+    assert (chain.answer, chain.logprob, [c.score for c in chain.candidates]) == ("42", -0.75, [0.8, 0.9])
 
 
 async def test_what_was_measured_is_not_measured_again(bench: Bench, engines: Ready, problems: list[LedgerProblem]):
@@ -79,11 +104,11 @@ async def test_what_was_measured_is_not_measured_again(bench: Bench, engines: Re
     assert engines.starts == 2
 
 
-async def test_other_seeds_and_models_have_journals_of_their_own(bench: Bench, engines: Ready, scripted: Pair):
+async def test_other_seeds_and_models_have_journals_of_their_own(bench: Bench, engines: Ready, scripted: Models):
     await searches(bench, engines, "beam", 4)
     other_seed = Bench(work=bench.work, problems=bench.problems, seed=1)
     await searches(other_seed, engines, "beam", 4)
-    await searches(bench, Ready(Models("scripted", "other"), scripted), "beam", 4)
+    await searches(bench, Ready(ModelNames("scripted", "other"), scripted), "beam", 4)
     assert len(list(bench.work.iterdir())) == 3
 
 
@@ -102,7 +127,7 @@ async def test_taking_over_starts_nothing_and_leaves_nothing_behind(tmp_path: Pa
     assert not (tmp_path / "work").exists()
 
 
-async def test_a_stored_search_is_the_search(bench: Bench, engines: Ready, scripted: Pair):
+async def test_a_stored_search_is_the_search(bench: Bench, engines: Ready, scripted: Models):
     records = await searches(bench, engines, "beam", 4)
     setting = bench.setting("beam", 4)
     outcome = await evaluate(scripted, bench.problems, lambda p: setting.spec(root_seed(0, p.id)), 8, "beam")
@@ -112,7 +137,7 @@ async def test_a_stored_search_is_the_search(bench: Bench, engines: Ready, scrip
 async def test_another_prm_reads_the_same_chains(bench: Bench, engines: Ready):
     drawn = await pools(bench, engines, 8, scored=True)
     assert drawn is not None
-    other = Ready(Models("scripted", "other"), pair(ScriptedEngine(), ScriptedEngine()))
+    other = Ready(ModelNames("scripted", "other"), match(ScriptedEngine(), ScriptedEngine()))
     again = await rescored(bench, other, drawn, 4)
     assert again is not None
     for mine, first in zip(again, drawn, strict=True):

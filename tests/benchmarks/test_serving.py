@@ -43,7 +43,8 @@ class Server:
             "prm_cached_tokens": 30,
         }
         timings = {"first_candidate_s": 0.75}
-        return httpx.Response(200, json={"usage": usage | prompts, "timings": timings})
+        parameters = {"aggregation": "min"}
+        return httpx.Response(200, json={"usage": usage | prompts, "timings": timings, "parameters": parameters})
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://cos")

@@ -19,7 +19,7 @@ from cos.checkpoints import heldout
 from cos.engines.launch import Engines
 from cos.engines.ports import HasCaches, HasMetrics, Runtime
 from cos.engines.scripted import ScriptedEngine
-from cos.evaluation.in_process import Running
+from cos.evaluation.in_process import OpenModels
 from cos.prm.matching import match
 from cos.search.grammars.cos import CosGrammar
 from cos.search.ports import Draw
@@ -155,8 +155,8 @@ async def test_a_search_computes_each_distinct_step_once_and_at_most_a_block_a_r
 ) -> None:
     for engine in cached.engines.all:
         await emptied(engine)
-    running = Running(cached.engines, match(cached.engines.policy, cached.engines.prm))
-    facts = await measure(running, heldout()[LEDGER : LEDGER + 2], Setting(strategy=strategy, n=4), 0, 1)
+    opened = OpenModels(cached.engines, match(cached.engines.policy, cached.engines.prm))
+    facts = await measure(opened, heldout()[LEDGER : LEDGER + 2], Setting(strategy=strategy, n=4), 0, 1)
     shared, computed, reads = (facts[name] for name in ("shared_tokens", "computed_tokens", "prm_reads"))
     assert isinstance(shared, int)
     assert isinstance(computed, int)

@@ -8,10 +8,11 @@ import pytest
 
 from cos.checkpoints import embedded, heldout
 from cos.engines.launch import launch
-from cos.engines.ports import Engine
+from cos.engines.ports import Runtime
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
 from cos.ledger.task import clumsy, derive, exact
+from cos.prm.matching import match
 from cos.training.data.rows import ChainRow
 from cos.training.labels.prm_scores import read_chains
 from cos.training.learning.parity import compared, reference_scores
@@ -37,7 +38,7 @@ def chains(folder: Path) -> list[ChainRow]:
     return found
 
 
-def computes_in(engine: Engine) -> str:
+def computes_in(engine: Runtime) -> str:
     """The format that an engine computes in, as vLLM tells."""
     assert isinstance(engine, VllmEngine)
     return str(engine._llm.model_config.dtype).removeprefix("torch.")  # pyright: ignore[reportPrivateUsage]
@@ -50,7 +51,8 @@ async def test_the_engine_scores_every_tag_as_transformers_does(asked: str, tmp_
     engines = await launch(EngineSettings(role="prm", model=folder, dtype=asked), None)
     try:
         dtype = computes_in(engines.policy)
-        read = [[*(row.scores or ())] for row in await read_chains(written, engines.policy)]
+        models = match(engines.policy, engines.policy)
+        read = [[*(row.scores or ())] for row in await read_chains(written, models)]
     finally:
         await engines.close()
     assert asked in {"auto", dtype}

@@ -10,6 +10,7 @@ import pytest
 
 from cos.checkpoints import embedded
 from cos.engines.launch import launch
+from cos.engines.ports import HasMetrics
 from cos.engines.settings import EngineSettings
 from cos.server.exposition import Exposition, Source
 from cos.server.watch import Watch
@@ -46,6 +47,7 @@ async def test_a_stopped_engine_process_is_told_within_20_seconds_and_a_killed_o
         stopped = time.monotonic()
         await until(lambda: not watch.is_well, 20)
         assert time.monotonic() - stopped < 20
+        assert isinstance(engines.policy, HasMetrics)
         scrape, _ = Exposition([Source("policy", engines.policy.registry)], lambda source: None).render("")
         assert b"vllm:num_requests_running{" in scrape, "a scrape asks the process nothing"
         os.kill(process, signal.SIGCONT)
