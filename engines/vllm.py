@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
+PROBE = "How much is it?"
+"""What a probe reads. On CPU a prompt of one token ends vLLM's process."""
 PROBE_PRIORITY = -1_000_000
 """Before whatever a search wants."""
 
@@ -95,7 +97,7 @@ class VllmEngine:
         params: Any = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=Kind.FINAL_ONLY)
         if self.has_head:
             params = await self.head_params()
-        base = {"type": "token", "prompt_token_ids": list(self._vocabulary.encode("?"))}
+        base = {"type": "token", "prompt_token_ids": list(self._vocabulary.encode(PROBE))}
         await self.generate(base, (), params, PROBE_PRIORITY, [])
 
     async def open(self, prompt: Prompt) -> VllmSession:
