@@ -16,7 +16,7 @@ LINES = ("solid", "dashed")
 """The second for strategies beyond the number of colours."""
 LABEL_GAP = 0.045
 """Least distance of two labels, as a share of the height of the axis."""
-ROOM = 1.9
+ROOM = 2.2
 """By what factor the axis of tokens goes on where labels stand."""
 
 

@@ -95,6 +95,3 @@ class HasCaches(Protocol):
         """Empties its caches, so that the same work costs the same again; ``prefixes_only`` keeps pictures and what the
         vision tower made of them. Errors: EngineError while requests run."""
         ...
-
-
-Engine = Runtime

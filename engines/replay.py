@@ -5,8 +5,9 @@ the same candidates, as far as it asks for no others. Candidates are found by th
 places.
 """
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,26 +88,40 @@ def spec_of(trace: Mapping[str, Any]) -> SearchSpec:
     )
 
 
-def replay(tree: Sequence[Node], seed: int, *, grammar: Grammar | None = None, scale: Scale | None = None) -> Models:
-    """The models of a search with this root ``seed`` (a trace's ``parameters.seed``).
+def replay(trace: Mapping[str, Any]) -> Models:
+    """The models of a stored search: its tree's candidates, in the grammar and on the scale that it was stored with.
 
-    ``grammar``: what its policy wrote in; the default one unless given. ``scale``: of its PRM's scores; probabilities
-    whose mean is a chain's score unless given. A search that says its own aggregation needs none.
+    Errors: InputError for a grammar that there is no more, or that a policy without a model cannot write.
     """
     vocabulary = ScriptedVocabulary()
-    chosen = grammar or grammars.choose(grammars.AUTO, vocabulary)
+    grammar = grammars.choose(trace["grammar"], vocabulary)
+    seed, tree = trace["parameters"]["seed"], trace["tree"]
     texts: dict[float, str] = {}
     whole: dict[Path, str] = {(): ""}
     for node in sorted(tree, key=lambda node: tuple(node["path"])):
         path: Path = tuple(node["path"])
-        before, text = whole[path[:-1]], text_of(node, chosen, first=len(path) == 1)
+        before, text = whole[path[:-1]], text_of(node, grammar, first=len(path) == 1)
         texts[chance(seed_of(seed, path), before, temperature=1.0).random()] = text
         # Drawn at temperature 0 it is the first child of its parent, or says what that says.
         texts.setdefault(chance(0, before, temperature=0.0).random(), text)
         whole[path] = before + text
+    policy = ScriptedEngine(Script(grammar=grammar, writer=StoredPolicy(texts).write), vocabulary=vocabulary)
     scores: dict[Path, float | None] = {tuple(node["path"]): node["score"] for node in tree}
-    policy = ScriptedEngine(Script(grammar=chosen, writer=StoredPolicy(texts).write), vocabulary=vocabulary)
-    return Models(policy=policy, grammar=chosen, scorer=StoredScorer(scores, scale or Scale(aggregation="mean")))
+    scorer = None if trace["scale"] is None else StoredScorer(scores, scale_of(trace))
+    return Models(policy=policy, grammar=grammar, scorer=scorer)
+
+
+def scale_of(trace: Mapping[str, Any]) -> Scale:
+    """What the stored scores mean, with the aggregation and the weight that were in force."""
+    parameters, scale = trace["parameters"], trace["scale"]
+    return Scale(
+        aggregation=parameters["aggregation"],
+        step_weight=parameters["step_weight"],
+        threshold=scale["threshold"],
+        lowest=-math.inf if scale["lowest"] is None else scale["lowest"],
+        highest=math.inf if scale["highest"] is None else scale["highest"],
+        is_probability=scale["is_probability"],
+    )
 
 
 def text_of(node: Node, grammar: Grammar, *, first: bool) -> str:

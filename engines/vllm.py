@@ -66,8 +66,13 @@ class VllmEngine:
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """All but the value of a head: this is a model that writes."""
-        return frozenset(("labels", "text"))
+        """A model writes, or has a head instead."""
+        return frozenset(("head",)) if self.has_head else frozenset(("labels", "text"))
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it runs a reward model or a classifier, which cannot write: vLLM tells by its architecture."""
+        return self._llm.model_config.runner_type == "pooling"
 
     @property
     def is_saturated(self) -> bool:
@@ -87,7 +92,9 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind as Kind
 
-        params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=Kind.FINAL_ONLY)
+        params: Any = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=Kind.FINAL_ONLY)
+        if self.has_head:
+            params = await self.head_params()
         base = {"type": "token", "prompt_token_ids": list(self._vocabulary.encode("?"))}
         await self.generate(base, (), params, PROBE_PRIORITY, [])
 
@@ -127,6 +134,21 @@ class VllmEngine:
                 "question",
             ) from error
 
+    async def head_params(self) -> Any:
+        """How vLLM is asked for the head's values at the last token, as they are. Errors: EngineError for a model whose
+        head says nothing of tokens."""
+        from vllm import PoolingParams
+
+        tasks = await self._llm.get_supported_tasks()
+        is_of_last = self._llm.model_config.pooler_config.seq_pooling_type == "LAST"
+        task = "classify" if "classify" in tasks and is_of_last else "token_classify"
+        if task not in tasks:
+            raise EngineError(
+                f"the {self.settings.role}'s head gives no values of a token; vLLM offers {sorted(tasks)}"
+            )
+        # vLLM reads a whole prompt anew where the values of all its tokens may be wanted. Only the last one's are.
+        return PoolingParams(task=task, use_activation=False, skip_reading_prefix_cache=False)
+
     async def generate(
         self,
         base: dict[str, Any],
@@ -154,6 +176,8 @@ class VllmEngine:
         except Exception as error:
             self._raise_if_dead(error)
             raise EngineError(f"the {self.settings.role} engine refused a request: {error}") from error
+        if self.has_head:
+            return None if output.error is not None or output.outputs.data.numel() == 0 else output
         if not output.outputs or output.outputs[0].finish_reason in ("error", "abort"):
             return None
         return output
@@ -167,7 +191,8 @@ class VllmEngine:
         except asyncio.CancelledError:
             await self._llm.abort(queue.request_id, internal=True)
             ended = queue.output
-            aborted += [len(output.token_ids) for output in getattr(ended, "outputs", ())]
+            if not self.has_head:
+                aborted += [len(output.token_ids) for output in getattr(ended, "outputs", ())]
             raise
         return output
 
@@ -279,11 +304,23 @@ class VllmSession:
         return LabelRead(logprobs, len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
     async def read_head(self, prefix: Prefix, priority: int) -> HeadRead:
-        """Errors: EngineError, as a model that writes has no such head."""
-        del prefix, priority
-        raise EngineError(f"the {self._engine.settings.role} engine runs a model that writes; it has no head to read")
+        """What the head says before any activation; see `cos.prm.ports.ReaderSession`."""
+        if not self._engine.has_head:
+            raise self._cannot("its model writes, and has no head to read")
+        output = await self._request(prefix, await self._engine.head_params(), priority)
+        # One row, or one row for each token that was not in the cache.
+        values = output.outputs.data.reshape(-1, output.outputs.data.shape[-1])[-1]
+        return HeadRead(tuple(map(float, values)), len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
     async def _generate(self, prefix: Prefix, params: Any, priority: int) -> Any:
+        if self._engine.has_head:
+            raise self._cannot("its model has a head, and does not write")
+        return await self._request(prefix, params, priority)
+
+    def _cannot(self, why: str) -> EngineError:
+        return EngineError(f"the {self._engine.settings.role} engine cannot do this: {why}")
+
+    async def _request(self, prefix: Prefix, params: Any, priority: int) -> Any:
         ids = cast("tuple[int, ...]", prefix)
         if self.prompt_tokens + len(ids) + 1 > self._engine.context_tokens:
             raise EngineError(

@@ -8,13 +8,17 @@ from cos.engines.seeds import NumbersAhead
 
 
 def prepare(threads: int) -> None:
-    """Readies the engine process that calls it. ``threads``: how many it computes with. vLLM leaves that alone, and so
-    do the processes it starts in turn."""
+    """Readies the engine process that calls it. ``threads``: how many it computes with."""
+    use_threads(threads)
+    draw_ahead()
+
+
+def use_threads(threads: int) -> None:
+    """Has the process that calls it compute with so many threads, and those that it starts in turn."""
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    draw_ahead()
 
 
 def draw_ahead() -> None:

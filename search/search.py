@@ -73,7 +73,7 @@ class Search:
 
     @property
     def values_are_probabilities(self) -> bool:
-        """Whether a chain's value says how likely it is right: that of many PRMs does, a likelihood does not."""
+        """Whether a chain's score says how likely it is right. That of many PRMs does, a likelihood does not."""
         return self._terms.ruler.gives_probabilities and self._scoring.has_scorer
 
     async def expand(
@@ -84,15 +84,15 @@ class Search:
         then: NextLevel | None = None,
         otherwise: Sequence[Wish] = (),
     ) -> list[Chain]:
-        """Draws and scores new children: ``n`` of each chain, all at once, in path order; each is scored the moment it
-        ends. Children that say the same are all there (`distinct` merges them). Where a limit has no room for
-        all, there are fewer, the first of each chain first.
+        """Draws and scores ``n`` children of each chain, all at once, in path order. Each is scored as soon as it ends.
+        Children that say the same are all returned (`distinct` leaves one of each). Where a limit has no room for all,
+        there are fewer: first one of each chain, then a second.
 
-        ``then``: what will be asked for next. With it, children of likely survivors are begun while stragglers still
-        run and scores are not there yet, at low priority; the result is the same as without. ``otherwise``: what will
-        be asked for should the level not do; it is begun at once, and dropped when ``then`` has no more use for it.
-        ``temperature``: the search's unless given. Errors: EngineError when no child could be had; BudgetExhausted,
-        which a strategy lets pass.
+        ``then``: what will be asked for next. With it, children of chains that will probably go on are begun at low
+        priority, before the slowest candidates and all scores are there. The result is the same as without.
+        ``otherwise``: what will be asked for if this level is not good enough. It is begun at once, and dropped when
+        ``then`` does not want it. ``temperature``: the search's unless given. Errors: EngineError when no child could
+        be had; BudgetExhausted, which a strategy does not catch.
         """
         places = await self._granted(wanted, self._heat(temperature), reads=self._scoring.has_scorer)
         ahead = then and Ahead(
@@ -160,9 +160,9 @@ class Search:
     async def sample(
         self, n: int, *, scored: bool, temperature: float | None = None, stop_hopeless: bool = False
     ) -> list[Chain]:
-        """Draws n whole chains from the root, side by side, in path order. With ``scored`` each step is read while
-        the chain grows on: growing never waits for a score. ``stop_hopeless``: a chain that can no longer be worth as
-        much as one that has answered grows no further. Errors: as `expand`."""
+        """Draws n whole chains from the root, all at once, in path order. With ``scored`` each step is scored while
+        its chain grows on; a chain never waits for a score. ``stop_hopeless``: a chain that can no longer score as much
+        as one that has answered grows no further. Errors: as `expand`."""
         return await self.finish([self.root] * n, scored=scored, temperature=temperature, stop_hopeless=stop_hopeless)
 
     async def finish(
@@ -227,46 +227,46 @@ class Search:
         return self._grown(growths)
 
     def distinct(self, chains: Iterable[Chain]) -> list[Chain]:
-        """The chains without those that say what one with an earlier path says; in path order."""
+        """One chain of each text, the one with the earliest path; in path order."""
         first: dict[Prefix, Chain] = {}
         for chain in sorted(chains, key=lambda chain: chain.path):
             first.setdefault(chain.prefix, chain)
         return list(first.values())
 
     async def groups(self, chains: Iterable[Chain]) -> list[Group]:
-        """Answered chains by what they answer, in path order; groups in order of their first chains."""
+        """The answered chains, grouped by answer; chains and groups are in path order."""
         with self._watch.during("compare"):
             return await groups_of(chains, self._comparer, self._question.choices, self.warnings.append)
 
     def rank(self, chains: Sequence[Chain]) -> list[Chain]:
-        """Best first, by chain value; answered chains before others."""
+        """Best first, by chain score; answered chains come before others."""
         return rank(chains, self._terms.ruler)
 
     def rank_level(self, chains: Sequence[Chain]) -> list[Chain]:
-        """Best first, by value so far, steps and answers alike."""
+        """Best first, by the chain score so far, whether a chain has answered or not."""
         return rank_level(chains, self._terms.ruler.value)
 
     def rank_newest(self, chains: Sequence[Chain]) -> list[Chain]:
-        """Best first, by the newest candidate's score alone, steps and answers alike."""
+        """Best first, by the newest candidate's score alone, whether it is a step or an answer."""
         return rank_level(chains, self._terms.ruler.newest)
 
     def confidence(self, chain: Chain) -> float | None:
-        """A chain's value on a scale from 0 to 1; None is unscored."""
+        """A chain's score on a scale from 0 to 1; None where it is unscored, or the PRM's scale has no ends."""
         return self._terms.ruler.confidence(chain)
 
     def random(self, label: str) -> random.Random:
-        """Chance that follows from the search's seed and a label."""
+        """A random generator whose seed follows from the search's seed and a label."""
         return random.Random(f"{self._terms.sampling.seed}/{label}")
 
     def select(self, kept: Sequence[Chain], considered: Sequence[Chain]) -> None:
-        """Tells which of the considered chains go on; changes nothing."""
+        """Reports which of the considered chains go on, for the stream and the tree. It drops nothing by itself."""
         going_on = {chain.path for chain in kept}
         pruned = tuple(chain.path for chain in considered if chain.path not in going_on)
         self._emit(Selected(tuple(chain.path for chain in kept), pruned))
 
     async def ask(self, prompt: str, path: Path, max_tokens: int) -> str:
-        """What the policy says to a prompt beside the picture, about the candidate at ``path``; empty when its engine
-        failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
+        """The policy's reply to a prompt with the question's picture, about the candidate at ``path``. Empty if its
+        engine failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
             with self._watch.during("open"):
                 session = await self._models.policy.open(bare_prompt(prompt, self._question))
@@ -358,7 +358,7 @@ class Search:
         raise self._budget.spent("prm_reads")
 
     def _is_hopeless(self, chain: Chain, answered: Sequence[Chain]) -> bool:
-        """Whether a growing chain can no longer be worth as much as one that has answered."""
+        """Whether a growing chain can no longer score as much as one that has answered."""
         values = (self._terms.ruler.value(other) for other in answered)
         best = max((value for value in values if value is not None), default=None)
         most = self._terms.sampling.max_steps

@@ -12,6 +12,16 @@ from cos.search.strategies import BUILT_IN
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md")))
 STRATEGIES = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+RUN_BY = {
+    "README.md": "tests/real/test_main_job.py",
+    "clients.md": "tests/server/test_clients.py",
+    "deployment.md": "tests/deploy/test_deployment_docs.py",
+    "models.md": "tests/clients/test_models_docs.py",
+    "quickstart.md": "tests/real/test_main_job.py",
+    "traces.md": "tests/server/test_traces.py",
+}
+"""Pages with Python, and pages with commands that all can run, and the tests that run what stands there. Of all other
+commands `tests/clients/test_documented_commands.py` says whether they exist."""
 DRAWN: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "concepts" / "draw.py"))
 
 
@@ -45,6 +55,18 @@ def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page: Path, target:
 @pytest.mark.parametrize("name", sorted(DRAWN["PICTURES"]))
 def test_a_picture_of_the_concepts_is_what_its_script_draws(name: str) -> None:
     assert (ROOT / "docs" / "concepts" / f"{name}.svg").read_text(encoding="utf-8") == DRAWN["PICTURES"][name]().svg()
+
+
+def to_run(page: Path) -> list[str]:
+    """Lines of a page's shell and Python blocks, without those that install something."""
+    blocks = re.findall(r"^```(?:sh|python)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if not re.match("uv sync|pip install", line)]
+
+
+def test_what_a_page_shows_to_run_is_run_by_a_test() -> None:
+    assert {page.name for page in PAGES if to_run(page)} == set(RUN_BY)
+    for page, test in RUN_BY.items():
+        assert page in (ROOT / test).read_text(encoding="utf-8"), page
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:

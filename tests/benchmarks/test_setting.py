@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+from cos.benchmarks.setting import Setting, parse_rival
 from cos.evaluation.accuracy import root_seed
+from cos.evaluation.in_process import prm_for, score_kind
 from cos.search.errors import InputError
 from cos.search.models import Models
 from cos.search.ports import ScorerSession

@@ -46,6 +46,7 @@ class Bare:
         env = {**os.environ, "PYTHONPATH": path}
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
-    def cos(self, *arguments: str) -> Ran:
+    def cos(self, *arguments: str, cwd: Path = ROOT) -> Ran:
         """Runs the ``cos`` command there."""
-        return self.python("-P", "-c", "import sys; from cos.clients.cli import main; main(sys.argv[1:])", *arguments)
+        program = "import sys; from cos.clients.cli import main; main(sys.argv[1:])"
+        return self.python("-P", "-c", program, *arguments, cwd=cwd)

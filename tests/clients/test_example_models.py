@@ -10,15 +10,15 @@ from tests.clients.bare import Bare
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-DOCS = ROOT / "docs" / "models.md"
+DOCS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_a_grammar_and_a_prm_format_from_other_packages_are_found_and_used(bare: Bare) -> None:
     for name in ("bullets", "one_zero"):
         bare.install(EXAMPLES / name)
-    documented = next(line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("cos solve"))
+    documented = next(line for line in DOCS.splitlines() if line.startswith("bin/cos solve"))
     _, *asked = shlex.split(documented)
-    done = bare.cos(*asked, "--json")
+    done = bare.cos(*asked, "--json", cwd=ROOT / "docs")
     assert done.returncode == 0, done.stderr
     reply = json.loads(done.stdout)
     assert reply["complete"]

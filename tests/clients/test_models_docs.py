@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cos.prm import menu
+from cos.search import grammars
 from tests.clients.bare import Bare
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,11 @@ def files() -> dict[str, str]:
     return found
 
 
+@pytest.mark.parametrize("name", [*grammars.menu(), *menu.menu()])
+def test_every_grammar_and_format_has_its_row(name: str) -> None:
+    assert f"\n| `{name}` | " in DOCS
+
+
 def test_the_page_has_four_files_and_a_package() -> None:
     assert sorted(files()) == [
         "cos_bullets.py",
@@ -40,10 +47,15 @@ def test_the_page_shows_the_examples_as_they_are(name: str) -> None:
     assert files()[example.name] == example.read_text(encoding="utf-8")
 
 
+def test_the_environment_has_neither_vllm_nor_torch(bare: Bare) -> None:
+    for module in ("vllm", "torch", "transformers", "fastapi"):
+        assert f"No module named {module!r}" in bare.python("-c", f"import {module}").stderr
+
+
 def test_what_the_page_says_to_save_runs_as_it_says(bare: Bare, tmp_path: Path) -> None:
     for name, text in files().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    commands = [line for line in DOCS.splitlines() if line.startswith("my-models/bin/python ")]
+    commands = [line for line in DOCS.splitlines() if line.startswith("bin/python ")]
     first, second = (bare.python(*shlex.split(line)[1:], cwd=tmp_path) for line in commands)
     assert first.returncode == 0, first.stderr
     assert [line.split()[0] for line in first.stdout.splitlines()] == ["step", "step", "step", "answer"]
@@ -58,8 +70,8 @@ def test_a_package_as_the_page_has_it_is_used_by_the_command_of_the_page(bare: B
     for name, text in files().items():
         (folder / name).write_text(text, encoding="utf-8")
     bare.install(folder)
-    line = next(line for line in DOCS.splitlines() if line.startswith("cos solve"))
-    done = bare.cos(*shlex.split(line)[1:])
+    line = next(line for line in DOCS.splitlines() if line.startswith("bin/cos solve"))
+    done = bare.cos(*shlex.split(line)[1:], cwd=ROOT / "docs")
     assert done.returncode == 0, done.stderr
     assert "Answer: " in done.stdout
 

@@ -9,6 +9,7 @@ from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.prm.matching import match
+from cos.search.errors import EngineError
 from cos.search.grammars.cos import ANSWER_END, REASONING_END, STEP_END, CosGrammar
 from cos.search.models import Models
 from cos.search.ports import Draw, Stops
@@ -195,7 +196,9 @@ async def test_a_search_runs_in_a_grammar_whose_steps_end_at_a_blank_line() -> N
     assert result.chain.answer is not None
     assert 10 <= int(result.chain.answer) < 100
     assert all(candidate.piece.text.startswith("Look at part") for candidate in result.chain.steps)
-    assert all(policy.vocabulary.decode(step.written).endswith(BLANK) for step in result.chain.steps)
+    for step in result.chain.steps:
+        assert isinstance(step.written, tuple)
+        assert policy.vocabulary.decode(step.written).endswith(BLANK)
 
 
 async def test_the_same_story_is_told_in_any_grammar() -> None:
@@ -207,6 +210,17 @@ async def test_the_same_story_is_told_in_any_grammar() -> None:
         chains.append([candidate.piece.text for candidate in result.chain.candidates])
     assert [len(chain) for chain in chains] == [4, 4]
     assert chains[0][0].partition("[")[0] == chains[1][0].partition("[")[0]
+
+
+async def test_what_a_model_has_no_ability_for_is_an_engine_error(engines: Engines) -> None:
+    for engine in engines.all:
+        session = await engine.open(asked())
+        if "head" in engine.abilities:
+            assert (await session.read_head((), 0)).values
+            continue
+        with pytest.raises(EngineError, match="its model writes, and has no head to read"):
+            await session.read_head((), 0)
+        assert engine.is_alive
 
 
 async def test_a_scripted_head_is_read() -> None:

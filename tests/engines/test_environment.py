@@ -1,5 +1,8 @@
 """What an engine computes in on this machine."""
 
+import subprocess
+import sys
+
 import pytest
 
 from cos.engines import environment
@@ -39,3 +42,13 @@ def test_an_engine_computes_with_half_of_the_cores_unless_told_otherwise(monkeyp
     monkeypatch.setattr(environment.os, "cpu_count", lambda: 8)
     assert compute_threads(EngineSettings(role="policy", model="any")) == 4
     assert compute_threads(EngineSettings(role="prm", model="any", threads=3)) == 3
+
+
+def test_a_process_computes_with_its_own_number_of_threads_whatever_the_environment_said() -> None:
+    code = (
+        "import os; os.environ['OMP_NUM_THREADS'] = '1'; import torch; "
+        "from cos.engines.vllm_process import use_threads; use_threads(3); "
+        "print(torch.get_num_threads(), os.environ['OMP_NUM_THREADS'])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "3"]

@@ -1,9 +1,11 @@
 """What the launcher starts, and what it refuses before anything is started."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from cos.engines import launch as launching
 from cos.engines.launch import launch
 from cos.engines.scripted import ScriptedEngine
 from cos.engines.settings import EngineSettings, runtime_of
@@ -49,3 +51,33 @@ async def test_a_folder_that_does_not_exist_is_named_with_the_option_it_came_fro
 async def test_a_folder_without_a_model_is_told_apart_from_one_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no config\.json"):
         await launch(EngineSettings(role="policy", model=str(tmp_path)), PRM)
+
+
+async def test_what_was_started_is_stopped_when_another_runtime_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[ScriptedEngine] = []
+
+    async def starts(wanted: Sequence[EngineSettings]) -> Sequence[ScriptedEngine]:
+        begun.extend(ScriptedEngine() for _ in wanted)
+        return begun
+
+    async def fails(wanted: Sequence[EngineSettings]) -> Sequence[ScriptedEngine]:
+        raise InputError(f"no {wanted[0].role} today", wanted[0].role)
+
+    monkeypatch.setattr(launching, "RUNTIMES", {"vllm": starts, "scripted": fails})
+    with pytest.raises(InputError, match="no prm today"):
+        await launch(EngineSettings(role="policy", model="any"), PRM)
+    assert [engine.is_alive for engine in begun] == [False]
+
+
+async def test_each_engine_runs_on_its_own_runtime_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    of: dict[str, ScriptedEngine] = {name: ScriptedEngine() for name in ("vllm", "scripted")}
+
+    async def vllm(wanted: Sequence[EngineSettings]) -> Sequence[ScriptedEngine]:
+        return [of["vllm"] for _ in wanted]
+
+    async def scripted(wanted: Sequence[EngineSettings]) -> Sequence[ScriptedEngine]:
+        return [of["scripted"] for _ in wanted]
+
+    monkeypatch.setattr(launching, "RUNTIMES", {"vllm": vllm, "scripted": scripted})
+    engines = await launch(POLICY, EngineSettings(role="prm", model="any"))
+    assert engines.all == (of["scripted"], of["vllm"])

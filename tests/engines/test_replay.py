@@ -14,16 +14,15 @@ from cos.prm.matching import match
 from cos.search.errors import EngineError
 from cos.search.grammar import Grammar
 from cos.search.grammars.cos import CosGrammar
+from cos.search.grammars.paragraph import ParagraphGrammar
 from cos.search.models import Models
 from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
-from cos.search.scale import Scale
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
 from cos.search.terms import Sampling
 from cos.search.types import Candidate, Question
-from tests.engines.lines import Lines
 
 ASKS_THE_POLICY = "self_critique"
 """What a policy was asked beside the tree is not stored."""
@@ -56,11 +55,16 @@ def stored(candidate: Candidate) -> dict[str, Any]:
 
 def again(first: Result, grammar: type[Grammar]) -> Models:
     """The same search's models, of what is stored of it."""
-    tree = [stored(candidate) for candidate in first.tree]
-    return replay(tree, 11, grammar=grammar(ScriptedVocabulary()), scale=Scale(aggregation="cos"))
+    trace = {
+        "grammar": grammar.name,
+        "scale": {"is_probability": True, "threshold": 0.5, "lowest": 0.0, "highest": 1.0},
+        "parameters": {"seed": 11, "aggregation": first.ruler.aggregation, "step_weight": first.ruler.step_weight},
+        "tree": [stored(candidate) for candidate in first.tree],
+    }
+    return replay(trace)
 
 
-@pytest.mark.parametrize("grammar", [CosGrammar, Lines])
+@pytest.mark.parametrize("grammar", [CosGrammar, ParagraphGrammar])
 @pytest.mark.parametrize("strategy", sorted(set(menu()) - {ASKS_THE_POLICY}))
 async def test_every_strategy_decides_as_it_did(strategy: str, grammar: type[Grammar]) -> None:
     first = await search(strategy, 11, scripted(grammar))

@@ -51,7 +51,8 @@ async def test_the_engine_scores_every_tag_as_transformers_does(asked: str, tmp_
     engines = await launch(EngineSettings(role="prm", model=folder, dtype=asked), None)
     try:
         dtype = computes_in(engines.policy)
-        read = [[*(row.scores or ())] for row in await read_chains(written, match(engines.policy, engines.policy))]
+        models = match(engines.policy, engines.policy)
+        read = [[*(row.scores or ())] for row in await read_chains(written, models)]
     finally:
         await engines.close()
     assert asked in {"auto", dtype}

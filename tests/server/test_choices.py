@@ -46,7 +46,7 @@ async def test_a_stored_vote_among_choices_is_made_again_as_it_was(choices: list
         first = (await server.solve(strategy="self_consistency", n=48, seed=0, choices=choices)).json()
     trace = json.loads(next(tmp_path.glob("*/*.json")).read_text())
     assert trace["parameters"].get("choices") == first["parameters"].get("choices") == choices
-    models = replay(trace["tree"], trace["parameters"]["seed"])
+    models = replay(trace)
     again = await solve(question_of(trace), spec_of(trace), models)
     assert list(again.chain.path) == trace["chain"]
     assert again.chain.answer == trace["answer"]
