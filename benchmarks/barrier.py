@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from cos.benchmarks.caches import caches_of, empty_caches
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way, compare
+from cos.benchmarks.side_by_side import Tally, compare
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.ports import HasCaches
@@ -157,7 +157,7 @@ class InProcess:
         """How a problem is searched."""
         return self.setting.spec(root_seed(self.seed, problem.id))
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`."""
         await empty_caches(self.opened)
 
@@ -165,6 +165,6 @@ class InProcess:
             started = time.perf_counter()
             async with self.lock or nullcontext():
                 found = await solve(ask(problem), self.spec(problem), self.models)
-            way.add(problem, found.chain.answer, time.perf_counter() - started, found.usage.tokens_generated)
+            tally.add(problem, found.chain.answer, time.perf_counter() - started, found.usage.tokens_generated)
 
         await at_once([lambda problem=problem: search(problem) for problem in problems], concurrency)

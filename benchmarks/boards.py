@@ -24,7 +24,7 @@ Kind = Literal["panel", "alert", "rule"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Queried:
     """One panel, alert or recording rule, and the expressions that it stands on."""
 
     kind: Kind
@@ -60,7 +60,7 @@ class Window:
         return expr
 
 
-def panels(deploy: Path, window: Window) -> list[Asked]:
+def panels(deploy: Path, window: Window) -> list[Queried]:
     """Every panel that has a query; one that is repeated for each engine counts for each. Errors: InputError."""
     files = sorted((deploy / "grafana" / "dashboards").glob("*.json"))
     if not files:
@@ -68,34 +68,34 @@ def panels(deploy: Path, window: Window) -> list[Asked]:
     return [asked for file in files for asked in _of_board(json.loads(file.read_text(encoding="utf-8")), window)]
 
 
-def _of_board(board: dict[str, Any], window: Window) -> Iterable[Asked]:
+def _of_board(board: dict[str, Any], window: Window) -> Iterable[Queried]:
     for panel in board["panels"]:
         targets = panel.get("targets", ())
         for engine in ENGINES if "repeat" in panel else ENGINES[:1]:
             name = f"{board['title'].removeprefix('cos-serve: ')}: {panel['title'].replace('$engine', engine)}"
             if targets:
-                yield Asked("panel", name, tuple(window.fill(target["expr"], engine) for target in targets))
+                yield Queried("panel", name, tuple(window.fill(target["expr"], engine) for target in targets))
 
 
-def rules(deploy: Path) -> list[Asked]:
+def rules(deploy: Path) -> list[Queried]:
     """Every alert and recording rule. An alert is asked with its comparisons as numbers (``bool``), so that it has data
     where its series exist, whether or not it fires."""
-    found: list[Asked] = []
+    found: list[Queried] = []
     for file in sorted((deploy / "prometheus" / "rules").glob("*.yml")):
         groups: list[dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
         for rule in (rule for group in groups for rule in group["rules"]):
             if "alert" in rule:
-                found.append(Asked("alert", rule["alert"], (COMPARISON.sub(r" \1 bool ", rule["expr"]),)))
+                found.append(Queried("alert", rule["alert"], (COMPARISON.sub(r" \1 bool ", rule["expr"]),)))
             else:
-                found.append(Asked("rule", rule["record"], (rule["expr"],)))
+                found.append(Queried("rule", rule["record"], (rule["expr"],)))
     return found
 
 
 @dataclass(slots=True)
-class Census:
+class Coverage:
     """Which of what is asked has had data, at any of several looks."""
 
-    everything: Sequence[Asked]
+    everything: Sequence[Queried]
     _with_data: set[str] = field(default_factory=set[str])
 
     async def look(self, prometheus: Prometheus) -> None:
@@ -105,7 +105,7 @@ class Census:
                 self._with_data.add(asked.name)
 
     @property
-    def without_data(self) -> list[Asked]:
+    def without_data(self) -> list[Queried]:
         """What has had none at any look."""
         return [asked for asked in self.everything if asked.name not in self._with_data]
 

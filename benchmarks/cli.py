@@ -78,7 +78,8 @@ def ledger(
 ) -> None:
     """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
     from cos.benchmarks.commands import Job, run_comparison, run_pool
-    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
     if pool is not None and against is not None:
@@ -131,7 +132,8 @@ def quality(
     from cos.benchmarks.grid import grid_of
     from cos.benchmarks.quality import check_picture
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.strategies import menu
 
     check_picture(plot)
@@ -146,8 +148,8 @@ def quality(
     )
     names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
     grid = grid_of(like, names, parse_levels(widths, "--widths"))
-    for told in grid.left_out:
-        typer.echo(told, err=True)
+    for sentence in grid.left_out:
+        typer.echo(sentence, err=True)
     rival = None if against is None else parse_rival(against, like)
     asyncio.run(run_quality(job, grid, rival, plot))
 
@@ -168,7 +170,8 @@ def cost(
 ) -> None:
     """Tokens that both engines computed, by their own counters, compared with what the chains need."""
     from cos.benchmarks.commands import Job, run_cost
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge = prm_for(policy, prm)
     job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
@@ -210,7 +213,8 @@ def serving(
     from cos.benchmarks.commands import Job, Target, run_barrier, run_metrics_cost, run_serving
     from cos.benchmarks.metrics_cost import check_ways
     from cos.benchmarks.serving import Load, parse_levels
-    from cos.benchmarks.setting import Setting, prm_for, score_kind
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
     judge = prm_for(policy, prm)
@@ -257,7 +261,8 @@ def limit(
     """Time of searches, compared with the time of the same requests when nothing waits for anything."""
     from cos.benchmarks.commands import Job, run_limit
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge, levels = prm_for(policy, prm), parse_levels(concurrency)
     job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
@@ -283,7 +288,8 @@ def peers(
     from cos.benchmarks.commands import Job, run_peers
     from cos.benchmarks.peers.measure import parse_peers
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     judge, levels, names = prm_for(policy, prm), parse_levels(concurrency), parse_peers(against)
     job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
@@ -308,7 +314,8 @@ def speculation(
 ) -> None:
     """Latency over HTTP with and without beginning ahead, and whether both give the same tree."""
     from cos.benchmarks.commands import Target, run_speculation
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
+    from cos.evaluation.in_process import prm_for
 
     target = Target(url=url, api_key=api_key, policy=policy, prm=prm_for(policy, prm))
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
@@ -367,7 +374,7 @@ def dashboards(
     from cos.benchmarks.commands import run_dashboards
     from cos.benchmarks.dashboards import Plan
     from cos.benchmarks.quality import check_picture
-    from cos.benchmarks.setting import prm_for
+    from cos.evaluation.in_process import prm_for
 
     check_picture(picture, "--picture")
     plan = Plan(

@@ -20,9 +20,9 @@ from cos.benchmarks import (
     serving,
     speculation,
 )
-from cos.benchmarks.grid import Field, Grid, compare, grid_table, sweep
+from cos.benchmarks.grid import Grid, Workload, compare, grid_table, sweep
 from cos.benchmarks.latency_picture import draw
-from cos.benchmarks.peers.measure import Contest, Peer, beside
+from cos.benchmarks.peers.measure import Contest, Peer, compare_with_peers
 from cos.benchmarks.quality import plot_quality
 from cos.benchmarks.report import json_line
 from cos.benchmarks.server_process import own_server
@@ -78,7 +78,7 @@ async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None
     """One setting, and its rival if there is one."""
     problems = job.chosen()
     async with open_models(job.policy, job.prm) as engines:
-        facts = await compare(_field(job, engines.models, problems), ours, rival)
+        facts = await compare(_workload(job, engines.models, problems), ours, rival)
     if not job.json_only:
         show_comparison(facts)
     _print({**facts, **job.provenance()})
@@ -92,7 +92,7 @@ async def run_quality(job: Job, grid: Grid, rival: Setting | None, picture: Path
     problems = job.chosen()
     rows: list[Facts] = []
     async with open_models(job.policy, job.prm) as engines:
-        async for row in sweep(_field(job, engines.models, problems), grid.settings, rival):
+        async for row in sweep(_workload(job, engines.models, problems), grid.settings, rival):
             rows.append(row)
             _print(row)
     if picture is not None:
@@ -155,7 +155,7 @@ async def run_peers(job: Job, setting: Setting, peers: Sequence[Peer], levels: t
         rounds=rounds,
         seed=job.seed,
     )
-    facts = await beside(contest, peers)
+    facts = await compare_with_peers(contest, peers)
     if not job.json_only:
         show_peers(facts)
     _print({**facts, **job.provenance()})
@@ -257,8 +257,8 @@ def _where(target: Target) -> Facts:
     return {"url": target.url, **machine()} if target.url else provenance(target.policy, target.prm)
 
 
-def _field(job: Job, models: Models, problems: Sequence[LedgerProblem]) -> Field:
-    return Field(models=models, problems=problems, seed=job.seed, concurrency=job.concurrency)
+def _workload(job: Job, models: Models, problems: Sequence[LedgerProblem]) -> Workload:
+    return Workload(models=models, problems=problems, seed=job.seed, concurrency=job.concurrency)
 
 
 def _print(facts: Facts) -> None:

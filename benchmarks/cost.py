@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
 
-from cos.benchmarks.grid import Field
+from cos.benchmarks.grid import Workload
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.wrapped import Wrapped, WrappedSession
 from cos.checkpoints import LedgerProblem
@@ -250,7 +250,7 @@ async def measure(
     if engine is None or models.scorer is None:
         raise InputError("there is no PRM to measure; give --prm", "prm")
     meter, writing = Meter(models.scorer), PolicyMeter(models.policy)
-    metered = Field(
+    metered = Workload(
         models=replace(models, scorer=meter, policy=writing), problems=problems, seed=seed, concurrency=concurrency
     )
     before, written = counters_of(engine), counters_of(policy)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from cos.benchmarks.boards import MAY_BE_EMPTY, Census, Window, panels, rules
-from cos.benchmarks.latency_picture import Drawn, read
+from cos.benchmarks.boards import MAY_BE_EMPTY, Coverage, Window, panels, rules
+from cos.benchmarks.latency_picture import LatencyCurves, read
 from cos.benchmarks.prometheus import Prometheus, scraping
 from cos.benchmarks.serving import Body
 from cos.benchmarks.supervisor import Outage, Supervised, supervised
@@ -92,13 +92,13 @@ async def measure(
     stage: Stage, plan: Plan, problems: Sequence[LedgerProblem], tell: Callable[[str], None]
 ) -> tuple[Facts, Story]:
     """Runs it all; ``tell`` hears how far it is. Errors: CosError for an expression that Prometheus does not take."""
-    census = Census([*panels(plan.deploy, WINDOW), *rules(plan.deploy)])
+    coverage = Coverage([*panels(plan.deploy, WINDOW), *rules(plan.deploy)])
     requests = mixed(problems, plan.seed)
     fired: set[str] = set()
 
     async def look() -> None:
         await asyncio.sleep(SCRAPES_S)
-        await census.look(stage.prometheus)
+        await coverage.look(stage.prometheus)
         fired.update(alert["labels"]["alertname"] for alert in await stage.prometheus.alerts())
 
     ended_so, story = await _killed(stage, plan, requests, look, tell)
@@ -118,7 +118,7 @@ async def measure(
         await look()
     finally:
         await stage.server.signal_engine(-1, signal.SIGCONT)
-    return {**facts(census), "alerts_active": sorted(fired), "requests": dict(ended_so)}, story
+    return {**facts(coverage), "alerts_active": sorted(fired), "requests": dict(ended_so)}, story
 
 
 async def _killed(
@@ -148,17 +148,17 @@ async def _killed(
     return ended_so, Story(began, time.time(), tuple(stage.server.outages))
 
 
-async def drawn(stage: Stage, plan: Plan, story: Story) -> Drawn:
+async def drawn(stage: Stage, plan: Plan, story: Story) -> LatencyCurves:
     """The board Search latency over the time of the load. Errors: CosError where it has no data."""
     return await read(stage.prometheus, plan.deploy, WINDOW, story.began, story.ended, story.outages)
 
 
-def facts(census: Census) -> Facts:
+def facts(coverage: Coverage) -> Facts:
     """Counts of what had data, and what had none: allowed, with its reason, or not."""
-    empty = [asked.name for asked in census.without_data]
+    empty = [asked.name for asked in coverage.without_data]
     allowed = {name: MAY_BE_EMPTY[name] for name in empty if name in MAY_BE_EMPTY}
-    shown, with_data = census.count("panel")
+    shown, with_data = coverage.count("panel")
     counts: Facts = {"panels": shown, "with_data": with_data, "allowed_empty": len(allowed)}
     for kind in ("alert", "rule"):
-        counts[f"{kind}s"], counts[f"{kind}s_with_data"] = census.count(kind)
+        counts[f"{kind}s"], counts[f"{kind}s_with_data"] = coverage.count(kind)
     return {**counts, "allowed": allowed, "empty": [name for name in empty if name not in allowed]}

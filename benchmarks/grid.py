@@ -17,7 +17,7 @@ COLUMNS = ("strategy", "n", "accuracy", "95 % CI", "policy tokens", "PRM reads",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Workload:
     """What every setting of a comparison shares."""
 
     models: Models
@@ -39,17 +39,17 @@ class Field:
         return outcome_facts(setting.under(self.models), outcome, self.seed)
 
 
-async def compare(field: Field, ours: Setting, rival: Setting | None) -> Facts:
+async def compare(workload: Workload, ours: Setting, rival: Setting | None) -> Facts:
     """One setting's facts; with a rival also the rival's and the paired difference (ours minus the rival's)."""
-    outcome = await field.run(ours)
-    facts = field.facts(ours, outcome)
+    outcome = await workload.run(ours)
+    facts = workload.facts(ours, outcome)
     if rival is None:
         return facts
-    other = await field.run(rival)
+    other = await workload.run(rival)
     return {
         **facts,
-        **difference_facts(outcome, other, field.seed),
-        "against": field.facts(rival, other),
+        **difference_facts(outcome, other, workload.seed),
+        "against": workload.facts(rival, other),
     }
 
 
@@ -80,13 +80,13 @@ def grid_of(like: Setting, strategies: Sequence[str], widths: Sequence[int]) -> 
     return Grid(tuple(settings), tuple(left_out))
 
 
-async def sweep(field: Field, settings: Sequence[Setting], rival: Setting | None) -> AsyncIterator[Facts]:
+async def sweep(workload: Workload, settings: Sequence[Setting], rival: Setting | None) -> AsyncIterator[Facts]:
     """The facts of each setting as soon as it is measured; with a rival also the paired differences to it."""
-    other = None if rival is None else await field.run(rival)
+    other = None if rival is None else await workload.run(rival)
     for setting in settings:
-        outcome = other if other is not None and setting == rival else await field.run(setting)
-        facts = field.facts(setting, outcome)
-        yield facts if other is None else {**facts, **difference_facts(outcome, other, field.seed)}
+        outcome = other if other is not None and setting == rival else await workload.run(setting)
+        facts = workload.facts(setting, outcome)
+        yield facts if other is None else {**facts, **difference_facts(outcome, other, workload.seed)}
 
 
 def cells(row: Facts) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class LatencyCurves:
     """What the picture shows."""
 
     curves: Mapping[str, Mapping[str, Curve]]
@@ -39,7 +39,7 @@ class Drawn:
 
 async def read(
     prometheus: Prometheus, deploy: Path, window: Window, began: float, ended: float, outages: Sequence[Outage]
-) -> Drawn:
+) -> LatencyCurves:
     """The board's own panels over a run. Errors: CosError where one has no data."""
     seconds = ended - began
     # Wide enough for a few searches of each strategy, narrow enough to see a minute's trouble.
@@ -53,7 +53,7 @@ async def read(
         curves[quantile] = {
             series.labels["strategy"]: [((at - began) / 60, value) for at, value in series.values] for series in found
         }
-    return Drawn(curves, began, seconds / 60, outages, narrow.rate_s)
+    return LatencyCurves(curves, began, seconds / 60, outages, narrow.rate_s)
 
 
 def _step_s(seconds: float) -> float:
@@ -61,7 +61,7 @@ def _step_s(seconds: float) -> float:
     return max(1.0, seconds / POINTS)
 
 
-def draw(path: Path, drawn: Drawn) -> None:
+def draw(path: Path, drawn: LatencyCurves) -> None:
     """One panel a quantile, one line a strategy, and a grey band while the server was down."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -82,14 +82,14 @@ def draw(path: Path, drawn: Drawn) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _message(drawn: Drawn) -> str:
+def _message(drawn: LatencyCurves) -> str:
     if not drawn.outages:
         return "Time to answer by strategy"
     first = drawn.outages[0]
     return f"An engine is killed: the server is back after {first.ready - first.ended:.0f} s, by itself"
 
 
-def _panel(axis: Any, quantile: str, drawn: Drawn, colours: Mapping[str, str]) -> None:
+def _panel(axis: Any, quantile: str, drawn: LatencyCurves, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_yscale("log")
@@ -115,7 +115,7 @@ def _share(quantile: str) -> str:
     return {"p50": "half of the", "p95": "95 of 100", "p99": "99 of 100"}[quantile]
 
 
-def _pieces(curve: Curve, drawn: Drawn) -> list[Curve]:
+def _pieces(curve: Curve, drawn: LatencyCurves) -> list[Curve]:
     """A curve, cut where it has no data. While the server is down nothing is answered, and a point tells of before."""
     widest = 3 * _step_s(60 * drawn.minutes) / 60
     pieces: list[list[tuple[float, float]]] = []

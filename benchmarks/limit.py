@@ -1,4 +1,4 @@
-"""How far searches are from what their engines allow.
+"""How near searches come to what their engines can do.
 
 The floor: exactly the requests that the searches made (the same prefixes, seeds, token counts and reads) are made again
 without what searches wait for: nothing depends on anything, and as many run at once as the searches may have live

@@ -16,7 +16,7 @@ import httpx
 from cos.benchmarks.limit import at_once
 from cos.benchmarks.serving import TIMEOUT_S, body_of
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way, compare
+from cos.benchmarks.side_by_side import Tally, compare
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import root_seed
 from cos.evaluation.provenance import Facts
@@ -45,7 +45,7 @@ class OverHttp:
     parameters: dict[str, Any] = field(default_factory=dict[str, Any], compare=False)
     """All that was in force, as replies have it."""
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`. Errors: CosError for a search that fails."""
 
         async def search(problem: LedgerProblem) -> None:
@@ -56,7 +56,7 @@ class OverHttp:
                 raise CosError(f"the server answered {response.status_code}: {response.text[:200]}")
             reply = response.json()
             self.parameters.update(reply["parameters"])
-            way.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
+            tally.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
 
         async with self._scraped():
             try:

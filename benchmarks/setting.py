@@ -3,9 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cos.checkpoints import EMBEDDED
-from cos.engines.settings import SCRIPTED
-from cos.evaluation.in_process import NO_PRM
 from cos.search.errors import InputError
 from cos.search.models import Models
 from cos.search.scale import Aggregation
@@ -74,21 +71,3 @@ def parse_rival(text: str, like: Setting) -> Setting:
     if at and not (width.isdecimal() and int(width) > 0):
         raise InputError(f"--against {text}: {width!r} is no number of chains; write NAME or NAME@N", "against")
     return replace(like, strategy=name, n=int(width) if at else like.n, beam_width=None).fitted()
-
-
-def prm_for(policy: str, prm: str | None) -> str:
-    """The PRM that goes with a policy. Errors: InputError for a policy that has none of its own."""
-    if prm is None and policy not in (EMBEDDED, SCRIPTED):
-        raise InputError(
-            f"--policy {policy} needs a --prm: give the PRM trained for it, or none to rank by likelihood", "prm"
-        )
-    return policy if prm is None else prm
-
-
-def score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
-    """What ranks chains: the PRM unless there is none. Errors: InputError for PRM scores without a PRM."""
-    if prm != NO_PRM:
-        return wanted or "prm"
-    if wanted == "prm":
-        raise InputError("--score prm needs a PRM; give --prm, or --score likelihood", "score")
-    return "likelihood"

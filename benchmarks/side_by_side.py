@@ -18,8 +18,8 @@ SEARCHES_A_WORKER = 4
 
 
 @dataclass(slots=True)
-class Way:
-    """One way to search, and what was seen of it."""
+class Tally:
+    """What was measured of one way to search."""
 
     latencies_s: list[float] = field(default_factory=list[float])
     rates: list[float] = field(default_factory=list[float])
@@ -52,8 +52,8 @@ class Way:
         }
 
 
-Round = Callable[[Sequence[LedgerProblem], int, Way], Awaitable[None]]
-"""Searches problems, so many at once, and adds what it saw."""
+Round = Callable[[Sequence[LedgerProblem], int, Tally], Awaitable[None]]
+"""Searches problems, so many at once, and adds what it measured to the tally."""
 
 
 async def compare(
@@ -74,41 +74,41 @@ async def compare(
         raise InputError(f"{rounds} rounds take {wanted} problems, there are {len(problems)}", "rounds")
     waiting = iter(problems)
     warm_up = [next(waiting) for _ in range(max(levels))]
-    for way in (ours, theirs):
-        await way(warm_up, max(levels), Way())
-    ways = {level: (Way(), Way()) for level in levels}
+    for search in (ours, theirs):
+        await search(warm_up, max(levels), Tally())
+    tallies = {level: (Tally(), Tally()) for level in levels}
     with tqdm(total=2 * rounds * len(levels), desc=called, unit="round") as bar:
         for number in range(rounds):
             for level in levels:
                 chosen = [next(waiting) for _ in range(SEARCHES_A_WORKER * level)]
-                turns = list(zip((ours, theirs), ways[level], strict=True))
-                for search, way in turns if number % 2 else reversed(turns):
+                turns = list(zip((ours, theirs), tallies[level], strict=True))
+                for search, tally in turns if number % 2 else reversed(turns):
                     started = time.perf_counter()
-                    await search(chosen, level, way)
-                    way.rates.append(len(chosen) / (time.perf_counter() - started))
+                    await search(chosen, level, tally)
+                    tally.rates.append(len(chosen) / (time.perf_counter() - started))
                     bar.update()
-    return [level_facts(level, *ways[level], seed, called) for level in levels]
+    return [level_facts(level, *tallies[level], seed, called) for level in levels]
 
 
-def level_facts(level: int, ours: Way, theirs: Way, seed: int, called: str) -> Facts:
+def level_facts(level: int, ours: Tally, theirs: Tally, seed: int, called: str) -> Facts:
     """Both ways at one level of concurrency, and how they compare."""
     shares = [one / other for one, other in zip(ours.rates, theirs.rates, strict=True)]
     faster = bootstrap_mean(shares, seed)
     ahead = [int(right) - int(theirs.right[name]) for name, right in ours.right.items()]
     difference = bootstrap_mean(ahead, seed)
-    told, rival = ours.facts(), theirs.facts()
+    own, rival = ours.facts(), theirs.facts()
     alike = sum(equal(answer or "", theirs.answers[name] or "") for name, answer in ours.answers.items())
     return {
         "concurrency": level,
         "speedup": sum(shares) / len(shares),
         "speedup_ci_low": faster.low,
         "speedup_ci_high": faster.high,
-        "p95_ratio": told["latency_p95_s"] / rival["latency_p95_s"],
+        "p95_ratio": own["latency_p95_s"] / rival["latency_p95_s"],
         "same_answers": alike / len(ours.answers),
-        "accuracy": told["accuracy"],
+        "accuracy": own["accuracy"],
         "difference": sum(ahead) / len(ahead),
         "difference_ci_low": difference.low,
         "difference_ci_high": difference.high,
-        "ours": told,
+        "ours": own,
         called: rival,
     }

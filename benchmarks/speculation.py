@@ -54,11 +54,11 @@ async def measure(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], 
             if index >= WARM_UP:
                 ways.seconds[speculate].append(time.perf_counter() - started)
         if index >= WARM_UP:
-            _count(ways, found[True], same=said(found[True]) == said(found[False]))
+            _count(ways, found[True], same=outcome(found[True]) == outcome(found[False]))
     return facts_of(ways, setting, seed)
 
 
-def said(reply: Facts) -> tuple[Any, ...]:
+def outcome(reply: Facts) -> tuple[Any, ...]:
     """What two replies must have in common."""
     return tuple(reply[name] for name in ("answer", "finish_reason", "chain_score", "steps", "tree"))
 

@@ -84,12 +84,12 @@ def show_cost(facts: Facts) -> None:
 def show_barrier(facts: Facts) -> None:
     """Both ways at each level."""
     columns = ("concurrency", "way", "searches/s", "p50 s", "p95 s", "accuracy")
-    table = _table("Beside one search at a time, level by level", columns)
+    table = _table("Compared with one search at a time, level by level", columns)
     for row in facts["results"]:
         for way in ("ours", "barrier"):
-            told: Facts = row[way]
-            rate, median, late = (f"{told[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
-            table.add_row(str(row["concurrency"]), way, rate, median, late, percent(told["accuracy"]))
+            found: Facts = row[way]
+            rate, median, late = (f"{found[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
+            table.add_row(str(row["concurrency"]), way, rate, median, late, percent(found["accuracy"]))
     console = Console(stderr=True)
     console.print(table)
     spread = f"95 % CI {facts['speedup_ci_low']:.2f} - {facts['speedup_ci_high']:.2f}"
@@ -98,8 +98,10 @@ def show_barrier(facts: Facts) -> None:
 
 
 def show_peers(facts: Facts) -> None:
-    """Every peer beside ours."""
-    table = _table("Beside others, on the same models", ("beside", "ours", "at once", "speed-up", "p95", "accuracy"))
+    """Every other project, compared with cos-serve."""
+    table = _table(
+        "Other projects on the same models", ("project", "cos-serve", "at once", "speed-up", "p95", "accuracy")
+    )
     for row in facts["results"]:
         faster = f"{row['speedup']:.2f} ({row['speedup_ci_low']:.2f} - {row['speedup_ci_high']:.2f})"
         both = f"{percent(row['theirs']['accuracy'])}, ours {percent(row['accuracy'])}"
@@ -124,8 +126,8 @@ def show_metrics_cost(facts: Facts) -> None:
     table = _table("Counting and not counting", columns)
     for row in facts["results"]:
         for way in ("on", "off"):
-            told: Facts = row[way]
-            numbers = (f"{told[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
+            found: Facts = row[way]
+            numbers = (f"{found[key]:.2f}" for key in ("searches_per_s", "latency_p50_s", "latency_p95_s"))
             table.add_row(str(row["concurrency"]), way, *numbers)
     console = Console(stderr=True)
     console.print(table)
@@ -156,7 +158,7 @@ def show_orchestrator(facts: Facts) -> None:
     console = Console(stderr=True)
     console.print(table)
     other, text = facts["bytes_per_search"] / 1024, facts["text_bytes_per_search"] / 1024
-    console.print(f"A live search takes {other:.1f} KiB beside its text, which takes {text:.1f}")
+    console.print(f"A live search takes {other:.1f} KiB, and its text {text:.1f} KiB more")
 
 
 def show_dashboards(facts: Facts) -> None:

@@ -85,7 +85,8 @@ async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -
     """The events of a search in this process. Errors: InputError for options or models that cannot be used."""
     with needs("serve", "a search in this process", instead="or name a running server by --url"):
         from cos.checkpoints import EMBEDDED
-        from cos.clients.in_process import prm_for, running, spec_of, stream
+        from cos.clients.in_process import spec_of, stream
+        from cos.evaluation.in_process import open_models, prm_for
 
         policy = ask.policy or EMBEDDED
         prm = prm_for(policy, ask.prm)
@@ -94,10 +95,10 @@ async def _here(ask: Ask, image: bytes, stack: AsyncExitStack, notes: Console) -
         choices: tuple[str, ...] = tuple(options.pop("choices", ()))
         spec = spec_of(options, seed=seed, prm=prm)
         with notes.status(f"starting engines ({policy}, {prm})"):
-            models = await stack.enter_async_context(
-                running(policy, prm, grammar=ask.grammar or "auto", prm_format=ask.prm_format or "auto")
+            opened = await stack.enter_async_context(
+                open_models(policy, prm, grammar=ask.grammar or "auto", prm_format=ask.prm_format or "auto")
             )
-    return stream(models, policy, image, ask.question, spec, choices)
+    return stream(opened.models, policy, image, ask.question, spec, choices)
 
 
 async def _follow(happening: AsyncIterator[Event], notes: Console) -> Solution:

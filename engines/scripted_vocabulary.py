@@ -42,7 +42,8 @@ class ScriptedVocabulary:
         return (*ids, *self.encode(text[end:]))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return self._decoded(tuple(token_ids))
+        # A copy is kept, so that the cache holds on to nothing of the caller's.
+        return self._decoded((*token_ids,))
 
     def _decode(self, token_ids: tuple[int, ...]) -> str:
         return b"".join(map(self._pieces.__getitem__, token_ids)).decode(errors="replace")

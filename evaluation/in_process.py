@@ -7,16 +7,36 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from cos.checkpoints import resolve
+from cos.checkpoints import EMBEDDED, resolve
 from cos.engines.launch import Engines, launch
-from cos.engines.settings import EngineSettings, Role, runtime_of
+from cos.engines.settings import SCRIPTED, EngineSettings, Role, runtime_of
 from cos.prm import menu
 from cos.prm.matching import match
 from cos.search import grammars
+from cos.search.errors import InputError
 from cos.search.models import Models
+from cos.search.select import ScoreKind
 
 NO_PRM = "none"
 """The PRM name that stands for searching without one."""
+
+
+def prm_for(policy: str, prm: str | None) -> str:
+    """The PRM that goes with a policy. Errors: InputError for a policy that has none of its own."""
+    if prm is None and policy not in (EMBEDDED, SCRIPTED):
+        raise InputError(
+            f"--policy {policy} needs a --prm: give the PRM trained for it, or none to rank by likelihood", "prm"
+        )
+    return policy if prm is None else prm
+
+
+def score_kind(wanted: ScoreKind | None, prm: str) -> ScoreKind:
+    """What ranks chains: the PRM unless there is none. Errors: InputError for PRM scores without a PRM."""
+    if prm != NO_PRM:
+        return wanted or "prm"
+    if wanted == "prm":
+        raise InputError("--score prm needs a PRM; give --prm, or --score likelihood", "score")
+    return "likelihood"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +49,24 @@ class OpenModels:
 
 @asynccontextmanager
 async def open_models(
-    policy: str, prm: str, *, threads: int | None = None, dtype: str = "auto"
+    policy: str,
+    prm: str,
+    *,
+    grammar: str = grammars.AUTO,
+    prm_format: str = menu.AUTO,
+    threads: int | None = None,
+    dtype: str = "auto",
 ) -> AsyncGenerator[OpenModels]:
-    """Starts a policy and a PRM (``none``: no PRM) and stops them at the end. ``threads``, ``dtype``: as
-    `EngineSettings`.
+    """Starts a policy and a PRM (``none``: no PRM) and stops them at the end. ``grammar``, ``prm_format``: as
+    `cos.prm.matching.match`. ``threads``, ``dtype``: as `EngineSettings`.
 
     Errors: InputError for a model that cannot be found, started or matched.
     """
-    reader = None if prm == NO_PRM else _settings("prm", prm, threads, dtype)
+    reader = None if prm == NO_PRM else _settings("prm", prm, grammar, threads, dtype)
     with _stdout_to_stderr():
-        engines = await launch(_settings("policy", policy, threads, dtype), reader)
+        engines = await launch(_settings("policy", policy, grammar, threads, dtype), reader)
     try:
-        yield OpenModels(engines, match(engines.policy, engines.prm))
+        yield OpenModels(engines, match(engines.policy, engines.prm, grammar=grammar, prm_format=prm_format))
     finally:
         await engines.close()
 
@@ -60,16 +86,16 @@ async def open_prm(
     Errors: InputError for a PRM that cannot be found, started or asked so.
     """
     with _stdout_to_stderr():
-        engines = await launch(_settings("prm", prm, threads, dtype), None)
+        engines = await launch(_settings("prm", prm, grammar, threads, dtype), None)
     try:
         yield match(engines.policy, engines.policy, grammar=grammar, prm_format=prm_format)
     finally:
         await engines.close()
 
 
-def _settings(role: Role, model: str, threads: int | None, dtype: str) -> EngineSettings:
+def _settings(role: Role, model: str, grammar: str, threads: int | None, dtype: str) -> EngineSettings:
     return EngineSettings(
-        role=role, model=resolve(role, model), runtime=runtime_of(model), threads=threads, dtype=dtype
+        role=role, model=resolve(role, model), runtime=runtime_of(model), grammar=grammar, threads=threads, dtype=dtype
     )
 
 

@@ -5,6 +5,7 @@ softmax over {good, bad} at the tag position, P(good) = sigmoid(log p(good) - lo
 prefix scores the same now as in the whole chain: each read costs only the new segment, whatever came before is cached.
 """
 
+import itertools
 from dataclasses import dataclass
 
 from cos.prm.labels import p_good
@@ -75,13 +76,15 @@ class _Session:
 
     async def score(self, chain: Chain) -> Reading:
         """P(good) at the tag of the newest candidate."""
-        ids: list[int] = []
-        for candidate in chain.candidates:
-            ids += self._segment(candidate)
-            ids.append(self._marks.tag_id)
-        read = await self._session.read_labels(tuple(ids), self._marks.label_ids, READ_PRIORITY)
+        read = await self._session.read_labels(self._tagged(chain), self._marks.label_ids, READ_PRIORITY)
         good, bad = read.logprobs
         return Reading(p_good(good, bad), read.prompt_tokens, read.cached_tokens)
+
+    def _tagged(self, chain: Chain) -> tuple[int, ...]:
+        """The chain with a tag behind every piece."""
+        tag = (self._marks.tag_id,)
+        parts = [ids for candidate in chain.candidates for ids in (self._segment(candidate), tag)]
+        return tuple(itertools.chain.from_iterable(parts))
 
     def _segment(self, candidate: Candidate) -> tuple[int, ...]:
         """The candidate in the PRM's vocabulary. In the policy's own it is passed on as it was written."""

@@ -111,6 +111,15 @@ def test_generic_training_knows_the_ledger_task_by_its_name_in_one_menu_alone() 
     assert naming == ["menu.py"]
 
 
+def test_the_clients_load_what_searches_or_trains_only_when_a_command_asks_for_it() -> None:
+    for path in set(modules("clients")) - {ROOT / "clients" / "in_process.py"}:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in at_once]
+        rooms = {name.split(".")[1] for name in names if name.startswith("cos.")}
+        assert rooms <= {"search", "wire", "clients"}, path
+
+
 def test_only_the_runtime_of_vllm_imports_vllm() -> None:
     found = {str(path.relative_to(ROOT)) for path in modules(*PACKAGES) if "vllm" in tops(path)}
     assert found == {"engines/vllm.py", "engines/vllm_start.py", "engines/vllm_process.py"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from cos.benchmarks.server_process import served
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Way
+from cos.benchmarks.side_by_side import Tally
 from cos.checkpoints import LedgerProblem, resolve
 from cos.engines.environment import fitting_dtype, is_cpu_build, set_environment
 from cos.engines.settings import EngineSettings, Role
@@ -41,7 +41,7 @@ class ItsHub:
         self._form = form
         self._setting = setting
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """Errors: CosError when its process has ended."""
         found = await self.ask(
             {
@@ -60,7 +60,7 @@ class ItsHub:
         )
         by_id = {problem.id: problem for problem in problems}
         for one in found["searches"]:
-            way.add(by_id[one["id"]], self._form.answer_in(one["text"]), one["latency_s"], one["tokens"])
+            tally.add(by_id[one["id"]], self._form.answer_in(one["text"]), one["latency_s"], one["tokens"])
 
     async def ask(self, job: Facts) -> Any:
         """What it replies to a line. Errors: CosError when its process has ended."""
@@ -70,7 +70,7 @@ class ItsHub:
         await self._process.stdin.drain()
         line = await self._process.stdout.readline()
         if not line:
-            raise CosError(f"its_hub ended with status {await self._process.wait()}; what it said is above")
+            raise CosError(f"its_hub ended with status {await self._process.wait()}; its own messages are above")
         return json.loads(line)
 
 
@@ -169,9 +169,9 @@ async def installed(folder: Path, what: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    told, _ = await pip.communicate()
+    output, _ = await pip.communicate()
     if pip.returncode:
-        raise CosError(f"{what} cannot be installed: {told.decode(errors='replace').strip()[-500:]}")
+        raise CosError(f"{what} cannot be installed: {output.decode(errors='replace').strip()[-500:]}")
     return python
 
 

@@ -72,10 +72,10 @@ class Prm(AbstractOutcomeRewardModel):
     async def read(self, asked, segments):
         """P(good) at the tag of the newest segment; what came before is in the server's prefix cache. None for what has
         no room in the PRM's context."""
-        told = "".join(segment + self.tag for segment in segments)
+        text = "".join(segment + self.tag for segment in segments)
         body = {
             "model": "prm",
-            "messages": [*asked, {"role": "assistant", "content": told}],
+            "messages": [*asked, {"role": "assistant", "content": text}],
             "add_generation_prompt": False,
             "continue_final_message": True,
             "max_tokens": 1,

@@ -17,7 +17,7 @@ from cos.benchmarks.peers.its_hub import VERSION, its_hub
 from cos.benchmarks.peers.published import contenders
 from cos.benchmarks.server_process import own_server
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Round, Way, compare
+from cos.benchmarks.side_by_side import Round, Tally, compare
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import root_seed
 from cos.evaluation.in_process import open_models
@@ -65,7 +65,7 @@ def parse_peers(text: str) -> tuple[Peer, ...]:
     return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
-async def beside(contest: Contest, peers: Iterable[Peer]) -> Facts:
+async def compare_with_peers(contest: Contest, peers: Iterable[Peer]) -> Facts:
     """All rows. On top stands as well what our default is worth beside the first peer at the highest concurrency, and
     as ``same_strategy_speedup`` what the peer's own strategy is.
 
@@ -74,9 +74,9 @@ async def beside(contest: Contest, peers: Iterable[Peer]) -> Facts:
     peers = tuple(peers)
     rows: list[Facts] = []
     if "its_hub" in peers:
-        rows += await beside_its_hub(contest)
+        rows += await compare_with_its_hub(contest)
     if set(peers) - {"its_hub"}:
-        rows += await beside_published(contest, peers)
+        rows += await compare_with_published(contest, peers)
     most = max(contest.levels)
     head, same = [row for row in rows if row["concurrency"] == most][:2]
     keys = ("speedup", "speedup_ci_low", "speedup_ci_high", "p95_ratio", "accuracy")
@@ -86,7 +86,7 @@ async def beside(contest: Contest, peers: Iterable[Peer]) -> Facts:
     return {"results": rows, **facts, **sampling, "rounds": contest.rounds, "seed": contest.seed}
 
 
-async def beside_its_hub(contest: Contest) -> list[Facts]:
+async def compare_with_its_hub(contest: Contest) -> list[Facts]:
     """Over HTTP, each in front of engines of its own."""
     async with AsyncExitStack() as stack:
         starting = asyncio.create_task(stack.enter_async_context(own_server(contest.policy, contest.prm)))
@@ -102,7 +102,7 @@ async def beside_its_hub(contest: Contest) -> list[Facts]:
         return rows
 
 
-async def beside_published(contest: Contest, peers: Sequence[str]) -> list[Facts]:
+async def compare_with_published(contest: Contest, peers: Sequence[str]) -> list[Facts]:
     """In one process, on the same engines."""
     rows: list[Facts] = []
     async with open_models(contest.policy, contest.prm) as engines:
@@ -129,7 +129,7 @@ class Served:
     setting: Setting
     seed: int
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`. Errors: CosError for a request that is not answered."""
 
         async def search(problem: LedgerProblem) -> None:
@@ -139,7 +139,7 @@ class Served:
             if not response.is_success:
                 raise CosError(f"our own server answered {response.status_code}: {response.text[:200]}")
             reply = response.json()
-            way.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
+            tally.add(problem, reply["answer"], time.perf_counter() - started, reply["usage"]["tokens_generated"])
 
         await at_once([lambda problem=problem: search(problem) for problem in problems], concurrency)
 

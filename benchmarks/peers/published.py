@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from cos.benchmarks.barrier import InProcess, behind_barrier
 from cos.benchmarks.caches import empty_caches
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import Round, Way
+from cos.benchmarks.side_by_side import Round, Tally
 from cos.checkpoints import LedgerProblem
 from cos.evaluation.accuracy import ask
 from cos.evaluation.in_process import OpenModels
@@ -98,7 +98,7 @@ class WholeChains:
     seed: int
     batch: int
 
-    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def __call__(self, problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         """A round of `cos.benchmarks.side_by_side`: ``concurrency`` questions come at once."""
         await empty_caches(self.opened)
         for together in parts(problems, concurrency):
@@ -108,7 +108,7 @@ class WholeChains:
                 best = await self.best(batch, drawn)
                 took_s = time.perf_counter() - started
                 for problem, chains, winner in zip(batch, drawn, best, strict=True):
-                    way.add(
+                    tally.add(
                         problem, winner.answer and winner.answer.text, took_s, sum(chain.tokens for chain in chains)
                     )
 

@@ -47,9 +47,10 @@ def reproduce(
     from cos.benchmarks.reproduce.measures import Bench
     from cos.benchmarks.reproduce.policies import REWARDS
     from cos.benchmarks.reproduce.run import Inputs, parse_named, parse_parts, parse_rounds, run_reproduce
-    from cos.benchmarks.setting import Setting, prm_for
+    from cos.benchmarks.setting import Setting
     from cos.checkpoints import heldout
     from cos.evaluation.accuracy import choose
+    from cos.evaluation.in_process import prm_for
 
     # Sampling that cannot be used is known before an engine starts.
     Setting(strategy="best_of_n", n=pool, temperature=temperature, top_p=top_p).fitted()

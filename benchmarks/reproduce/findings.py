@@ -81,11 +81,11 @@ class Finding:
         """The sentence for a finding that is not confirmed; empty where it is."""
         if self.verdict in ("agrees", "no figure in the paper"):
             return ""
-        said = {
+        verdict = {
             "open": "neither shown nor refuted, the interval holds 0.",
             "disagrees": "the paper's order is not found here.",
         }.get(self.verdict, "the paper's sign, but the interval holds 0.")
-        return f"{self.claim}: {said} {self.otherwise}".strip()
+        return f"{self.claim}: {verdict} {self.otherwise}".strip()
 
     def facts(self) -> Facts:
         """As JSON."""

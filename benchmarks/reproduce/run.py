@@ -98,11 +98,11 @@ async def run_reproduce(inputs: Inputs, bench: Bench, *, json_only: bool) -> Non
     inputs.report.parent.mkdir(parents=True, exist_ok=True)
     with replacing(inputs.report) as file:
         file.write(markdown(ordered, origin, drawing.folder.name, remarks))
-    told: Facts = facts(ordered, origin, inputs.report, drawing.written)
+    found: Facts = facts(ordered, origin, inputs.report, drawing.written)
     if not json_only:
-        for finding in told["findings"]:
+        for finding in found["findings"]:
             typer.echo(f"{finding['verdict']:>34}  {finding['claim']}", err=True)
-    typer.echo(json_line(told))
+    typer.echo(json_line(found))
 
 
 def _asked(bench: Bench, inputs: Inputs, *parts: str) -> Bench:

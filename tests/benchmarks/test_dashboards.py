@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from cos.benchmarks.boards import DEPLOY, Asked, Census, Window, panels, rules
+from cos.benchmarks.boards import DEPLOY, Coverage, Queried, Window, panels, rules
 from cos.benchmarks.dashboards import facts
-from cos.benchmarks.latency_picture import Drawn, draw
+from cos.benchmarks.latency_picture import LatencyCurves, draw
 from cos.benchmarks.prometheus import Prometheus, Series
 from cos.benchmarks.supervisor import Outage, supervised
 from cos.clients.cli import main
@@ -70,13 +70,13 @@ def test_an_alert_is_asked_so_that_it_has_data_though_it_does_not_fire() -> None
 
 
 async def test_a_panel_counts_once_all_of_its_queries_had_data_and_is_named_while_one_has_none() -> None:
-    census = Census(
-        [Asked("panel", "Both", ("a", "b")), Asked("panel", "One", ("a",)), Asked("alert", "Alert", ("c",))]
+    coverage = Coverage(
+        [Queried("panel", "Both", ("a", "b")), Queried("panel", "One", ("a",)), Queried("alert", "Alert", ("c",))]
     )
-    await census.look(cast(Prometheus, Answers({"a"})))
-    assert facts(census)["empty"] == ["Both", "Alert"]
-    await census.look(cast(Prometheus, Answers({"a", "b"})))
-    counted = facts(census)
+    await coverage.look(cast(Prometheus, Answers({"a"})))
+    assert facts(coverage)["empty"] == ["Both", "Alert"]
+    await coverage.look(cast(Prometheus, Answers({"a", "b"})))
+    counted = facts(coverage)
     assert (counted["panels"], counted["with_data"], counted["allowed_empty"]) == (2, 2, 0)
     assert (counted["alerts"], counted["alerts_with_data"]) == (1, 0)
 
@@ -99,7 +99,7 @@ def test_the_latency_board_is_drawn_with_its_outage(tmp_path: Path) -> None:
     rising = [(minute / 10, 0.5 + minute / 50) for minute in range(50) if not 20 < minute < 30]
     curves = {quantile: {"beam": rising, "greedy": rising[:-5]} for quantile in ("p50", "p95", "p99")}
     picture = tmp_path / "latency.png"
-    draw(picture, Drawn(curves, 1000.0, 5.0, [Outage(1120.0, 1180.0)], 30))
+    draw(picture, LatencyCurves(curves, 1000.0, 5.0, [Outage(1120.0, 1180.0)], 30))
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 

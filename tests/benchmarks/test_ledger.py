@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cos.benchmarks.grid import Field, compare, grid_of, grid_table, sweep
+from cos.benchmarks.grid import Workload, compare, grid_of, grid_table, sweep
 from cos.benchmarks.setting import Setting, parse_rival
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
@@ -76,8 +76,8 @@ def test_the_seed_picks_the_problems(problems: list[LedgerProblem]):
 
 
 async def test_a_comparison_is_on_the_same_problems(scripted: Models, problems: list[LedgerProblem]):
-    field = Field(models=scripted, problems=problems, seed=0, concurrency=8)
-    facts = await compare(field, Setting(strategy="best_of_n", n=8), Setting(strategy="best_of_n", n=1))
+    workload = Workload(models=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(workload, Setting(strategy="best_of_n", n=8), Setting(strategy="best_of_n", n=1))
     assert facts["against"]["n"] == 1
     assert facts["difference"] == pytest.approx(facts["accuracy"] - facts["against"]["accuracy"])
     assert facts["difference_ci_low"] <= facts["difference"] <= facts["difference_ci_high"]
@@ -87,8 +87,8 @@ async def test_a_comparison_is_on_the_same_problems(scripted: Models, problems: 
 
 
 async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Models, problems: list[LedgerProblem]):
-    field = Field(models=scripted, problems=problems, seed=0, concurrency=8)
-    facts = await compare(field, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
+    workload = Workload(models=scripted, problems=problems, seed=0, concurrency=8)
+    facts = await compare(workload, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
     assert (facts["difference_ci_low"], facts["difference_ci_high"]) == (0, 0)
 
 
@@ -103,8 +103,8 @@ async def test_the_grid_has_every_strategy_once_at_each_width(scripted: Models, 
         ("self_consistency", 4),
     ]
     assert len(settings) == 13
-    field = Field(models=scripted, problems=problems[:4], seed=0, concurrency=8)
-    rows = [row async for row in sweep(field, settings, None)]
+    workload = Workload(models=scripted, problems=problems[:4], seed=0, concurrency=8)
+    rows = [row async for row in sweep(workload, settings, None)]
     table = grid_table(rows).splitlines()
     assert len(table) == 2 + 13
     assert table[0].startswith("| strategy | n | accuracy |")
@@ -119,11 +119,11 @@ def test_a_width_that_a_strategy_does_not_take_is_left_out_and_told():
 
 
 async def test_the_grid_is_paired_with_a_rival(scripted: Models, problems: list[LedgerProblem]):
-    field = Field(models=scripted, problems=problems[:12], seed=0, concurrency=8)
+    workload = Workload(models=scripted, problems=problems[:12], seed=0, concurrency=8)
     like = Setting(strategy="beam")
     rival = parse_rival("best_of_n@1", like)
     settings = grid_of(like, CHOSEN, (1, 4)).settings
-    rows = {(row["strategy"], row["n"]): row async for row in sweep(field, settings, rival)}
+    rows = {(row["strategy"], row["n"]): row async for row in sweep(workload, settings, rival)}
     alone = rows["best_of_n", 1]
     assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
     for row in rows.values():

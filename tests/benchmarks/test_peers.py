@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from cos.benchmarks.peers.its_hub import ChainForm, installed
-from cos.benchmarks.peers.measure import Contest, beside_published, parse_peers
+from cos.benchmarks.peers.its_hub import ChainForm, installed, introduction
+from cos.benchmarks.peers.measure import Contest, compare_with_published, parse_peers
 from cos.benchmarks.peers.published import parts
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.side_by_side import SEARCHES_A_WORKER, Round, Way, compare
+from cos.benchmarks.side_by_side import SEARCHES_A_WORKER, Round, Tally, compare
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.search import grammars
@@ -18,10 +18,10 @@ from tests.benchmarks.test_commands import run
 
 
 def way_of(log: list[str], name: str, *, right: bool) -> Round:
-    async def search(problems: Sequence[LedgerProblem], concurrency: int, way: Way) -> None:
+    async def search(problems: Sequence[LedgerProblem], concurrency: int, tally: Tally) -> None:
         log.append(f"{name} {len(problems)}")
         for problem in problems:
-            way.add(problem, problem.answer if right else "none", 0.1 if right else 0.4, 10)
+            tally.add(problem, problem.answer if right else "none", 0.1 if right else 0.4, 10)
 
     return search
 
@@ -56,7 +56,7 @@ async def test_what_is_published_answers_as_ours_does_where_models_never_err(pro
         rounds=1,
         seed=0,
     )
-    rows = await beside_published(contest, ["search-and-learn", "ThinkBooster"])
+    rows = await compare_with_published(contest, ["search-and-learn", "ThinkBooster"])
     named = {(row["peer"], row["strategy"], row["our_strategy"]) for row in rows}
     assert named == {
         (peer, theirs, ours)
@@ -87,6 +87,17 @@ def test_the_answer_is_read_from_a_chains_text(text: str, answer: str | None):
     vocabulary = ScriptedVocabulary()
     form = ChainForm(grammars.choose(grammars.AUTO, vocabulary), vocabulary)
     assert form.answer_in(text) == answer
+
+
+def test_the_process_of_its_hub_is_told_how_chains_are_cut_and_scored():
+    vocabulary = ScriptedVocabulary()
+    form = ChainForm(grammars.choose(grammars.AUTO, vocabulary), vocabulary)
+    facts = introduction("http://policy", "http://prm", form, "cos-tiny", Setting(strategy="best_of_n", n=2))
+    assert (facts["step_end"], facts["answer_end"]) == ("<|reasoning_step_end|>", "<|answer_end|>")
+    assert (facts["tag"], list(facts["labels"])) == ("ки", ["к+и", "к-и"])
+    assert len(set(facts["labels"].values())) == 2
+    assert facts["step_weight"] == 0.2
+    json.dumps(facts)
 
 
 def test_peers_are_named_as_they_are(capsys: pytest.CaptureFixture[str]):

@@ -75,6 +75,28 @@ def test_blocks_share_a_problem_out(problems: list[LedgerProblem]):
     assert block_accuracy(pool, rules(SCALE)["self_consistency"], 4, 4) == 0
 
 
+def test_the_pool_picks_by_the_prms_own_aggregation(problems: list[LedgerProblem]):
+    def chain(index: int, first: float, last: float) -> Chain:
+        step, answer = Piece("step", ""), Piece("answer", f"answer {index}")
+        return Chain(
+            (
+                Candidate(path=(index,), written=(1,), tokens=1, piece=step, end="step", score=first),
+                Candidate(path=(index, 0), written=(1,), tokens=1, piece=answer, end="answer", score=last),
+            )
+        )
+
+    chains = [chain(0, 0.1, 0.9), chain(1, 0.5, 0.6)]
+    assert rules(SCALE)["best_of_n"](chains) == "answer 0"
+    assert rules(Scale(aggregation="min"))["best_of_n"](chains) == "answer 1"
+    assert pool_facts([Pool(problems[0], tuple(chains))], 2, Scale(aggregation="min"), 0)["aggregation"] == "min"
+
+
+def test_scores_that_are_no_probabilities_are_not_multiplied_by_likelihoods():
+    unbounded = Scale(aggregation="last", threshold=None, lowest=-math.inf, highest=math.inf, is_probability=False)
+    assert "prm_x_likelihood" in rules(SCALE)
+    assert "prm_x_likelihood" not in rules(unbounded)
+
+
 async def test_failed_requests_leave_gaps_not_crashes(problems: list[LedgerProblem]):
     def often(kind: str, number: int) -> Exception | None:
         return EngineError("no") if number % 3 == 0 else None

@@ -34,6 +34,7 @@ from cos.evaluation.files import take_lock
 from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.models import Models
+from cos.search.types import Candidate, Chain, Piece
 
 POOL = Setting(strategy="best_of_n", n=8)
 
@@ -74,6 +75,20 @@ async def test_a_pool_survives_being_written_down(scripted: Models, problems: li
         )
         assert [c.score for c in mine.candidates] == [c.score for c in other.candidates]
         assert None not in [c.score for c in mine.candidates]
+
+
+def test_a_pool_whose_policy_gives_text_alone_is_refused(problems: list[LedgerProblem]):
+    answer = Candidate(path=(0,), written="7", tokens=1, piece=Piece("answer", "7"), end="answer")
+    with pytest.raises(InputError, match="stored as token ids"):
+        pool_value(Pool(problems[0], (Chain((answer,)),)))
+
+
+def test_a_pool_that_an_earlier_version_stored_is_read(problems: list[LedgerProblem]):
+    chains = [[[[5, 6], "step", None, -0.5, 0.8], [[7], "answer", "42", -0.25, 0.9]]]
+    pool = pool_of(problems[0], {"tokens": 3, "prm_reads": 2, "starts": [3], "chains": chains})
+    (chain,) = pool.chains
+    assert (chain.path, chain.prefix, chain.tokens) == ((3, 0), (5, 6, 7), 3)
+    assert (chain.answer, chain.logprob, [c.score for c in chain.candidates]) == ("42", -0.75, [0.8, 0.9])
 
 
 async def test_what_was_measured_is_not_measured_again(bench: Bench, engines: Ready, problems: list[LedgerProblem]):

@@ -1,10 +1,27 @@
 """Settings of evaluated searches."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 
-from cos.benchmarks.setting import Setting, parse_rival, prm_for, score_kind
+from cos.benchmarks.setting import Setting, parse_rival
 from cos.evaluation.accuracy import root_seed
+from cos.evaluation.in_process import prm_for, score_kind
 from cos.search.errors import InputError
+from cos.search.models import Models
+from cos.search.ports import ScorerSession
+from cos.search.scale import Scale
+from cos.search.types import Question
+
+
+@dataclass(frozen=True)
+class OnScale:
+    """A PRM that only tells what its scores mean."""
+
+    scale: Scale
+
+    async def open(self, question: Question) -> ScorerSession:
+        raise NotImplementedError
 
 
 def test_problems_have_seeds_of_their_own_that_follow_from_the_root():
@@ -60,3 +77,12 @@ def test_without_a_prm_the_likelihood_ranks():
     assert score_kind("likelihood", "scripted") == "likelihood"
     with pytest.raises(InputError, match="needs a PRM"):
         score_kind("prm", "none")
+
+
+def test_a_report_names_the_aggregation_in_force(scripted: Models):
+    setting = Setting(strategy="best_of_n", n=2)
+    assert setting.facts()["aggregation"] is None, "nobody knows before there is a PRM"
+    assert setting.under(scripted).facts()["aggregation"] == "cos"
+    other = replace(scripted, scorer=OnScale(Scale(aggregation="min")))
+    assert setting.under(other).facts()["aggregation"] == "min", "the PRM's own"
+    assert replace(setting, aggregation="last").under(other).facts()["aggregation"] == "last", "as it was asked for"

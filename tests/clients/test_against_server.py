@@ -10,7 +10,8 @@ import pytest_asyncio
 
 from cos.clients import AsyncClient, Client, Solution
 from cos.clients.errors import BadRequest, ServerUnreachable, Unauthorized
-from cos.clients.in_process import running, spec_of, stream
+from cos.clients.in_process import spec_of, stream
+from cos.evaluation.in_process import open_models
 from cos.server.app import create_app
 from cos.server.settings import Settings
 from cos.wire.events import Answered, Opened, Proposed, Scored, Selected
@@ -41,8 +42,8 @@ async def test_a_search_in_process_is_the_servers(transport: httpx.ASGITransport
     async with AsyncClient("http://localhost", transport=transport) as client:
         served = await client.solve(png, "How many rows?", strategy="best_of_n", n=4, return_tree=True)
     spec = spec_of({"strategy": "best_of_n", "n": 4}, seed=0, prm="scripted")
-    async with running("scripted", "scripted") as models:
-        events = [event async for event in stream(models, "scripted", png, "How many rows?", spec)]
+    async with open_models("scripted", "scripted") as opened:
+        events = [event async for event in stream(opened.models, "scripted", png, "How many rows?", spec)]
     last = events[-1]
     assert isinstance(last, Answered)
     assert essence(last.solution) == essence(served)

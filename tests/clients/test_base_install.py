@@ -1,5 +1,6 @@
 """Installed without extras, cos-serve is a client. Whatever needs more says what to install."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cos.search.extras import NotInstalled, needs
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +104,15 @@ def test_a_command_that_needs_more_says_what_to_install(
     done = run(blocked, *given, module=module)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
-    extras = "cpu,train" if "train" in arguments else "cpu"
-    assert f"which is not installed: pip install 'cos-serve[{extras}]'" in done.stderr
+    extras = "gpu,train" if "train" in arguments else "gpu"
+    assert "which is not installed: run `uv sync` in a checkout of cos-serve" in done.stderr
+    assert f"pip install 'cos-serve[{extras}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_package_to_install() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"cos\.nowhere"), needs("serve", "this"):
+        importlib.import_module("cos.nowhere")
+    told = pytest.raises(NotInstalled, match=r"this needs the package 'nowhere_at_all'.*; or do without")
+    with told, needs("serve", "this", instead="or do without"):
+        importlib.import_module("nowhere_at_all.part")

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from cos.benchmarks.boards import DEPLOY, MAY_BE_EMPTY, Census, Window, panels, rules
+from cos.benchmarks.boards import DEPLOY, MAY_BE_EMPTY, Coverage, Window, panels, rules
 from cos.benchmarks.prometheus import scraping
 from cos.benchmarks.troubles import load, mixed, troubles
 from cos.checkpoints import heldout
@@ -24,7 +24,7 @@ LONGEST_S = 40.0
 async def test_every_panel_alert_and_rule_has_data_and_latencies_name_their_requests(server: ServerProcess) -> None:
     program("prometheus")
     began = time.time()
-    census = Census([*panels(DEPLOY, WINDOW), *rules(DEPLOY)])
+    coverage = Coverage([*panels(DEPLOY, WINDOW), *rules(DEPLOY)])
     config = DEPLOY / "prometheus" / "prometheus.yml"
     async with (
         scraping(f"127.0.0.1:{server.port}", config) as prometheus,
@@ -35,11 +35,11 @@ async def test_every_panel_alert_and_rule_has_data_and_latencies_name_their_requ
         asyncio.get_running_loop().call_later(LOAD_S, over.set)
         await load(client, requests, 4, over)
         await troubles(client, requests, 1)
-        while [asked for asked in census.without_data if asked.name not in MAY_BE_EMPTY]:
-            await census.look(prometheus)
+        while [asked for asked in coverage.without_data if asked.name not in MAY_BE_EMPTY]:
+            await coverage.look(prometheus)
             if time.time() > began + LOAD_S + LONGEST_S:
                 break
-        assert [asked.name for asked in census.without_data if asked.name not in MAY_BE_EMPTY] == []
+        assert [asked.name for asked in coverage.without_data if asked.name not in MAY_BE_EMPTY] == []
         exemplars = await prometheus.exemplars("cos_time_to_answer_seconds_bucket", began, time.time())
     labels = [exemplar["labels"] for series in exemplars for exemplar in series["exemplars"]]
     assert labels

@@ -70,8 +70,8 @@ def test_the_bundled_example_is_answered_rightly(server: ServerProcess) -> None:
     assert reply["complete"] is True
     assert all(0 <= step["score"] <= 1 for step in reply["steps"])
     assert {step["fields"]["name"] for step in reply["steps"]} >= {"Read row 1"}
-    fates = ("kept", "duplicate", "asked", "aborted", "discarded")
-    assert sum(reply["usage"][f"tokens_{fate}"] for fate in fates) == reply["usage"]["tokens_generated"]
+    uses = ("kept", "duplicate", "asked", "aborted", "discarded")
+    assert sum(reply["usage"][f"tokens_{use}"] for use in uses) == reply["usage"]["tokens_generated"]
     assert sum(node["kept"] for node in reply["tree"]) == len(reply["steps"]) + 1
 
 

@@ -19,6 +19,14 @@ def steps_of(pieces: Sequence[Piece]) -> Steps:
     return tuple(map(step_of, pieces))
 
 
+def steps_and_answer(pieces: Sequence[Piece]) -> tuple[Steps, str]:
+    """A whole chain, its answer last, as rows hold it. What the answer's piece says beside the answer (reasoning before
+    it, in some grammars) becomes a step of its own."""
+    *steps, answer = pieces
+    beside = " ".join(answer.fields.values())
+    return steps_of([*steps, *([Piece("step", beside)] if beside else [])]), answer.text
+
+
 def pieces_of(steps: Sequence[Step]) -> tuple[Piece, ...]:
     """The steps of a row, as a search has them."""
     return tuple(step_piece(step) if step.name or step.reflection else Piece("step", step.thought) for step in steps)

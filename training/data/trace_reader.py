@@ -1,65 +1,25 @@
 """Stored traces of served searches, read as chains (`docs/traces.md` has the form of the files).
 
-A trace is the tree of one search. Each way from its root to an answer is a chain; where the PRM scored every step of it
-and the answer, the scores are labels of the source ``serving``. Traces of one question about one picture come together.
+A trace is the tree of one search. Each way from its root to an answer is a chain, whatever grammar it is written in.
+Where the PRM scored every step of it and the answer, and its scores say how likely a step is right, they are labels of
+the source ``serving``. Traces of one question about one picture come together.
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from cos.search.errors import InputError
-from cos.search.grammars.cos import Step
-from cos.training.data.rows import ChainRow, ProblemRow, TagLabel
-
-VERSION = 1
-"""The form of a trace that is read here."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """One candidate of a search."""
-
-    path: tuple[int, ...]
-    """The child index at each level."""
-    end: str
-    """"answer", "step", or why nothing could follow."""
-    name: str | None
-    thought: str | None
-    reflection: str | None
-    answer: str | None
-    score: float | None
-    """P(good) by the PRM where ``parameters.score`` is "prm"; null is unscored."""
-    logprob: float | None
-    """Log-probability of its text, nats; null where nobody asked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTrace:
-    """One search, as far as training needs it; further keys of the file are passed over."""
-
-    version: int
-    id: str
-    question: str
-    image: str | None
-    """The picture's file, relative to the trace folder; None for a question about none."""
-    prm: str | None
-    parameters: dict[str, Any]
-    tree: tuple[Node, ...]
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether its scores are the PRM's."""
-        return self.parameters.get("score") == "prm"
+from cos.search.types import Piece
+from cos.training.data.pieces import Steps, steps_and_answer
+from cos.training.data.rows import ChainRow, Labels, ProblemRow, TagLabel
+from cos.wire.reply import Candidate
+from cos.wire.trace import Trace, read_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +27,7 @@ class Harvest:
     """Chains out of traces, and what became of the rest."""
 
     chains: list[ChainRow]
-    """Those without a label of every tag have no labels; a search that no PRM judged has no scores either."""
+    """Those without a label of every tag have no labels. A search that no PRM judged has no scores either."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
 
 
@@ -84,7 +44,7 @@ def harvest(folders: Iterable[Path], *, hard_at: float = 0.5, skip_bad: bool = F
     for folder in folders:
         for path in trace_files(folder):
             try:
-                chains = _chains(folder, read_trace(path), hard_at, counts)
+                chains = _chains(folder, _read(path), hard_at, counts)
             except ValueError as error:
                 message = f"{path}: {error}"
                 if not skip_bad:
@@ -119,50 +79,35 @@ def trace_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_trace(path: Path) -> StoredTrace:
+def _read(path: Path) -> Trace:
     """One trace. Errors: ValueError saying what is wrong with the file."""
     try:
         data = path.read_bytes()
-        found = json.loads(data)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    version = found.get("version") if isinstance(found, dict) else None
-    if version != VERSION:
-        raise ValueError(f"a trace of version {version!r}, and this program reads version {VERSION}")
-    try:
-        return _adapter().validate_json(data, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return read_trace(data)
 
 
-@lru_cache
-def _adapter() -> TypeAdapter[StoredTrace]:
-    return TypeAdapter(StoredTrace)
+Tree = Mapping[tuple[int, ...], Candidate]
+"""Candidates by their places."""
 
-
-_Chain = tuple[ProblemRow, tuple[Step, ...], str, dict[str, Any]]
+_Chain = tuple[ProblemRow, Steps, str, dict[str, Any]]
 """Problem, steps, answer, and what is known of them as fields of a `ChainRow`."""
 
 
-def _chains(folder: Path, trace: StoredTrace, hard_at: float, counts: Counter[str]) -> list[_Chain]:
+def _chains(folder: Path, trace: Trace, hard_at: float, counts: Counter[str]) -> list[_Chain]:
     """The answered chains of a trace. Errors: ValueError when tree or picture are not whole."""
     nodes = {node.path: node for node in trace.tree}
     parents = {path[:-1] for path in nodes}
     leaves = [node for node in trace.tree if node.path not in parents]
     answered = [node for node in leaves if node.answer is not None and node.end == "answer"]
     problem = _problem(folder, trace)
-    chains = [
-        (problem, tuple(_steps(nodes, node)), node.answer or "", _known(trace, nodes, node, hard_at))
-        for node in answered
-    ]
+    chains = [_chain(trace, problem, list(_way(nodes, node)), hard_at) for node in answered]
     counts["unanswered"] += len(leaves) - len(answered)
     return chains
 
 
-def _problem(folder: Path, trace: StoredTrace) -> ProblemRow:
+def _problem(folder: Path, trace: Trace) -> ProblemRow:
     """Named by question, picture and PRM, so that chains which two PRMs scored are never compared by their scores."""
     path = None if trace.image is None else (folder / trace.image).resolve()
     if path is not None and not (path.is_relative_to(folder.resolve()) and path.is_file()):
@@ -177,7 +122,7 @@ def _problem(folder: Path, trace: StoredTrace) -> ProblemRow:
     )
 
 
-def _way(nodes: Mapping[tuple[int, ...], Node], leaf: Node) -> Iterator[Node]:
+def _way(nodes: Tree, leaf: Candidate) -> Iterator[Candidate]:
     for depth in range(1, len(leaf.path) + 1):
         node = nodes.get(leaf.path[:depth])
         if node is None:
@@ -185,24 +130,38 @@ def _way(nodes: Mapping[tuple[int, ...], Node], leaf: Node) -> Iterator[Node]:
         yield node
 
 
-def _steps(nodes: Mapping[tuple[int, ...], Node], leaf: Node) -> Iterator[Step]:
-    for node in _way(nodes, leaf):
-        if node is leaf:
-            return
-        if node.name is None or node.thought is None or node.reflection is None:
-            raise ValueError(f"tree: the step at {list(node.path)} has no text, and an answer follows it")
-        yield Step(node.name, node.thought, node.reflection)
-
-
-def _known(trace: StoredTrace, nodes: Mapping[tuple[int, ...], Node], leaf: Node, hard_at: float) -> dict[str, Any]:
-    way = list(_way(nodes, leaf))
+def _chain(trace: Trace, problem: ProblemRow, way: Sequence[Candidate], hard_at: float) -> _Chain:
+    """The chain of the candidates on the way to an answer. What an answer's piece says beside the answer is a step of
+    its own in a row, and both have the score of the piece."""
+    pieces = [_piece(node, is_answer=node is way[-1]) for node in way]
+    steps, answer = steps_and_answer(pieces)
+    scores = [node.score for node in way]
+    scores += scores[-1:] * (len(steps) + 1 - len(way))
     parts = [node.logprob for node in way if node.logprob is not None]
     known: dict[str, Any] = {"logprob": math.fsum(parts) if len(parts) == len(way) else None}
-    if not trace.is_judged:
-        return known
+    if trace.is_judged:
+        known |= {"scores": tuple(scores), "labels": _labels(trace, way, scores, hard_at)}
+    return problem, steps, answer, known
+
+
+def _piece(node: Candidate, *, is_answer: bool) -> Piece:
+    if is_answer:
+        return Piece("answer", node.answer or "", node.fields)
+    if node.end != "step" or not node.text:
+        raise ValueError(f"tree: the step at {list(node.path)} has no text, and an answer follows it")
+    return Piece("step", node.text, node.fields)
+
+
+def _labels(
+    trace: Trace, way: Sequence[Candidate], scores: Sequence[float | None], hard_at: float
+) -> dict[str, Labels]:
+    """Labels by their source; none where a tag is unscored, or where scores are no probabilities."""
+    if trace.scale is None:
+        raise ValueError("scale: null, although a PRM scored the search")
+    if not trace.scale.is_probability:
+        return {}
     for node in way:
         if node.score is not None and not 0 <= node.score <= 1:
             raise ValueError(f"tree: score {node.score} at {list(node.path)} is no probability")
-    scores = tuple(node.score for node in way)
     labels = tuple(TagLabel(score, score >= hard_at) for score in scores if score is not None)
-    return {**known, "scores": scores, "labels": {"serving": labels} if len(labels) == len(scores) else {}}
+    return {"serving": labels} if len(labels) == len(scores) else {}

@@ -16,7 +16,7 @@ from cos.evaluation.in_process import NO_PRM, open_models
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import ChainSampler, ChainSampling, Continuation
-from cos.training.data.pieces import steps_as_json, steps_from_json, steps_of
+from cos.training.data.pieces import steps_and_answer, steps_as_json, steps_from_json, steps_of
 from cos.training.data.preflight import Intake
 from cos.training.data.problems import problems_of
 from cos.training.data.questions import is_right, question_of
@@ -108,9 +108,13 @@ async def roll_out(
 
 def _stored(found: Continuation) -> dict[str, Any]:
     """A drawn chain as the journal holds it."""
+    if found.answer is None:
+        steps, answer = steps_of(found.steps), None
+    else:
+        steps, answer = steps_and_answer([*found.steps, found.answer])
     return {
-        "steps": steps_as_json(steps_of(found.steps)),
-        "answer": None if found.answer is None else found.answer.text,
+        "steps": steps_as_json(steps),
+        "answer": answer,
         "tokens": found.tokens,
         "logprob": found.logprob,
     }

@@ -49,7 +49,9 @@ def run_traces(config: TracesConfig, context: StageContext) -> None:
         if not usable:
             told = ", ".join(f"{name} {count}" for name, count in found.counts.items())
             raise InputError(
-                f"no chain has an answer and a PRM score of every tag ({told}); serve with a PRM", "traces"
+                f"no chain has an answer and a PRM score of every tag ({told}); serve with a PRM whose scores are "
+                "probabilities",
+                "traces",
             )
         rule = PairsConfig(
             traces=config.traces, gap=config.gap, step_weight=config.step_weight, per_question=config.per_question

@@ -10,13 +10,16 @@ import pytest
 
 from cos.search.errors import InputError
 from cos.training.config.recipe import DpoConfig, PairsConfig, PrmConfig
+from cos.training.data.pieces import pieces_of
 from cos.training.data.rows import ChainRow, PairRow, read_rows
 from cos.training.data.sources import MixedChains, MixedPairs
-from cos.training.data.trace_reader import VERSION, harvest
+from cos.training.data.trace_reader import harvest
 from cos.training.stages.dpo import run_dpo
 from cos.training.stages.pairs import run_pairs
 from cos.training.stages.prm_training import run_prm
 from cos.training.stages.traces_to_rows import TracesConfig, run_traces
+from cos.wire.reply import Stages, Usage
+from cos.wire.trace import VERSION
 from tests.server.support import data_uri, picture_bytes, served
 from tests.training.tiny_models import build
 from tests.training.training_support import context
@@ -28,10 +31,9 @@ PIXEL = base64.b64decode(
 
 def node(*path: int, score: float | None = 0.5, **more: Any) -> dict[str, Any]:
     """A step of a stored tree, or with ``answer`` an answer."""
-    step = {"name": "N", "thought": f"T{path}", "reflection": "R"}
-    text = {"name": None, "thought": None, "reflection": None} if "answer" in more else {**step, "answer": None}
-    end = "answer" if "answer" in more else "step"
-    return {"path": path, "end": end, "score": score, "logprob": None, **text, **more}
+    step = {"text": f"N: T{path} R", "fields": {"name": "N", "thought": f"T{path}", "reflection": "R"}, "end": "step"}
+    own = {"text": more["answer"], "fields": {}, "end": "answer"} if "answer" in more else {**step, "answer": None}
+    return {"path": path, "score": score, "logprob": None, "tokens": 9, "kept": False, **own, **more}
 
 
 TREE = (
@@ -42,6 +44,9 @@ TREE = (
 )
 
 
+PROBABILITIES = {"is_probability": True, "threshold": 0.5, "lowest": 0.0, "highest": 1.0}
+
+
 def store(folder: Path, name: str = "a", tree: Sequence[dict[str, Any]] = TREE, **more: Any) -> Path:
     """A trace as the server would have written it."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -49,11 +54,22 @@ def store(folder: Path, name: str = "a", tree: Sequence[dict[str, Any]] = TREE, 
     trace = {
         "version": VERSION,
         "id": name,
+        "time": "2026-01-02T03:04:05Z",
         "question": "How many?",
         "image": "images/0f.png",
+        "policy": "policy",
+        "grammar": "cos",
         "prm": "prm",
+        "scale": PROBABILITIES,
+        "strategy": "beam",
         "parameters": {"score": "prm"},
         "tree": tree,
+        "chain": (0, 0),
+        "answer": "5",
+        "chain_score": 0.8,
+        "finish_reason": "answer",
+        "usage": dict.fromkeys(Usage.model_fields, 0),
+        "timings": {"first_candidate_s": None, "total_s": 0.0, "stages": dict.fromkeys(Stages.model_fields, 0.0)},
         **more,
     }
     path = folder / "2026-01-02" / f"{name}.json"
@@ -131,7 +147,7 @@ def test_each_way_to_an_answer_is_a_chain_and_all_else_is_counted(tmp_path: Path
         *TREE,
         node(0, 1, score=0.6),
         node(1, 1, score=None, answer="7"),
-        node(2, score=None, end="truncated", name=None, thought=None, reflection=None),
+        node(2, score=None, end="truncated", text="half a", fields={}),
     )
     store(tmp_path / "t", tree=tree)
     chains, pairs, outcome = run(tmp_path / "t", tmp_path)
@@ -187,11 +203,62 @@ def test_searches_without_a_picture_are_chains_of_questions_without_one(tmp_path
     assert len({chain.problem.id for chain in chains}) == 2
 
 
+LONG = "A paragraph of more than four hundred characters. " * 20
+
+
+def text_node(*path: int, text: str, score: float) -> dict[str, Any]:
+    """A step of a grammar without named parts."""
+    return node(*path, text=text, fields={}, score=score)
+
+
+def test_a_step_of_a_grammar_without_named_parts_is_a_thought_and_no_text_is_cut(tmp_path: Path) -> None:
+    answer = node(0, 0, 0, answer="5", score=0.8, fields={"reasoning": "So it is five."})
+    store(tmp_path / "t", tree=(text_node(0, text=LONG, score=0.9), text_node(0, 0, text="B", score=0.7), answer))
+    (row,) = harvest([tmp_path / "t"]).chains
+    assert [(step.name, step.thought, step.reflection) for step in row.steps] == [
+        ("", LONG, ""),
+        ("", "B", ""),
+        ("", "So it is five.", ""),
+    ]
+    assert row.answer == "5"
+    assert row.scores == (0.9, 0.7, 0.8, 0.8), "an answer and what its piece says beside it were scored together"
+    assert [piece.text for piece in pieces_of(row.steps)] == [LONG, "B", "So it is five."]
+
+
+def test_scores_that_are_no_probabilities_are_kept_and_label_nothing(tmp_path: Path) -> None:
+    scale = {"is_probability": False, "threshold": None, "lowest": None, "highest": None}
+    store(tmp_path / "t", tree=[{**node, "score": 10 * node["score"] - 6} for node in TREE], scale=scale)
+    rows = harvest([tmp_path / "t"]).chains
+    assert [(row.scores, row.labels) for row in rows] == [((3.0, 2.0), {}), ((-4.0, -5.0), {})]
+    with pytest.raises(InputError, match="serve with a PRM whose scores are probabilities"):
+        run(tmp_path / "t", tmp_path)
+
+
+def test_a_policy_and_a_prm_train_on_what_another_grammar_wrote(tmp_path: Path) -> None:
+    tree = (
+        text_node(0, text=LONG, score=0.9),
+        node(0, 0, answer="5", score=0.8),
+        text_node(1, text="B", score=0.2),
+        node(1, 0, answer="6", score=0.1),
+    )
+    store(tmp_path / "t", tree=tree, grammar="paragraph")
+    run(tmp_path / "t", tmp_path)
+    model = str(build(tmp_path / "model", "internvl"))
+    keys: dict[str, Any] = {"steps": 1, "batch": 2, "log_every": 1, "precision": "fp32"}
+    chains = (MixedChains(path=str(tmp_path / "out" / "chains.jsonl")),)
+    run_prm(PrmConfig(model=model, chains=chains, labels="serving", target="soft", **keys), context(tmp_path, "prm"))
+    pairs = (MixedPairs(path=str(tmp_path / "out" / "pairs.jsonl")),)
+    run_dpo(DpoConfig(policy=model, pairs=pairs, **keys), context(tmp_path / "b", "dpo"))
+    assert all((tmp_path / stage / "done.json").is_file() for stage in ("prm", "b/dpo"))
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"version": 2}, "a trace of version 2, and this program reads version 1"),
-    ({"tree": [{"path": [0]}]}, r"tree\.0\.end: Field required"),
+    ({"version": 1}, "a trace of version 1, and this program reads version 2"),
+    ({"tree": [{"path": [0], "text": ""}]}, r"tree\.0\.fields: Field required"),
     ({"tree": TREE[1:]}, r"tree: no candidate at \[0\]"),
-    ({"tree": (node(0, name=None), TREE[1])}, r"tree: the step at \[0\] has no text"),
+    ({"tree": (node(0, text="", fields={}), TREE[1])}, r"tree: the step at \[0\] has no text"),
+    ({"tree": (node(0, end="truncated"), TREE[1])}, r"tree: the step at \[0\] has no text"),
+    ({"scale": None}, "scale: null, although a PRM scored the search"),
     ({"tree": (node(0, score=1.5), TREE[1])}, "tree: score 1.5 at .* is no probability"),
     ({"image": "images/gone.png"}, "image: there is no picture 'images/gone.png'"),
     ({"image": "../secret.png"}, "image: there is no picture '../secret.png'"),
@@ -224,7 +291,7 @@ def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stage_pairs_takes_traces_and_scores_with_its_prm_what_nobody_scored(tmp_path: Path) -> None:
-    steps = [node(0, thought="[0.9000] sure", score=None), node(1, thought="[0.1000] sure", score=None)]
+    steps = [node(number, text=f"[{sure}000] sure", fields={}, score=None) for number, sure in enumerate((0.9, 0.1))]
     tree = [steps[0], node(0, 0, answer="5", score=None), steps[1], node(1, 0, answer="6", score=None)]
     store(tmp_path / "t", tree=tree)
     run_pairs(PairsConfig(traces=(str(tmp_path / "t"),), prm="scripted"), context(tmp_path, "pairs"))
