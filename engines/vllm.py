@@ -34,7 +34,7 @@ STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
 PROBE = "How much is it?"
-"""What a probe reads. On CPU a prompt of one token ends vLLM's process."""
+"""What a probe reads. On CPU a prompt of one token may end vLLM's process."""
 PROBE_PRIORITY = -1_000_000
 """Before whatever a search wants."""
 
@@ -164,7 +164,7 @@ class VllmEngine:
         number of tokens it had written. None when it ended without a result. Errors: EngineError, EngineDead."""
         ids = [*base["prompt_token_ids"], *prefix]
         if len(ids) == 1 and not self.has_head and is_cpu_build():
-            # vLLM's process would end without a word.
+            # vLLM's process may end without a word, and does where this is the first that it is asked.
             raise EngineError(
                 f"the {self.settings.role} engine cannot read a prompt of a single token on CPU; ask a longer question"
             )
