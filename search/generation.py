@@ -8,7 +8,7 @@ from cos.search.account import Account
 from cos.search.budget import Budget
 from cos.search.draws import Draws
 from cos.search.events import Event, Proposed
-from cos.search.grammar import Grammar
+from cos.search.grammar import Grammar, read
 from cos.search.hygiene import end_of
 from cos.search.place import Place
 from cos.search.ports import Drawn
@@ -66,7 +66,7 @@ class Generation:
         return place.chain.then(candidate)
 
     def _candidate(self, place: Place, drawn: Drawn) -> Candidate:
-        piece = self._grammar.read(drawn)
+        piece = read(self._grammar, drawn)
         end = end_of(piece, place.chain)
         too_deep = len(place.path) > self._max_steps
         if end == "step" and (too_deep or self._rations.room(place.chain) - drawn.tokens < 1):
