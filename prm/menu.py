@@ -1,11 +1,11 @@
 """The PRM formats by name. Third parties add theirs through the entry-point group ``cos.prms``."""
 
 from functools import cache
-from importlib.metadata import entry_points
 
 from cos.prm.cos import CosPrm
 from cos.prm.math_shepherd import MathShepherd
 from cos.prm.ports import Judged, PrmFormat, Reader
+from cos.search.distributions import added
 from cos.search.errors import InputError
 
 AUTO = "auto"
@@ -16,16 +16,16 @@ BUILT_IN: tuple[type[PrmFormat], ...] = (CosPrm, MathShepherd)
 
 @cache
 def third_party() -> tuple[type[PrmFormat], ...]:
-    """The formats other distributions add. Looked up once: it reads the metadata of all that is installed."""
-    return tuple(point.load() for point in entry_points(group="cos.prms"))
+    """The formats other distributions add. Looked up once. Errors: InputError naming one that cannot be used."""
+    return added("cos.prms", "name", "ability", "scale", "open")
 
 
 def menu() -> dict[str, type[PrmFormat]]:
-    """Every format by its name. Errors: ValueError when two have the same name."""
+    """Every format by its name. Errors: InputError when two have the same name."""
     found: dict[str, type[PrmFormat]] = {}
     for prm_format in (*BUILT_IN, *third_party()):
         if prm_format.name in found or prm_format.name == AUTO:
-            raise ValueError(f"two PRM formats are called {prm_format.name!r}")
+            raise InputError(f"two PRM formats are called {prm_format.name!r}; uninstall one of them", "prm_format")
         found[prm_format.name] = prm_format
     return found
 

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from copy import copy
 
 from cos.search.account import Account
 from cos.search.budget import Budget
 from cos.search.draws import Draws
 from cos.search.events import Event, Proposed
-from cos.search.grammar import Grammar
+from cos.search.grammar import Grammar, read
 from cos.search.hygiene import end_of
 from cos.search.place import Place
 from cos.search.ports import Drawn
@@ -60,11 +61,12 @@ class Generation:
         candidate = self._candidate(place, drawn)
         self._tree.add(candidate)
         account.first_candidate_at = account.first_candidate_at or time.perf_counter()
-        self._emit(Proposed(candidate))
+        # As it is now: whoever reads the event later must not find the score there.
+        self._emit(Proposed(copy(candidate)))
         return place.chain.then(candidate)
 
     def _candidate(self, place: Place, drawn: Drawn) -> Candidate:
-        piece = self._grammar.read(drawn)
+        piece = read(self._grammar, drawn)
         end = end_of(piece, place.chain)
         too_deep = len(place.path) > self._max_steps
         if end == "step" and (too_deep or self._rations.room(place.chain) - drawn.tokens < 1):

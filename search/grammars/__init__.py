@@ -1,8 +1,8 @@
 """The step grammars by name. Third parties add theirs through the entry-point group ``cos.grammars``."""
 
 from functools import cache
-from importlib.metadata import entry_points
 
+from cos.search.distributions import added
 from cos.search.errors import InputError
 from cos.search.grammar import Grammar
 from cos.search.grammars.cos import CosGrammar
@@ -19,16 +19,16 @@ BUILT_IN: tuple[type[Grammar], ...] = (CosGrammar, ParagraphGrammar)
 
 @cache
 def third_party() -> tuple[type[Grammar], ...]:
-    """The grammars other distributions add. Looked up once: it reads the metadata of all that is installed."""
-    return tuple(point.load() for point in entry_points(group="cos.grammars"))
+    """The grammars other distributions add. Looked up once. Errors: InputError naming one that cannot be used."""
+    return added("cos.grammars", "name", "read", "spans", "stops")
 
 
 def menu() -> dict[str, type[Grammar]]:
-    """Every grammar by its name. Errors: ValueError when two have the same name."""
+    """Every grammar by its name. Errors: InputError when two have the same name."""
     found: dict[str, type[Grammar]] = {}
     for grammar in (*BUILT_IN, *third_party()):
         if grammar.name in found or grammar.name == AUTO:
-            raise ValueError(f"two grammars are called {grammar.name!r}")
+            raise InputError(f"two grammars are called {grammar.name!r}; uninstall one of them", "grammar")
         found[grammar.name] = grammar
     return found
 

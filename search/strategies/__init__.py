@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
+from cos.search.distributions import added
 from cos.search.errors import InputError
 from cos.search.strategies.auto import Auto
 from cos.search.strategies.base import Params, Strategy
@@ -44,18 +44,18 @@ BUILT_IN: tuple[Strategy, ...] = (
 
 @cache
 def third_party() -> tuple[Strategy, ...]:
-    """The strategies other distributions add. Looked up once: it reads the metadata of all that is installed."""
-    return tuple(point.load()() for point in entry_points(group="cos.strategies"))
+    """The strategies other distributions add. Looked up once. Errors: InputError naming one that cannot be used."""
+    return tuple(strategy() for strategy in added("cos.strategies", "name", "aliases", "params", "needs_scores", "run"))
 
 
 def menu() -> dict[str, Strategy]:
-    """Every strategy by its name. Errors: ValueError when two have the same name or alias."""
+    """Every strategy by its name. Errors: InputError when two have the same name or alias."""
     found: dict[str, Strategy] = {}
     taken: set[str] = set()
     for strategy in (*BUILT_IN, *third_party()):
         names = {strategy.name, *strategy.aliases}
         if clash := names & taken:
-            raise ValueError(f"two strategies are called {min(clash)!r}")
+            raise InputError(f"two strategies are called {min(clash)!r}; uninstall one of them", "strategy")
         taken |= names
         found[strategy.name] = strategy
     return found

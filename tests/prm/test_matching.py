@@ -101,7 +101,7 @@ def test_a_model_that_cannot_be_asked_what_a_format_asks_is_refused(monkeypatch:
 @pytest.mark.parametrize("name", ["cos", "auto"])
 def test_two_formats_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(menu, "third_party", lambda: (type("Twin", (Headed,), {"name": name}),))
-    with pytest.raises(ValueError, match=f"two PRM formats are called '{name}'"):
+    with pytest.raises(InputError, match=f"two PRM formats are called '{name}'"):
         menu.menu()
 
 

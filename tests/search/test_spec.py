@@ -105,7 +105,7 @@ class Named(Strategy):
 
 def test_another_distributions_strategy_with_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "third_party", lambda: (Named(),))
-    with pytest.raises(ValueError, match="two strategies are called 'beam_search'"):
+    with pytest.raises(InputError, match="two strategies are called 'beam_search'"):
         menu()
 
 
