@@ -16,7 +16,7 @@ from cos.search.select import likelihood_score
 from cos.search.speculation import Speculation
 from cos.search.terms import Terms
 from cos.search.tree import Tree
-from cos.search.types import Candidate, Chain
+from cos.search.types import KINDS, Candidate, Chain
 
 
 class Generation:
@@ -65,6 +65,11 @@ class Generation:
 
     def _candidate(self, place: Place, drawn: Drawn) -> Candidate:
         piece = self._grammar.read(drawn)
+        if piece.kind not in KINDS:
+            raise ValueError(
+                f"the grammar {self._grammar.name!r} has read a piece of kind {piece.kind!r}; "
+                f"there are {', '.join(sorted(KINDS))}"
+            )
         end = end_of(piece, place.chain)
         too_deep = len(place.path) > self._max_steps
         if end == "step" and (too_deep or self._rations.room(place.chain) - drawn.tokens < 1):
