@@ -119,7 +119,8 @@ class Menu(NamedTuple, Generic[T]):
     def _unusable(self, point: EntryPoint, reason: str) -> InputError:
         return InputError(
             f"the {self.what} {point.name!r} cannot be used: the entry point "
-            f"`{point.name} = {point.value!r}` of {_distribution(point)} in the group {self.group}: {reason}",
+            f"`{point.name} = {point.value!r}` of {_distribution(point)} in the group {self.group}: {reason}; "
+            "mend or uninstall it",
             self.param,
         )
 

@@ -14,7 +14,7 @@ class Opened(Struct, frozen=True):
 
 
 class Proposed(Struct, frozen=True, gc=False):
-    """The policy has written a candidate; its score may follow later."""
+    """The policy has written a candidate, here as it was then; its score may follow later."""
 
     candidate: Candidate
 

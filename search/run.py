@@ -127,6 +127,7 @@ async def _search(
     usage = workings.usage(winner)
     if spec.score == "likelihood" or scorer is not None:
         search.warnings += score_warnings(winner, usage.candidates, usage.unscored)
+    search.warnings += workings.scoring.trust.warnings
     return Result(
         chain=winner,
         ruler=terms.ruler,

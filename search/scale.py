@@ -1,7 +1,7 @@
 """What the scores of a PRM mean: their range, and how step scores become a chain's score."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -23,6 +23,36 @@ class Scale(Struct, frozen=True, kw_only=True):
     highest: float = 1.0
     is_probability: bool = True
     """Whether a score says how likely a step is right."""
+
+    def __post_init__(self) -> None:
+        """Errors: ValueError for a scale that nothing can be measured on."""
+        if not self.lowest < self.highest:
+            raise ValueError(f"a scale from {self.lowest:g} to {self.highest:g} has no room; give lowest < highest")
+        if self.threshold is not None and not self.lowest <= self.threshold <= self.highest:
+            raise ValueError(
+                f"the threshold {self.threshold:g} is not on the scale from {self.lowest:g} to {self.highest:g}; "
+                "give one that is, or None"
+            )
+        if not 0 <= self.step_weight <= 1:
+            raise ValueError(f"step_weight = {self.step_weight:g}; give a share from 0 to 1")
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"unknown aggregation {self.aggregation!r}; there are {', '.join(get_args(Aggregation))}")
+        if self.aggregation == "prod" and not self.has_products:
+            raise ValueError(f"'prod' multiplies scores, and {self.lowest:g} to {self.highest:g} is not within 0 to 1")
+
+    @property
+    def has_products(self) -> bool:
+        """Whether the product of scores is a score: of numbers that are negative or above 1 a longer chain's may be
+        anything."""
+        return self.lowest >= 0 and self.highest <= 1
+
+    def usable(self, score: float | None) -> float | None:
+        """The score; None for one that is missing, no finite number, or not on the scale. What rounding has put beyond
+        an end counts as that end."""
+        if score is None or not math.isfinite(score):
+            return None
+        nearest = min(max(score, self.lowest), self.highest)
+        return nearest if math.isclose(score, nearest, rel_tol=1e-6, abs_tol=1e-6) else None
 
     @property
     def is_bounded(self) -> bool:

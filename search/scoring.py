@@ -39,6 +39,7 @@ class Scoring:
         """Candidates that were shown to the PRM."""
         self.trust = Trust()
         self._by_prm = terms.ruler.kind == "prm"
+        self._scale = terms.ruler.scale
         self._session = session
         self._tree = tree
         self._spent = account.spent
@@ -60,7 +61,9 @@ class Scoring:
                 return
             reading = await self._reading(chain, self._session, budget)
             self.read.add(newest.path)
-            newest.score = finite(reading.score) if reading else None
+            given = finite(reading.score) if reading else None
+            newest.score = self._scale.usable(given)
+            self.trust.beyond += given is not None and newest.score is None
             if decides:
                 self.trust.count(newest.score)
         if newest.score is None:

@@ -23,6 +23,7 @@ from cos.search.select import rank, rank_level
 from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import TaskGroup, forget_frames, together
 from cos.search.terms import Terms
+from cos.search.trust import scale_warnings
 from cos.search.types import UNREADABLE, Chain, Path, Prefix, Question, Wish
 from cos.search.vote import Group, groups_of
 from cos.search.workings import Workings
@@ -125,8 +126,8 @@ class Search:
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
-        places = await self._granted(wanted, self._heat(None), reads=False)
-        return _alive(await together(self._generation.write(place, grant, self._budget) for place, grant in places))
+        granted = await self._granted(wanted, self._heat(None), reads=False)
+        return _alive(await together(self._generation.write(*place, self._budget) for place in granted))
 
     async def apart(self, works: Sequence[Callable[["Search"], Awaitable[T]]], *, keep: Chain | None = None) -> list[T]:
         """Runs parts of a search side by side, each on a handle and an equal share of the limits of its own; what they
@@ -251,7 +252,8 @@ class Search:
         return rank_level(chains, self._terms.ruler.newest)
 
     def confidence(self, chain: Chain) -> float | None:
-        """A chain's score on a scale from 0 to 1; None where it is unscored, or the PRM's scale has no ends."""
+        """A chain's score from 0 to 1; None where it is unscored, or, with a warning, where the scale has no ends."""
+        self.warnings += scale_warnings(self._terms.ruler, chain)
         return self._terms.ruler.confidence(chain)
 
     def random(self, label: str) -> random.Random:
@@ -265,7 +267,7 @@ class Search:
         self._emit(Selected(tuple(chain.path for chain in kept), pruned))
 
     async def ask(self, prompt: str, path: Path, max_tokens: int) -> str:
-        """The policy's reply to a prompt with the question's picture, about the candidate at ``path``. Empty if its
+        """The policy's reply to a prompt with the question's picture. ``path``: the candidate it is about. Empty if its
         engine failed twice or has no room for the prompt. Errors: BudgetExhausted, EngineDead."""
         try:
             with self._watch.during("open"):
@@ -359,14 +361,12 @@ class Search:
 
     def _is_hopeless(self, chain: Chain, answered: Sequence[Chain]) -> bool:
         """Whether a growing chain can no longer score as much as one that has answered."""
-        values = (self._terms.ruler.value(other) for other in answered)
-        best = max((value for value in values if value is not None), default=None)
-        most = self._terms.sampling.max_steps
-        return best is not None and self._terms.ruler.ceiling(chain, most) < best
+        ruler, most = self._terms.ruler, self._terms.sampling.max_steps
+        best = max((value for other in answered if (value := ruler.value(other)) is not None), default=None)
+        return best is not None and ruler.ceiling(chain, most) < best
 
     def _grown(self, growths: Sequence[Growth]) -> list[Chain]:
-        """What has grown. Errors: EngineError where the engine failed all, BudgetExhausted where
-        a limit did."""
+        """What has grown. Errors: EngineError where the engine failed all, BudgetExhausted where a limit did."""
         shorts: list[BudgetKind] = [growth.short for growth in growths if not growth.is_over and growth.short]
         for short in shorts:
             self._account.meet(short)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cos.search.budget import Limits
+from cos.search.errors import InputError
 from cos.search.scale import Aggregation, Scale
 from cos.search.select import PROBABILITIES, Ruler, ScoreKind
 from cos.search.strategies import Params, Strategy, parse_params, resolve
@@ -42,10 +43,17 @@ class SearchSpec:
         self.speculate = speculate
 
     def ruler(self, scale: Scale | None) -> Ruler:
-        """How chains are measured under a PRM of this scale; None is no PRM."""
+        """How chains are measured under a PRM of this scale; None is no PRM. Errors: InputError for an aggregation that
+        means nothing on it."""
         scale = scale or PROBABILITIES
         step_weight = scale.step_weight if self.step_weight is None else self.step_weight
         aggregation: Aggregation = scale.aggregation if self.aggregation is None else self.aggregation
+        if self.score == "prm" and aggregation == "prod" and not scale.has_products:
+            raise InputError(
+                f"aggregation = 'prod', but this PRM's scores go from {scale.lowest:g} to {scale.highest:g}, where a "
+                "product says nothing; ask for 'mean', 'min' or 'last'",
+                "aggregation",
+            )
         return Ruler(self.score, aggregation, step_weight, scale)
 
     def terms(self, scale: Scale | None) -> Terms:

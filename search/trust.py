@@ -21,7 +21,9 @@ class Trust:
 
     judged: int = 0
     failed: int = 0
-    """Of those, how many the PRM gave no finite number, or no reply at all."""
+    """Of those, how many the PRM gave no number on its scale, or no reply at all."""
+    beyond: int = 0
+    """How many finite numbers were not on the PRM's scale, and so no scores."""
 
     def count(self, score: float | None) -> None:
         """Counts one candidate that the PRM was shown."""
@@ -31,7 +33,18 @@ class Trust:
     def check(self) -> None:
         """Errors: EngineError when the search was decided by hardly any score."""
         if self.judged >= FEWEST_JUDGED and self.failed > MOST_FAILED * self.judged:
-            raise EngineError(f"the PRM failed to score {self.failed} of {self.judged} candidates")
+            raise EngineError(
+                "; ".join([f"the PRM failed to score {self.failed} of {self.judged} candidates", *self.warnings])
+            )
+
+    @property
+    def warnings(self) -> list[str]:
+        """That the PRM's format does not keep to its own scale, in words for whoever asked."""
+        return (
+            [f"{self.beyond} of the PRM's numbers are not on its format's scale, and were not used"]
+            if self.beyond
+            else []
+        )
 
 
 def score_warnings(winner: Chain, candidates: int, unscored: int) -> list[str]:
@@ -43,6 +56,16 @@ def score_warnings(winner: Chain, candidates: int, unscored: int) -> list[str]:
     if missing := sum(finite(candidate.score) is None for candidate in readable):
         found.append(f"{missing} of {len(readable)} parts of this answer are unscored")
     return found
+
+
+def scale_warnings(ruler: Ruler, chain: Chain) -> list[str]:
+    """That chains were to be weighed by scores that have no ends, in words for whoever asked."""
+    if ruler.kind != "prm" or ruler.scale.is_bounded or ruler.value(chain) is None:
+        return []
+    return [
+        "the PRM's scores have no lowest and highest value, so this strategy could not weigh chains by them; "
+        "ask for best_of_n or beam, which only compare scores"
+    ]
 
 
 def answer_warnings(winner: Chain, ruler: Ruler) -> list[str]:

@@ -96,6 +96,10 @@ class Candidate(Struct, kw_only=True, gc=False):
     score: float | None = None
     """The PRM's, on its own scale, or in likelihood mode the mean log-probability; None is unscored, never a zero."""
 
+    def __hash__(self) -> int:
+        # By what never changes: a chain in a set is found again once it has its score.
+        return hash(self.path)
+
     @property
     def answer(self) -> str | None:
         """The answer, where it is one."""

@@ -40,6 +40,7 @@ class Planner:
             limits=self._limits(options.budget or BudgetOptions()),
             **_given(options, ("aggregation", "step_weight", "speculate")),
         )
+        spec.ruler(self.scale)  # Refuses an aggregation that means nothing on the PRM's scale.
         return Job(
             id=f"solve-{uuid.uuid4().hex}",
             model=self.settings.model_name,

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from cos.search.events import Answered, Event, Proposed
+from msgspec.structs import replace
+
+from cos.search.events import Answered, Event, Proposed, Scored
 from cos.search.result import Result
 from cos.search.stopwatch import Interval
 from cos.search.types import Candidate, Path, Prefix
@@ -70,6 +72,8 @@ class Recording:
         match event:
             case Proposed(candidate):
                 self.proposed[candidate.path] = candidate
+            case Scored(path, score):
+                self.proposed[path] = replace(self.proposed[path], score=score)
             case Answered(result):
                 self.result, self.proposed = result, {candidate.path: candidate for candidate in result.tree}
             case _:

@@ -25,6 +25,8 @@ from cos.search.ports import Drawn, Stops, Vocabulary
 from cos.search.types import NO_FIELDS, Piece
 
 BLANK_LINE = "\n\n"
+BLANK_LINES = (BLANK_LINE, "\r\n\r\n")
+"""With the line breaks of Windows, too, which models write where a question has them."""
 _MARK = re.compile(r"(?:#{1,6}[ \t]{0,3})?(\*\*)?(?:Final [Aa]nswer|FINAL ANSWER)(\*\*)?\s*:")
 """With the mark-up of a heading and the beginning and end of bold type."""
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
@@ -41,7 +43,7 @@ class ParagraphGrammar(Grammar):
     @property
     def stops(self) -> Stops:
         """The blank line."""
-        return Stops(strings=(BLANK_LINE,))
+        return Stops(strings=BLANK_LINES)
 
     @property
     def instruction(self) -> str:
@@ -61,7 +63,7 @@ class ParagraphGrammar(Grammar):
             if not answer:
                 return Piece("broken", drawn.text)
             return Piece("answer", answer, {"reasoning": reasoning} if reasoning else NO_FIELDS)
-        return Piece("step", text) if drawn.stop == BLANK_LINE else Piece("broken", drawn.text)
+        return Piece("step", text) if drawn.stop in BLANK_LINES else Piece("broken", drawn.text)
 
     def spans(self, piece: Piece, *, first: bool) -> list[Span]:
         """``first`` makes no difference."""
@@ -76,7 +78,7 @@ class ParagraphGrammar(Grammar):
 
 def _tidy(text: str) -> str:
     """A paragraph without white space around it, and without blank lines."""
-    return re.sub(r"\n(?:[ \t]*\n)+", "\n", text.strip())
+    return re.sub(r"\n(?:[ \t]*\n)+", "\n", text.replace("\r\n", "\n").strip())
 
 
 def _answer_in(text: str) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
 from cos.search.types import Question
+from cos.server.flags import load_settings
 
 MODULE = """
 from cos.prm.ports import PrmFormat
@@ -218,3 +219,17 @@ def test_a_name_that_two_have_is_refused_to_whoever_asks_for_it(install: Install
 def test_a_strategy_of_another_distribution_is_found_by_its_alias(install: Install) -> None:
     install("cos.strategies", added="theirs_of_a_test:Searching")
     assert resolve("also-added").name == "added"
+
+
+def test_a_server_starts_with_a_broken_grammar_installed_but_not_with_one_asked_for(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("cos.grammars", added="not_there:Lines")
+    assert load_settings(["--policy", "scripted"]).grammar == "auto"
+    with pytest.raises(SystemExit) as ended:
+        load_settings(["--policy", "scripted", "--grammar", "added"])
+    assert ended.value.code == 2
+    assert "No module named 'not_there'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        load_settings(["--help"])
+    assert not ended.value.code

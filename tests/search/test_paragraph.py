@@ -45,7 +45,7 @@ def answer(text: str) -> str | None:
 
 def test_any_policy_can_write_so_and_is_told_how() -> None:
     grammar = choose("paragraph", ScriptedVocabulary(()))
-    assert grammar.stops.strings == ("\n\n",)
+    assert grammar.stops.strings == ("\n\n", "\r\n\r\n")
     assert grammar.stops.token_ids == ()
     assert "blank line" in grammar.instruction
     assert "Final answer:" in grammar.instruction
@@ -57,6 +57,19 @@ def test_a_blank_line_ends_a_step() -> None:
 
 def test_the_instruction_itself_is_no_answer() -> None:
     assert GRAMMAR.read(drawn(r"I shall put the answer into \boxed{}." + BLANK_LINE)).kind == "step"
+
+
+async def test_paragraphs_with_the_line_breaks_of_windows_are_steps() -> None:
+    def write(prompt: Prompt, before: str, rng: random.Random) -> str:
+        del prompt
+        return ["One.\r\n\r\n", "Two\r\nlines.\r\n\r\n", "So.\r\nFinal answer: 3\r\n"][before.count("\r\n\r\n")]
+
+    result = await search("greedy", Script(writer=write))
+    assert [(candidate.end, candidate.piece.text) for candidate in result.tree] == [
+        ("step", "One."),
+        ("step", "Two\nlines."),
+        ("answer", "3"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["\n\n", "\n\n\n", " \n\n"])
