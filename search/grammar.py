@@ -4,6 +4,7 @@ A policy's reply is cut into pieces: steps, and the answer that ends a chain. On
 `cos.search.grammars`, or a class that another distribution adds by the entry point ``cos.grammars``.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -37,6 +38,7 @@ class Grammar(Protocol):
         ...
 
     @property
+    @abstractmethod
     def stops(self) -> Stops:
         """What ends a piece. The end of the policy's turn always does."""
         ...
@@ -47,10 +49,12 @@ class Grammar(Protocol):
         trained to."""
         return ""
 
+    @abstractmethod
     def read(self, drawn: Drawn) -> Piece:
         """What a piece is. Where a token limit ended it (``drawn.finish`` is "length") it is "truncated"."""
         ...
 
+    @abstractmethod
     def spans(self, piece: Piece, *, first: bool) -> Sequence[Span]:
         """A step or an answer as the policy would have written it. ``first``: whether it begins its chain."""
         ...
