@@ -10,9 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cos.search.errors import InputError
 from cos.search.ports import Drawn, Encoder, Stops, Vocabulary
-from cos.search.types import Piece
-
-KINDS = ("step", "answer", "truncated", "broken")
+from cos.search.types import KINDS, Piece
 
 
 class Span(NamedTuple):
@@ -71,7 +69,7 @@ def read(grammar: Grammar, drawn: Drawn) -> Piece:
     if not isinstance(piece, Piece):
         raise _unusable(grammar, f"a {type(piece).__name__} in place of a Piece")
     if piece.kind not in KINDS:
-        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(KINDS)}")
+        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(sorted(KINDS))}")
     texts: list[Any] = [piece.text, *piece.fields.values()]
     if not all(isinstance(text, str) for text in texts):
         raise _unusable(grammar, f"a piece of kind {piece.kind!r} of which not every part is text")

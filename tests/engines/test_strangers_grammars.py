@@ -41,8 +41,8 @@ def test_a_grammar_that_cannot_write_a_step_without_fields_is_told_so() -> None:
 async def test_a_kind_of_piece_that_nobody_knows_ends_the_search_with_its_name() -> None:
     grammar = Misnamed(ScriptedVocabulary())
     models = Models(policy=ScriptedEngine(Script(grammar=grammar)), grammar=grammar)
-    told = f"the grammar {grammar.name!r} has read a piece of kind 'steps'; there are answer, broken, step, truncated"
-    with pytest.raises(ValueError, match=told):
+    told = f"grammar {grammar.name!r} returned a piece of kind 'steps'; there are answer, broken, step, truncated"
+    with pytest.raises(InputError, match=told):
         await solve(Question("How much?"), SearchSpec("best_of_n", {"n": 2}, score="likelihood"), models)
 
 
