@@ -176,7 +176,7 @@ def step_line(number: int, step: Candidate) -> str:
 
 
 def step_lines(solution: Solution) -> list[str]:
-    """The winning chain's steps, a line each, and what was written beside the answer."""
+    """The winning chain's steps, a line each, then the named parts of the text that holds the answer."""
     steps = [step_line(number, step) for number, step in enumerate(solution.steps, 1)]
     return steps + [text for text in solution.answer_fields.values() if text]
 

@@ -110,8 +110,8 @@ class Solution(Message):
     steps: tuple[Candidate, ...]
     """The winning chain without its answer, in order."""
     answer_fields: Annotated[dict[str, str], Field(default_factory=dict)]
-    """What was written beside the answer in one piece with it, such as the reasoning that leads to it, by the names of
-    the policy's step format."""
+    """Named parts of the text that holds the answer, such as the reasoning before it, where the policy's step format
+    names parts."""
     answer_score: float | None
     chain_score: float | None
     strategy: str
