@@ -8,7 +8,7 @@ from cos.search.account import Account
 from cos.search.budget import Budget
 from cos.search.draws import Draws
 from cos.search.events import Event, Proposed
-from cos.search.grammar import Grammar
+from cos.search.grammar import Grammar, read
 from cos.search.hygiene import end_of
 from cos.search.place import Place
 from cos.search.ports import Drawn
@@ -17,7 +17,7 @@ from cos.search.select import likelihood_score
 from cos.search.speculation import Speculation
 from cos.search.terms import Terms
 from cos.search.tree import Tree
-from cos.search.types import KINDS, Candidate, Chain
+from cos.search.types import Candidate, Chain
 
 
 class Generation:
@@ -66,12 +66,7 @@ class Generation:
         return place.chain.then(candidate)
 
     def _candidate(self, place: Place, drawn: Drawn) -> Candidate:
-        piece = self._grammar.read(drawn)
-        if piece.kind not in KINDS:
-            raise ValueError(
-                f"the grammar {self._grammar.name!r} has read a piece of kind {piece.kind!r}; "
-                f"there are {', '.join(sorted(KINDS))}"
-            )
+        piece = read(self._grammar, drawn)
         end = end_of(piece, place.chain)
         too_deep = len(place.path) > self._max_steps
         if end == "step" and (too_deep or self._rations.room(place.chain) - drawn.tokens < 1):

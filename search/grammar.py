@@ -6,10 +6,13 @@ A policy's reply is cut into pieces: steps, and the answer that ends a chain. On
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from cos.search.errors import InputError
 from cos.search.ports import Drawn, Encoder, Stops, Vocabulary
 from cos.search.types import Piece
+
+KINDS = ("step", "answer", "truncated", "broken")
 
 
 class Span(NamedTuple):
@@ -59,6 +62,24 @@ class Grammar(Protocol):
     def brief(self, piece: Piece) -> str:
         """A step in one line, for somebody who compares several."""
         return piece.text
+
+
+def read(grammar: Grammar, drawn: Drawn) -> Piece:
+    """What a piece is, by a grammar of any origin. Errors: InputError where what it returns is no piece: such a grammar
+    can serve no search."""
+    piece: Any = grammar.read(drawn)  # Nobody has checked the types of somebody else's code.
+    if not isinstance(piece, Piece):
+        raise _unusable(grammar, f"a {type(piece).__name__} in place of a Piece")
+    if piece.kind not in KINDS:
+        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(KINDS)}")
+    texts: list[Any] = [piece.text, *piece.fields.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise _unusable(grammar, f"a piece of kind {piece.kind!r} of which not every part is text")
+    return piece
+
+
+def _unusable(grammar: Grammar, what: str) -> InputError:
+    return InputError(f"grammar {grammar.name!r} returned {what}; mend its read()", "grammar")
 
 
 def written(spans: Sequence[Span]) -> str:

@@ -96,8 +96,9 @@ def test_rounding_beyond_an_end_is_that_end() -> None:
     ],
 )
 def test_what_is_no_scale_says_why(given: dict[str, Any], reason: str) -> None:
+    whole: dict[str, Any] = {"aggregation": "mean", **given}
     with pytest.raises(ValueError, match=reason):
-        Scale(**{"aggregation": "mean", **given})
+        Scale(**whole)
 
 
 async def test_products_of_scores_that_are_no_shares_are_refused_before_any_work() -> None:
