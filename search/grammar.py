@@ -10,9 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cos.search.errors import InputError
 from cos.search.ports import Drawn, Encoder, Stops, Vocabulary
-from cos.search.types import Piece
-
-KINDS = ("step", "answer", "truncated", "broken")
+from cos.search.types import KINDS, Piece
 
 
 class Span(NamedTuple):
