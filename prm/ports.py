@@ -1,7 +1,7 @@
 """The ports of PRM formats: what a runtime can be asked about a chain, and what a format is."""
 
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, get_args
 
 from msgspec import Struct
 
@@ -69,6 +69,16 @@ class PrmFormat(Protocol):
     """What it asks of the model."""
     scale: Scale
     """What its scores mean, with the official threshold and aggregation."""
+
+    def __init_subclass__(cls) -> None:
+        """Errors: ValueError for an ability that no model has."""
+        super().__init_subclass__()
+        ability = getattr(cls, "ability", None)
+        if ability is not None and ability not in get_args(Ability):
+            name = getattr(cls, "name", cls.__name__)
+            raise ValueError(
+                f"the ability of PRM format {name!r} is {ability!r}; there are {', '.join(get_args(Ability))}"
+            )
 
     def __init__(self, reader: Reader, judged: Judged) -> None:
         """Errors: InputError naming what the PRM lacks for this format."""

@@ -66,7 +66,7 @@ NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 Kind = Literal["step", "answer", "truncated", "broken"]
 """A whole step, a whole answer, text that a token limit cut, or text that the grammar cannot read."""
 
-KINDS: frozenset[Kind] = frozenset(get_args(Kind))
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Piece(Struct, frozen=True, gc=False):

@@ -10,8 +10,7 @@ from cos.prm.encoding import single
 from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.grammar import Span
-from cos.search.models import Models
-from cos.search.ports import Draw, Drawn, Stops
+from cos.search.ports import Draw, Stops
 from cos.search.prompt import Prompt, Turn
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -26,24 +25,9 @@ class Fielded(Lines):
         return [Span(piece.fields["question"])]
 
 
-class Misnamed(Lines):
-    """Calls a step by a name of its own."""
-
-    def read(self, drawn: Drawn) -> Piece:
-        return Piece("steps", drawn.text)  # pyright: ignore[reportArgumentType]
-
-
 def test_a_grammar_that_cannot_write_a_step_without_fields_is_told_so() -> None:
     with pytest.raises(InputError, match=r"cannot write a step that has a text and no fields.*KeyError: 'question'"):
         ScriptedEngine(Script(grammar=Fielded(ScriptedVocabulary())))
-
-
-async def test_a_kind_of_piece_that_nobody_knows_ends_the_search_with_its_name() -> None:
-    grammar = Misnamed(ScriptedVocabulary())
-    models = Models(policy=ScriptedEngine(Script(grammar=grammar)), grammar=grammar)
-    told = f"grammar {grammar.name!r} returned a piece of kind 'steps'; there are answer, broken, step, truncated"
-    with pytest.raises(InputError, match=told):
-        await solve(Question("How much?"), SearchSpec("best_of_n", {"n": 2}, score="likelihood"), models)
 
 
 def test_an_open_vocabulary_has_any_token_that_it_is_asked_for_and_plain_text_never_has_it() -> None:

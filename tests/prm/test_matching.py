@@ -119,6 +119,13 @@ def test_two_formats_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch, n
     assert Headed not in menu.menu().values()
 
 
+def test_an_ability_that_no_model_has_is_refused_where_its_format_is_written() -> None:
+    with pytest.raises(
+        ValueError, match="the ability of PRM format 'mistyped' is 'label'; there are labels, head, text"
+    ):
+        type("Mistyped", (Headed,), {"name": "mistyped", "ability": "label"})
+
+
 async def test_models_of_different_vocabularies_search_as_well() -> None:
     bridged = match(ScriptedEngine(), ScriptedEngine(vocabulary=ScriptedVocabulary(OTHER)))
     shared = match(ScriptedEngine(), ScriptedEngine())
