@@ -62,12 +62,13 @@ async def _start_vllm(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
 
 async def _start_scripted(wanted: Sequence[EngineSettings]) -> Sequence[Runtime]:
     from cos.engines.scripted import Script, ScriptedEngine
-    from cos.engines.scripted_vocabulary import ScriptedVocabulary
+    from cos.engines.scripted_vocabulary import OpenVocabulary
     from cos.search import grammars
 
-    vocabulary = ScriptedVocabulary()
-    scripts = [Script(grammar=grammars.choose(settings.grammar, vocabulary)) for settings in wanted]
-    return [ScriptedEngine(script, vocabulary=vocabulary) for script in scripts]
+    # Each has one of its own: what a PRM format calls a label is no token of the policy's.
+    vocabularies = [OpenVocabulary() for _ in wanted]
+    scripts = [Script(grammar=grammars.choose(one.grammar, own)) for one, own in zip(wanted, vocabularies, strict=True)]
+    return [ScriptedEngine(script, vocabulary=own) for script, own in zip(scripts, vocabularies, strict=True)]
 
 
 RUNTIMES: Mapping[RuntimeName, Starter] = MappingProxyType({"vllm": _start_vllm, "scripted": _start_scripted})

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
-from cos.engines.scripted_vocabulary import TURN_END, ScriptedVocabulary
+from cos.engines.scripted_vocabulary import TURN_END, OpenVocabulary, ScriptedVocabulary
 from cos.engines.story import Judge, Story, Writer, default_story
 from cos.search.errors import EngineDead, EngineError, InputError
 from cos.search.grammar import Grammar
@@ -86,7 +86,7 @@ class ScriptedEngine:
         """Begun anew for each draw."""
         self.aborted = 0
         self._context_tokens = context_tokens
-        self._vocabulary = vocabulary or ScriptedVocabulary()
+        self._vocabulary = vocabulary or OpenVocabulary()
         self.steps = 0
         """Requests that were carried out."""
         self._alive = True

@@ -15,18 +15,19 @@ class ScriptedVocabulary:
 
     def __init__(self, controls: Sequence[str] = CosGrammar.control_tokens) -> None:
         self._tokens = [*controls, TURN_END]
+        self._first_byte = len(self._tokens)
         self._pieces = [*(token.encode() for token in self._tokens), *(bytes([byte]) for byte in range(256))]
         self._controls = {token: index for index, token in enumerate(self._tokens)}
         self._encoded = lru_cache(maxsize=1024)(self._encode_markup)
         self._decoded = lru_cache(maxsize=1024)(self._decode)
-        self._pattern = re.compile("|".join(map(re.escape, sorted(self._tokens, key=len, reverse=True))))
+        self._pattern = _any_of(self._tokens)
 
     @property
     def fingerprint(self) -> str:
         return f"scripted: {' '.join(self._tokens)}"
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(map(len(self._tokens).__add__, text.encode()))
+        return tuple(map(self._first_byte.__add__, text.encode()))
 
     def encode_markup(self, text: str) -> tuple[int, ...]:
         """Text whose control tokens are meant."""
@@ -59,3 +60,25 @@ class ScriptedVocabulary:
             if size >= wanted:
                 return number
         return len(token_ids)
+
+
+class OpenVocabulary(ScriptedVocabulary):
+    """One that has every token it is asked for, such as a grammar's mark or a PRM format's label of a whole word: it
+    stands in for the tokenizer of a checkpoint that nobody has named."""
+
+    def control_id(self, token: str) -> int | None:
+        known = super().control_id(token)
+        if known is not None or not token:
+            return known
+        # Behind all others, so that those keep their ids.
+        self._controls[token] = len(self._pieces)
+        self._pieces.append(token.encode())
+        self._tokens.append(token)
+        self._pattern = _any_of(self._tokens)
+        self._encoded.cache_clear()
+        return self._controls[token]
+
+
+def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
+    """Finds the longest token that stands anywhere."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))

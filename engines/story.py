@@ -11,6 +11,7 @@ from functools import cache
 
 from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.search import grammars
+from cos.search.errors import InputError
 from cos.search.grammar import Grammar, written
 from cos.search.grammars.cos import Step, step_piece
 from cos.search.prompt import Prompt
@@ -33,6 +34,14 @@ class Story:
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
+        try:
+            grammar.spans(Piece("step", _MARK), first=True)
+        except Exception as error:  # It may be anybody's grammar, and raise anything.
+            raise InputError(
+                f"the grammar {grammar.name!r} cannot write a step that has a text and no fields, such as the scripted "
+                f"models' ({type(error).__name__}: {error}); let its `spans` use `piece.text` where a field is missing",
+                "grammar",
+            ) from error
         self.step_end = _ending(grammar, Piece("step", _MARK))
         """How a step ends. What ends otherwise ends the policy's turn; empty where the grammar does not mark it."""
         self._answer_mark = _ending(grammar, Piece("answer", _MARK)) or _beginning(grammar, Piece("answer", _MARK))

@@ -19,6 +19,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from cos.engines.chat import ChatPrompt
+from cos.engines.environment import is_cpu_build
 from cos.engines.load import Load
 from cos.engines.settings import EngineSettings
 from cos.engines.vocabulary import HfVocabulary
@@ -33,7 +34,7 @@ STOP_TIMEOUT_S = 20.0
 """An engine process that has not ended by then is killed. It takes some 2 s, most of it Python's own end: more than
 vLLM's 5 s on a busy machine."""
 PROBE = "How much is it?"
-"""What a probe reads. On CPU a prompt of one token ends vLLM's process."""
+"""What a probe reads. On CPU a prompt of one token may end vLLM's process."""
 PROBE_PRIORITY = -1_000_000
 """Before whatever a search wants."""
 
@@ -161,10 +162,15 @@ class VllmEngine:
     ) -> Any:
         """One request after ``base`` + ``prefix``; cancelling the task aborts it, and ``aborted`` is given the
         number of tokens it had written. None when it ended without a result. Errors: EngineError, EngineDead."""
+        ids = [*base["prompt_token_ids"], *prefix]
+        if len(ids) == 1 and not self.has_head and is_cpu_build():
+            # vLLM's process may end without a word, and does where this is the first that it is asked.
+            raise EngineError(
+                f"the {self.settings.role} engine cannot read a prompt of a single token on CPU; ask a longer question"
+            )
         from vllm.inputs import mm_input, tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        ids = [*base["prompt_token_ids"], *prefix]
         if base["type"] == "multimodal":
             request = mm_input(ids, base["mm_kwargs"], base["mm_hashes"], base["mm_placeholders"])
         else:

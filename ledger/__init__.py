@@ -1,1 +1,4 @@
-"""The ledger task: rows of handwritten numbers, questions over them, and the models that learn it."""
+"""The ledger task: rows of handwritten numbers, questions over them, and the models that learn it.
+
+Its chains are written in the CoS format.
+"""

@@ -1,6 +1,7 @@
-"""Two labels and the probability that they stand for."""
+"""Labels and the probabilities that they stand for."""
 
 import math
+from collections.abc import Sequence
 
 LEAST_LABEL_LOGPROB = math.log(1e-6)
 """A model that gives each label less than this was never taught to judge: what it would say is noise."""
@@ -13,3 +14,13 @@ def p_good(good: float, bad: float) -> float | None:
     if not math.isfinite(margin) or max(good, bad) < LEAST_LABEL_LOGPROB:
         return None
     return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
+
+
+def shares(logprobs: Sequence[float]) -> tuple[float, ...] | None:
+    """Softmax of the log-probabilities of any number of labels, in their order; None when one is not finite, or all are
+    so small that the model meant none."""
+    largest = max(logprobs, default=-math.inf)
+    if not all(map(math.isfinite, logprobs)) or largest < LEAST_LABEL_LOGPROB:
+        return None
+    weights = [math.exp(logprob - largest) for logprob in logprobs]
+    return tuple(weight / math.fsum(weights) for weight in weights)

@@ -1,5 +1,6 @@
 """The ports of PRM formats: what a runtime can be asked about a chain, and what a format is."""
 
+from abc import abstractmethod
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -73,6 +74,7 @@ class PrmFormat(Protocol):
         """Errors: InputError naming what the PRM lacks for this format."""
         ...
 
+    @abstractmethod
     async def open(self, question: Question) -> ScorerSession:
         """Shows the PRM a question."""
         ...

@@ -4,14 +4,13 @@ A policy's reply is cut into pieces: steps, and the answer that ends a chain. On
 `cos.search.grammars`, or a class that another distribution adds by the entry point ``cos.grammars``.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cos.search.errors import InputError
 from cos.search.ports import Drawn, Encoder, Stops, Vocabulary
-from cos.search.types import Chain, Piece
-
-KINDS = ("step", "answer", "truncated", "broken")
+from cos.search.types import KINDS, Chain, Piece
 
 
 class Span(NamedTuple):
@@ -37,6 +36,7 @@ class Grammar(Protocol):
         ...
 
     @property
+    @abstractmethod
     def stops(self) -> Stops:
         """What ends a piece. The end of the policy's turn always does."""
         ...
@@ -47,10 +47,12 @@ class Grammar(Protocol):
         trained to."""
         return ""
 
+    @abstractmethod
     def read(self, drawn: Drawn) -> Piece:
         """What a piece is. Where a token limit ended it (``drawn.finish`` is "length") it is "truncated"."""
         ...
 
+    @abstractmethod
     def spans(self, piece: Piece, *, first: bool) -> Sequence[Span]:
         """A step or an answer as the policy would have written it. ``first``: whether it begins its chain."""
         ...
@@ -67,7 +69,7 @@ def read(grammar: Grammar, drawn: Drawn) -> Piece:
     if not isinstance(piece, Piece):
         raise _unusable(grammar, f"a {type(piece).__name__} in place of a Piece")
     if piece.kind not in KINDS:
-        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(KINDS)}")
+        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(sorted(KINDS))}")
     texts: list[Any] = [piece.text, *piece.fields.values()]
     if not all(isinstance(text, str) for text in texts):
         raise _unusable(grammar, f"a piece of kind {piece.kind!r} of which not every part is text")

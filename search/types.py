@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from msgspec import Struct
 
@@ -63,11 +63,16 @@ class Prefix(Protocol):
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
+Kind = Literal["step", "answer", "truncated", "broken"]
+"""A whole step, a whole answer, text that a token limit cut, or text that the grammar cannot read."""
+
+KINDS: frozenset[Kind] = frozenset(get_args(Kind))
+
+
 class Piece(Struct, frozen=True, gc=False):
     """What the policy wrote from one cut to the next, as its grammar reads it."""
 
-    kind: Literal["step", "answer", "truncated", "broken"]
-    """A whole step, a whole answer, text that a token limit cut, or text that the grammar cannot read."""
+    kind: Kind
     text: str
     """All that a step says, or the answer, in plain words without markup; of a piece that is neither, the raw text."""
     fields: Mapping[str, str] = NO_FIELDS

@@ -3,7 +3,7 @@ key; a flag wins over a variable, that over YAML, that over the default."""
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,14 +24,12 @@ from cos.server.origins import usable_host, usable_origin
 NO_PRM = "none"
 
 
-def _one_of(what: str, name: str, auto: str, menu: Callable[[], Iterable[str]]) -> str:
-    """The name, if it is on a menu. Errors: ValueError with the menu, or for a menu that cannot be made."""
+def _known(find: Callable[[str], object], name: str) -> str:
+    """The name, if something usable has it. Errors: ValueError with the menu, or with what is wrong with it."""
     try:
-        known = menu()
+        find(name)
     except InputError as error:
         raise ValueError(str(error)) from error
-    if name != auto and name not in known:
-        raise ValueError(f"unknown {what} {name!r}; available: {', '.join([auto, *sorted(known)])}")
     return name
 
 
@@ -156,12 +154,12 @@ class Settings(EachEngineOptions, BaseSettings):
     @field_validator("grammar")
     @classmethod
     def _grammar_exists(cls, value: str) -> str:
-        return _one_of("grammar", value, grammars.AUTO, grammars.menu)
+        return _known(grammars.find, value)
 
     @field_validator("prm_format")
     @classmethod
     def _prm_format_exists(cls, value: str) -> str:
-        return _one_of("PRM format", value, prm_formats.AUTO, prm_formats.menu)
+        return _known(prm_formats.find, value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -1,4 +1,4 @@
-"""A step grammar of your own: every step is one line, and the answer is a line that begins with "=>"."""
+"""A step grammar of your own: every step is one line of two parts, and the answer is a line that begins with "=>"."""
 
 from cos.search.grammar import Grammar, Span
 from cos.search.ports import Drawn, Stops, Vocabulary
@@ -6,7 +6,7 @@ from cos.search.types import Piece
 
 
 class Bullets(Grammar):
-    """Steps "- like this", then "=> the answer"."""
+    """Steps "- what is seen | what follows", then "=> the answer"."""
 
     name = "bullets"
 
@@ -19,7 +19,7 @@ class Bullets(Grammar):
 
     @property
     def instruction(self) -> str:
-        return 'Write one step a line, each behind "- ". End with one line: "=> " and the answer.'
+        return 'Write one step a line: "- what you see | what follows". End with one line: "=> " and the answer.'
 
     def read(self, drawn: Drawn) -> Piece:
         line = drawn.text.strip()
@@ -30,8 +30,15 @@ class Bullets(Grammar):
             return Piece("answer", answer) if answer else Piece("broken", drawn.text)
         if drawn.stop is None:
             return Piece("broken", drawn.text)
-        return Piece("step", line.removeprefix("-").strip())
+        seen, _, follows = (part.strip() for part in line.removeprefix("-").partition("|"))
+        return Piece("step", f"{seen} {follows}".strip(), {"seen": seen, "follows": follows})
 
     def spans(self, piece: Piece, *, first: bool) -> list[Span]:
-        words = " ".join(piece.text.split())
-        return [Span(f"=> {words}" if piece.kind == "answer" else f"- {words}\n")]
+        if piece.kind == "answer":
+            return [Span(f"=> {_one_line(piece.text)}")]
+        seen, follows = piece.fields.get("seen", piece.text), piece.fields.get("follows", "")
+        return [Span(f"- {_one_line(seen)} | {_one_line(follows)}\n")]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,12 +1,11 @@
 """The strategies by name. Third parties add theirs through the entry-point group ``cos.strategies``."""
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from cos.search.distributions import added
+from cos.search.distributions import Menu
 from cos.search.errors import InputError
 from cos.search.strategies.auto import Auto
 from cos.search.strategies.base import Params, Strategy
@@ -42,33 +41,48 @@ BUILT_IN: tuple[Strategy, ...] = (
 )
 
 
-@cache
-def third_party() -> tuple[Strategy, ...]:
-    """The strategies other distributions add. Looked up once. Errors: InputError naming one that cannot be used."""
-    return tuple(strategy() for strategy in added("cos.strategies", "name", "aliases", "params", "needs_scores", "run"))
+def _fault(found: type[Strategy]) -> str | None:
+    taken = {name for strategy in BUILT_IN for name in (strategy.name, *strategy.aliases)}
+    clash = taken.intersection(found.aliases)
+    return f"two strategies are called {min(clash)!r}" if clash else None
+
+
+def _made(found: type[Strategy]) -> Strategy:
+    return found()
+
+
+def _menu() -> Menu[Strategy]:
+    return Menu(
+        "strategy",
+        "strategy",
+        "cos.strategies",
+        ("name", "aliases", "params", "needs_scores", "run"),
+        BUILT_IN,
+        made=_made,
+        fault=_fault,
+    )
 
 
 def menu() -> dict[str, Strategy]:
-    """Every strategy by its name. Errors: InputError when two have the same name or alias."""
-    found: dict[str, Strategy] = {}
-    taken: set[str] = set()
-    for strategy in (*BUILT_IN, *third_party()):
-        names = {strategy.name, *strategy.aliases}
-        if clash := names & taken:
-            raise InputError(f"two strategies are called {min(clash)!r}; uninstall one of them", "strategy")
-        taken |= names
-        found[strategy.name] = strategy
-    return found
+    """Every usable strategy by its name. What another distribution adds and cannot be used is logged."""
+    return _menu().usable
 
 
 def resolve(name: str) -> Strategy:
-    """The strategy of a name or alias; ``best-of-n`` means ``best_of_n``. Errors: InputError with the menu."""
+    """The strategy of a name or alias; ``best-of-n`` means ``best_of_n``.
+
+    Errors: InputError with the menu for an unknown name, or naming the entry point that cannot be used.
+    """
     wanted = name.strip().lower().replace("-", "_")
-    strategies = menu()
-    for strategy in strategies.values():
-        if wanted == strategy.name or wanted in strategy.aliases:
-            return strategy
-    raise InputError(f"unknown strategy {name!r}; available: {', '.join(sorted(strategies))}", "strategy")
+    strategies = _menu()
+    ours = next((strategy.name for strategy in BUILT_IN if wanted in strategy.aliases), wanted)
+    if ours in strategies.names:
+        return strategies.find(ours)
+    theirs = [strategy for strategy in strategies.usable.values() if wanted in strategy.aliases]
+    if len(theirs) > 1:
+        both = " and ".join(repr(strategy.name) for strategy in theirs)
+        raise InputError(f"two strategies are called {wanted!r}: ask for one of {both}", "strategy")
+    return theirs[0] if theirs else strategies.find(name)
 
 
 def parse_params(strategy: Strategy, given: Mapping[str, Any]) -> Params:

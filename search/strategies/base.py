@@ -1,5 +1,6 @@
 """What a strategy is: a coroutine of some thirty lines against the Search handle, and its parameters."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,7 @@ class Strategy(Protocol):
     needs_scores: ClassVar[bool]
     """Whether it decides by scores, so that it needs a PRM or the policy's likelihood."""
 
+    @abstractmethod
     async def run(self, search: Search, params: Any) -> Chain:
         """The winning chain. ``params`` is an instance of the strategy's own ``params`` type."""
         ...

@@ -31,10 +31,12 @@ def test_every_grammar_and_format_has_its_row(name: str) -> None:
     assert f"\n| `{name}` | " in DOCS
 
 
-def test_the_page_has_four_files_and_a_package() -> None:
+def test_the_page_has_its_files_and_a_package() -> None:
     assert sorted(files()) == [
+        "check_bullets.py",
         "cos_bullets.py",
         "cos_one_zero.py",
+        "cos_three_way.py",
         "pyproject.toml",
         "try_bullets.py",
         "try_one_zero.py",
@@ -56,7 +58,9 @@ def test_what_the_page_says_to_save_runs_as_it_says(bare: Bare, tmp_path: Path) 
     for name, text in files().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     commands = [line for line in DOCS.splitlines() if line.startswith("bin/python ")]
-    first, second = (bare.python(*shlex.split(line)[1:], cwd=tmp_path) for line in commands)
+    checked, first, second = (bare.python(*shlex.split(line)[1:], cwd=tmp_path) for line in commands)
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout == "read and spans agree\n"
     assert first.returncode == 0, first.stderr
     assert [line.split()[0] for line in first.stdout.splitlines()] == ["step", "step", "step", "answer"]
     assert second.returncode == 0, second.stderr
@@ -70,21 +74,41 @@ def test_a_package_as_the_page_has_it_is_used_by_the_command_of_the_page(bare: B
     for name, text in files().items():
         (folder / name).write_text(text, encoding="utf-8")
     bare.install(folder)
-    line = next(line for line in DOCS.splitlines() if line.startswith("bin/cos solve"))
-    done = bare.cos(*shlex.split(line)[1:], cwd=ROOT / "docs")
-    assert done.returncode == 0, done.stderr
-    assert "Answer: " in done.stdout
+    lines = [line for line in DOCS.splitlines() if line.startswith("bin/cos solve")]
+    assert len(lines) == 2
+    for line in lines:
+        done = bare.cos(*shlex.split(line)[1:], cwd=ROOT / "docs")
+        assert done.returncode == 0, done.stderr
+        assert "Answer: " in done.stdout
 
 
 def test_models_that_somebody_else_made_from_the_page_work_at_once(bare: Bare) -> None:
-    """A grammar with named parts and a format that reads a head, by somebody who had the page alone."""
+    """Two grammars with named parts, and formats that read a head and three labels, by two who had the page alone."""
     tried = bare.python("try_both.py", cwd=STRANGERS)
     assert tried.returncode == 0, tried.stderr
     assert [line.split()[:2] for line in tried.stdout.splitlines()] == [
-        [strategy, "answer"] for strategy in ("beam", "best_of_n", "auto", "particle")
+        [strategy, "answer"] for strategy in ("beam", "best_of_n", "auto", "particle") * 2
     ]
     bare.install(STRANGERS)
     asked = ("solve", "examples/ledger.png", "How much is it?", "--policy", "scripted")
-    done = bare.cos(*asked, "--grammar", "look_think", "--prm-format", "judge_head")
-    assert done.returncode == 0, done.stderr
-    assert "Answer: " in done.stdout
+    for grammar, prm_format in (("look_think", "judge_head"), ("qa_lines", "three_way"), ("qa_lines", "math_shepherd")):
+        done = bare.cos(*asked, "--grammar", grammar, "--prm-format", prm_format)
+        assert done.returncode == 0, done.stderr
+        assert "Answer: " in done.stdout
+
+
+def test_a_file_that_was_left_out_of_the_package_is_told_and_stops_nothing_else(bare: Bare, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    for name, text in files().items():
+        left_out = text.replace(', "cos_three_way.py"]', "]")
+        (folder / name).write_text(left_out, encoding="utf-8")
+    bare.install(folder)
+    asked = ("solve", "examples/ledger.png", "How much is it?", "--policy", "scripted")
+    assert "Answer: " in bare.cos(*asked).stdout
+    done = bare.cos(*asked, "--prm-format", "three_way")
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "three_way = 'cos_three_way:ThreeWay'" in told
+    assert "'my-models'" in told
+    assert "No module named 'cos_three_way'" in told

@@ -12,6 +12,7 @@ from cos.engines.chat import ChatPrompt
 from cos.engines.load import Load
 from cos.engines.settings import EngineSettings
 from cos.engines.vllm import VllmEngine
+from cos.search.errors import EngineError
 from cos.search.prompt import Prompt, bare_prompt, question_prompt
 from cos.search.types import Picture, Question
 
@@ -61,3 +62,16 @@ async def test_vllm_is_given_the_prompt_as_the_chat_template_has_it_and_the_pict
     rendered = await engine.render(prompt)
     assert "".join(map(chr, rendered["prompt_token_ids"])) == said
     assert rendered.get("multi_modal_data") == ({"image": PICTURE.image} if prompt.picture else None)
+
+
+async def test_a_single_token_is_refused_on_cpu_where_it_would_end_the_process_of_vllm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cos.engines.vllm.is_cpu_build", lambda: True)
+    llm = SimpleNamespace(model_config=SimpleNamespace(max_model_len=100, runner_type="generate"), errored=False)
+    spelling = cast("Any", Spelling())
+    settings = EngineSettings(role="policy", model="any")
+    engine = VllmEngine(settings, llm, ChatPrompt(spelling, Template()), spelling, CollectorRegistry(), Load())
+    with pytest.raises(EngineError, match="cannot read a prompt of a single token on CPU"):
+        await engine.generate({"type": "token", "prompt_token_ids": [1]}, (), None, 0, [])
+    assert engine.is_alive

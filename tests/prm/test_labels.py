@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos.prm.labels import p_good
+from cos.prm.labels import p_good, shares
 
 
 def test_both_labels_at_minus_infinity_are_no_score() -> None:
@@ -42,3 +42,17 @@ def test_p_good_is_the_softmax_over_the_two_labels(good: float, bad: float) -> N
 @given(st.floats(-30, 30), st.floats(1e-6, 5))
 def test_a_larger_margin_is_never_a_smaller_score(margin: float, more: float) -> None:
     assert (p_good(margin + more, 0.0) or 0.0) >= (p_good(margin, 0.0) or 0.0)
+
+
+@given(st.lists(st.floats(-13, 0), min_size=1, max_size=5))
+def test_shares_are_the_softmax_over_any_number_of_labels(logprobs: list[float]) -> None:
+    found = shares(logprobs)
+    assert found is not None
+    assert math.fsum(found) == pytest.approx(1)
+    total = math.fsum(map(math.exp, logprobs))
+    assert found == pytest.approx([math.exp(logprob) / total for logprob in logprobs])
+
+
+@pytest.mark.parametrize("logprobs", [(-1.0, math.nan, -1.0), (-1.0, -1.0, -math.inf), (-14.0, -15.0, -20.0), ()])
+def test_shares_of_labels_that_say_nothing_are_no_shares(logprobs: tuple[float, ...]) -> None:
+    assert shares(logprobs) is None

@@ -1,5 +1,6 @@
 """Two models matched: the side that does not fit is named, and so is a format that nobody has."""
 
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cos.prm import menu
 from cos.prm.cos import CosPrm
 from cos.prm.matching import match
 from cos.prm.ports import Judged, PrmFormat, Reader
+from cos.search import distributions
 from cos.search.errors import InputError
 from cos.search.grammars.cos import COS_TOKENS, POLICY_TOKENS, CosGrammar
 from cos.search.ports import ScorerSession
@@ -35,6 +37,15 @@ class Headed(PrmFormat):
 
     async def open(self, question: Question) -> ScorerSession:
         raise NotImplementedError
+
+
+def added(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Another distribution adds `Headed` by this name."""
+
+    def installed(group: str) -> tuple[EntryPoint, ...]:
+        return (EntryPoint(name, f"{__name__}:Headed", group),) if group == "cos.prms" else ()
+
+    monkeypatch.setattr(distributions, "installed", installed)
 
 
 def refusal(**formats: Any) -> InputError:
@@ -82,7 +93,7 @@ def test_a_name_that_nobody_has_is_refused_with_the_menu() -> None:
 
 
 def test_a_format_of_another_package_stands_in_the_menu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(menu, "third_party", lambda: (Headed,))
+    added(monkeypatch, "headed")
     assert menu.menu()["headed"] is Headed
     models = match(ScriptedEngine(), Spy(abilities=frozenset({"head"})), prm_format="headed")
     assert isinstance(models.scorer, Headed)
@@ -90,7 +101,7 @@ def test_a_format_of_another_package_stands_in_the_menu_by_its_name(monkeypatch:
 
 
 def test_a_model_that_cannot_be_asked_what_a_format_asks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(menu, "third_party", lambda: (Headed,))
+    added(monkeypatch, "headed")
     error = refusal(prm_format="headed")
     assert "'headed'" in str(error)
     assert "labels" in str(error)
@@ -100,9 +111,12 @@ def test_a_model_that_cannot_be_asked_what_a_format_asks_is_refused(monkeypatch:
 
 @pytest.mark.parametrize("name", ["cos", "auto"])
 def test_two_formats_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(menu, "third_party", lambda: (type("Twin", (Headed,), {"name": name}),))
-    with pytest.raises(InputError, match=f"two PRM formats are called '{name}'"):
-        menu.menu()
+    added(monkeypatch, name)
+    if name != menu.AUTO:
+        with pytest.raises(InputError, match=f"two PRM formats are called '{name}'"):
+            menu.find(name)
+    assert menu.find(menu.AUTO) is CosPrm
+    assert Headed not in menu.menu().values()
 
 
 async def test_models_of_different_vocabularies_search_as_well() -> None:

@@ -6,10 +6,9 @@ import pytest
 
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.engines.scripted_vocabulary import ScriptedVocabulary
-from cos.prm.matching import match
-from cos.search import grammars
 from cos.search.errors import InputError
 from cos.search.grammars.paragraph import ParagraphGrammar
+from cos.search.models import Models
 from cos.search.ports import Drawn
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -21,14 +20,12 @@ from cos.search.types import Piece, Question
     [
         (None, "a NoneType in place of a Piece"),
         ("One.", "a str in place of a Piece"),
-        (Piece("conclusion", "4"), "a piece of kind 'conclusion'; there are step, answer, truncated, broken"),  # pyright: ignore[reportArgumentType]
+        (Piece("conclusion", "4"), "a piece of kind 'conclusion'; there are answer, broken, step, truncated"),  # pyright: ignore[reportArgumentType]
         (Piece("answer", None), "a piece of kind 'answer' of which not every part is text"),  # pyright: ignore[reportArgumentType]
         (Piece("step", "One.", {"number": 1}), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
     ],
 )
-async def test_a_grammar_whose_pieces_are_none_is_named(
-    monkeypatch: pytest.MonkeyPatch, returned: Any, what: str
-) -> None:
+async def test_a_grammar_whose_pieces_are_none_is_named(returned: Any, what: str) -> None:
     class Theirs(ParagraphGrammar):
         name = "theirs"
 
@@ -36,8 +33,7 @@ async def test_a_grammar_whose_pieces_are_none_is_named(
             del drawn
             return returned
 
-    monkeypatch.setattr(grammars, "third_party", lambda: (Theirs,))
     policy = ScriptedEngine(Script(grammar=ParagraphGrammar(ScriptedVocabulary())))
-    models = match(policy, ScriptedEngine(), grammar="theirs")
+    models = Models(policy=policy, grammar=Theirs(policy.vocabulary))
     with pytest.raises(InputError, match=f"grammar 'theirs' returned {what}"):
-        await solve(Question("How much is it?"), SearchSpec("beam", {"n": 2}), models)
+        await solve(Question("How much is it?"), SearchSpec("beam", {"n": 2}, score="likelihood"), models)

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from importlib.metadata import EntryPoint
 from typing import ClassVar
 
 import pytest
 
-from cos.search import strategies
+from cos.search import distributions
 from cos.search.errors import InputError
 from cos.search.result import Result
 from cos.search.scale import Scale
@@ -103,17 +104,23 @@ class Named(Strategy):
         return (await search.sample(1, scored=False))[0]
 
 
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """What another distribution adds."""
+    return (EntryPoint("theirs", f"{__name__}:Named", group),)
+
+
 def test_another_distributions_strategy_with_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategies, "third_party", lambda: (Named(),))
+    monkeypatch.setattr(distributions, "installed", installed)
     with pytest.raises(InputError, match="two strategies are called 'beam_search'"):
-        menu()
+        resolve("theirs")
+    assert "theirs" not in menu()
 
 
 async def test_another_distributions_strategy_is_found_by_its_name_and_runs_like_ours(
     monkeypatch: pytest.MonkeyPatch, find: Callable[..., Awaitable[Result]]
 ) -> None:
     monkeypatch.setattr(Named, "aliases", ())
-    monkeypatch.setattr(strategies, "third_party", lambda: (Named(),))
+    monkeypatch.setattr(distributions, "installed", installed)
     assert resolve("theirs").name == "theirs"
     assert parse_params(resolve("theirs"), {}) == Params()
     assert (await find("theirs")).is_complete

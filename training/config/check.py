@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from cos.search.errors import CosError
-from cos.search.grammars.cos import COS_TOKENS
 from cos.training.config.keys import TrainingKeys
 from cos.training.config.label_sources import label_faults
 from cos.training.config.packages import missing
@@ -285,13 +284,10 @@ def _tokens(
     from transformers import AutoConfig, AutoProcessor
 
     from cos.training.data.lengths import Lengths, room
-    from cos.training.learning.encode import TurnEncoder
+    from cos.training.learning.encode import TurnEncoder, add_step_tokens
 
     processor = AutoProcessor.from_pretrained(folder)
-    known = processor.tokenizer.get_vocab()
-    # What the stage `tokens` will have added.
-    missing = [token for token in COS_TOKENS if token not in known]
-    processor.tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+    add_step_tokens(processor.tokenizer)  # as the stage `tokens` will have done
     encoder = TurnEncoder(processor.tokenizer)
     lengths = Lengths(processor, encoder, intake.sizes, tagged=isinstance(stage, PrmConfig))
     tokens = {id(row): lengths.tokens(row) for row in rows}

@@ -1,4 +1,7 @@
-"""What readers of published PRM data have in common: steps of plain text, and fields that are looked for by name."""
+"""What readers of published PRM data have in common: steps of plain text, and fields that are looked for by name.
+
+It is a part of the trainer that knows CoS: steps of plain text become steps with a name and a thought.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What passes between stages: problems, chains and pairs, one JSON object a line.
 
-Pictures' paths in a file are absolute or relative to a folder, the file's own unless told; once read they are absolute.
-A file is written
-beside and renamed, so it is there whole or not at all.
+A row's steps are those of the CoS format, whatever wrote them (`cos.training.data.pieces`): this is a part of the
+trainer that knows CoS. Pictures' paths in a file are absolute or relative to a folder, the file's own unless told; once
+read they are absolute. A file is written beside and renamed, so it is there whole or not at all.
 
 What is read is JSON as its standard has it: NaN and Infinity, a key that stands twice in one object, a key that nobody
 reads (what else is known about a problem belongs into its ``meta``) and every type other than the declared one are

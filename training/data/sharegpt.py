@@ -4,15 +4,16 @@
                                                         {"from": "gpt", "value": "<|reasoning_start|>..."}]}
 
 The format is read off the released serialiser, trainers and InternVL's loader (baaivision/CoS); the published files
-themselves were not looked at.
+themselves were not looked at. It is a part of the trainer that knows CoS.
 
 Read:
 
 - One question and one reply about one picture, or about none. ``image`` is a path, or a list of one path; where there
   is no picture the key is left out, null or an empty list. ``<image>`` may stand at the beginning or the end of the
   question, or be left out: the picture is always shown first.
-- The reply is the whole chain in the step grammar (`cos.search.grammar`). White space around control tokens is dropped,
-  as slow tokenizers put some there; ``Answer:`` before the answer may be missing, as it is in the paper's figure 7.
+- The reply is the whole chain in the step grammar (`cos.search.grammars.cos`). White space around control tokens is
+  dropped, as slow tokenizers put some there; ``Answer:`` before the answer may be missing, as it is in the paper's
+  figure 7.
 - Step tags behind every step and the answer mean nothing by themselves. PRM labels in their places, or two copies of
   the chain with ``<|split_token|>`` between them, tags in the first and labels in the second (the release's PRM form),
   are labels of the source ``published``. Where the answer's label is bad, the gold answer is not known: it is empty.

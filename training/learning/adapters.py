@@ -1,4 +1,7 @@
-"""Low-rank adapters (PEFT) around a model, and back."""
+"""Low-rank adapters (PEFT) around a model, and back.
+
+It is a part of the trainer that knows CoS: the rows of the format's tokens are trained beside the adapters.
+"""
 
 import re
 from collections.abc import Sequence

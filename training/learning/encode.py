@@ -3,6 +3,8 @@
 Picture and chat template go through the checkpoint's own processor; what a row says never does. The question and the
 fields of the assistant's turn are encoded as plain text, as serving does it: a control token spelt in them stays text.
 Sequences are padded on the right and carry no attention mask: attention is causal, so padding is never seen.
+
+It is a part of the trainer that knows CoS: turns are chains in that format, tagged behind each piece for a PRM.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.chat import ChatPrompt, templater_of
 from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
-from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, Step, segment_ids
+from cos.search.grammars.cos import COS_TOKENS, LABEL_BAD, LABEL_GOOD, POLICY_TOKENS, STEP_TAG, Step, segment_ids
 
 IGNORED = -100
 """No target (the index that PyTorch's cross-entropy leaves out)."""
@@ -55,6 +57,14 @@ class Sample:
     turn: Turn
     row: str = ""
     """Id of the row it is made of, for errors; empty where it is made of none."""
+
+
+def add_step_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Adds what is missing of the 17 step, answer and PRM tokens to a tokenizer, in place, and returns it."""
+    known = tokenizer.get_vocab()
+    missing = [token for token in COS_TOKENS if token not in known]
+    tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+    return missing
 
 
 class TurnEncoder:

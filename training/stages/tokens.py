@@ -1,7 +1,8 @@
 """Stage `tokens`: the step, answer and PRM tokens for a checkpoint that does not have them.
 
 Source: arXiv 2509.19003, appendix A, and the released add_special_token.py: 17 tokens in a fixed order; the rows of a
-new token in embeddings and head start as the mean of those of a short English description.
+new token in embeddings and head start as the mean of those of a short English description. It is a part of the trainer
+that knows CoS.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cos.search.errors import InputError
 from cos.search.grammars.cos import COS_TOKENS, LABEL_BAD, LABEL_GOOD, STEP_TAG
 from cos.training.config.recipe import TokensConfig
-from cos.training.learning.encode import load_checkpoint
+from cos.training.learning.encode import add_step_tokens, load_checkpoint
 from cos.training.runs.folder import StageContext, StageRun
 
 _PRM_DESCRIPTIONS = {
@@ -38,16 +39,15 @@ def add_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
     Errors: InputError when a token is not one id afterwards.
     """
-    known = tokenizer.get_vocab()
-    missing = [token for token in COS_TOKENS if token not in known]
-    described = {token: _ids(tokenizer, description_of(token)) for token in missing}
-    tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+    # Encoded while the tokenizer is as it came.
+    described = {token: _ids(tokenizer, description_of(token)) for token in COS_TOKENS}
+    missing = add_step_tokens(tokenizer)
     _check(tokenizer)
     if not missing:
         return []
     _grow(model, len(tokenizer))
-    for token, ids in described.items():
-        _begin(model, cast(int, tokenizer.convert_tokens_to_ids(token)), ids)
+    for token in missing:
+        _begin(model, cast(int, tokenizer.convert_tokens_to_ids(token)), described[token])
     return missing
 
 
