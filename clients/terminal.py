@@ -115,6 +115,8 @@ def chain_table(solution: Solution) -> Table:
     for number, step in enumerate(solution.steps, 1):
         text = step.text if step.end == "step" else f"({step.end}) {step.text}"
         table.add_row(str(number), Text(printable(text)), score_text(step.score, likelihood=likelihood))
+    for part in solution.answer_fields.values():
+        table.add_row("", Text(printable(part)), "")
     if solution.answer is not None:
         answer = Text(f"Answer: {printable(solution.answer)}", "bold")
         table.add_row("", answer, score_text(solution.answer_score, likelihood=likelihood))

@@ -129,5 +129,5 @@ def text_of(node: Node, grammar: Grammar, *, first: bool) -> str:
     if node["end"] in ("truncated", "broken"):
         return node["text"]
     if node["answer"] is not None:
-        return written(grammar.spans(Piece("answer", node["answer"]), first=first))
+        return written(grammar.spans(Piece("answer", node["answer"], node["fields"]), first=first))
     return written(grammar.spans(Piece("step", node["text"], node["fields"]), first=first))

@@ -16,7 +16,7 @@ from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG,
 from cos.search.ports import Encoder, Reading, ScorerSession, Vocabulary
 from cos.search.prompt import question_prompt
 from cos.search.scale import Scale
-from cos.search.types import Candidate, Chain, Path, Question
+from cos.search.types import Candidate, Chain, Path, Piece, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,13 @@ class _Session:
         if self._same and isinstance(candidate.written, tuple):
             return candidate.written
         if candidate.path not in self._segments:
-            spans = spans_of(candidate.piece, first=len(candidate.path) == 1)
-            self._segments[candidate.path] = token_ids(self._vocabulary, spans)
+            self._segments[candidate.path] = self._encode(candidate.piece, first=len(candidate.path) == 1)
         return self._segments[candidate.path]
+
+    def _encode(self, piece: Piece, *, first: bool) -> tuple[int, ...]:
+        """A piece as the format has it. What stands before an answer in one piece with it is a step, as in training."""
+        before = " ".join(piece.fields.values()) if piece.kind == "answer" else ""
+        if not before:
+            return token_ids(self._vocabulary, spans_of(piece, first=first))
+        step = token_ids(self._vocabulary, spans_of(Piece("step", before), first=first))
+        return (*step, self._marks.tag_id, *token_ids(self._vocabulary, spans_of(piece, first=False)))

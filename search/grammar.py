@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cos.search.errors import InputError
 from cos.search.ports import Drawn, Encoder, Stops, Vocabulary
-from cos.search.types import KINDS, Piece
+from cos.search.types import KINDS, Chain, Piece
 
 
 class Span(NamedTuple):
@@ -69,7 +69,7 @@ def read(grammar: Grammar, drawn: Drawn) -> Piece:
     if not isinstance(piece, Piece):
         raise _unusable(grammar, f"a {type(piece).__name__} in place of a Piece")
     if piece.kind not in KINDS:
-        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(KINDS)}")
+        raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(sorted(KINDS))}")
     texts: list[Any] = [piece.text, *piece.fields.values()]
     if not all(isinstance(text, str) for text in texts):
         raise _unusable(grammar, f"a piece of kind {piece.kind!r} of which not every part is text")
@@ -78,6 +78,16 @@ def read(grammar: Grammar, drawn: Drawn) -> Piece:
 
 def _unusable(grammar: Grammar, what: str) -> InputError:
     return InputError(f"grammar {grammar.name!r} returned {what}; mend its read()", "grammar")
+
+
+def in_words(grammar: Grammar, chain: Chain) -> str:
+    """A chain as plain text: a line a step, then what was written before the answer, then the answer."""
+    steps = [candidate.piece for candidate in chain.candidates if candidate.piece.kind == "step"]
+    lines = [f"Step {index}. {grammar.brief(step)}" for index, step in enumerate(steps, start=1)]
+    if chain.is_answered:
+        newest = chain.candidates[-1].piece
+        lines += [*newest.fields.values(), f"Answer: {newest.text}"]
+    return "\n".join(lines)
 
 
 def written(spans: Sequence[Span]) -> str:

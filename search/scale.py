@@ -37,8 +37,6 @@ class Scale(Struct, frozen=True, kw_only=True):
             raise ValueError(f"step_weight = {self.step_weight:g}; give a share from 0 to 1")
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"unknown aggregation {self.aggregation!r}; there are {', '.join(get_args(Aggregation))}")
-        if self.aggregation == "prod" and not self.has_products:
-            raise ValueError(f"'prod' multiplies scores, and {self.lowest:g} to {self.highest:g} is not within 0 to 1")
 
     @property
     def has_products(self) -> bool:

@@ -14,6 +14,7 @@ from cos.search.ahead import Ahead, Predict
 from cos.search.budget import Budget, even_parts
 from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError, InputError
 from cos.search.events import Event, Selected
+from cos.search.grammar import in_words
 from cos.search.models import Models
 from cos.search.place import Place
 from cos.search.ports import Comparer
@@ -277,10 +278,8 @@ class Search:
         return await self._draws.ask(session, (*path, len(prompt)), max_tokens, self._budget)
 
     def in_words(self, chain: Chain) -> str:
-        """A chain as plain text: a line a step, then the answer."""
-        steps = [candidate.piece for candidate in chain.candidates if candidate.piece.kind == "step"]
-        lines = [f"Step {index}. {self._models.grammar.brief(step)}" for index, step in enumerate(steps, start=1)]
-        return "\n".join([*lines, *([f"Answer: {chain.answer}"] if chain.answer is not None else [])])
+        """A chain as plain text: a line a step, then what was written before the answer, then the answer."""
+        return in_words(self._models.grammar, chain)
 
     async def explain(self, chain: Chain) -> None:
         """Has the chain's candidates that were never read scored, as far as the budget allows."""

@@ -176,8 +176,9 @@ def step_line(number: int, step: Candidate) -> str:
 
 
 def step_lines(solution: Solution) -> list[str]:
-    """The winning chain's steps, a line each."""
-    return [step_line(number, step) for number, step in enumerate(solution.steps, 1)]
+    """The winning chain's steps, a line each, then the named parts of the text that holds the answer."""
+    steps = [step_line(number, step) for number, step in enumerate(solution.steps, 1)]
+    return steps + [text for text in solution.answer_fields.values() if text]
 
 
 def answer_tokens(result: Result) -> int:

@@ -78,6 +78,7 @@ class Job:
             choice=meant(chain.answer, self.question.choices),
             confidence=result.ruler.confidence(chain),
             steps=tuple(candidate_of(step, kept=True) for step in chain.steps),
+            answer_fields=dict(chain.candidates[-1].piece.fields) if chain.is_answered else {},
             answer_score=chain.answer_score,
             chain_score=result.value,
             strategy=self.spec.strategy.name,

@@ -1,6 +1,8 @@
 """The answer to a search, with all it took to find it."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from cos.search.types import Path
 from cos.wire.message import CandidateEnd, Message, SearchEnd
@@ -107,6 +109,9 @@ class Solution(Message):
     unscored, or where the PRM's scale has no ends."""
     steps: tuple[Candidate, ...]
     """The winning chain without its answer, in order."""
+    answer_fields: Annotated[dict[str, str], Field(default_factory=dict)]
+    """Named parts of the text that holds the answer, such as the reasoning before it, where the policy's step format
+    names parts."""
     answer_score: float | None
     chain_score: float | None
     strategy: str

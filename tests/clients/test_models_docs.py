@@ -83,7 +83,7 @@ def test_a_package_as_the_page_has_it_is_used_by_the_command_of_the_page(bare: B
 
 
 def test_models_that_somebody_else_made_from_the_page_work_at_once(bare: Bare) -> None:
-    """Two grammars with named parts, formats of a head and of three labels, by two who had the page alone."""
+    """Two grammars with named parts, and formats that read a head and three labels, by two who had the page alone."""
     tried = bare.python("try_both.py", cwd=STRANGERS)
     assert tried.returncode == 0, tried.stderr
     assert [line.split()[:2] for line in tried.stdout.splitlines()] == [

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from cos.clients import Solution
-from cos.clients.terminal import LiveSearch, printable, score_text, show_solution
+from cos.clients.terminal import LiveSearch, chain_table, printable, score_text, show_solution
 from cos.wire.events import Answered, Opened, Proposed, Scored, Selected
 from cos.wire.reply import Candidate
 
@@ -90,3 +90,8 @@ def test_a_live_search_grows(solution: dict[str, Any]):
     assert "\x1b[2mAnswer: 13" in text
     assert "\x1b[2mRead row 0" not in text
     live.take(Answered(solution=Solution.model_validate(solution)))
+
+
+def test_what_stands_beside_the_answer_is_shown_as_it_is(solution: dict[str, Any]) -> None:
+    reply = Solution.model_validate({**solution, "answer_fields": {"reasoning": "So [bold]7[/bold] + 5."}})
+    assert "So [bold]7[/bold] + 5." in drawn(chain_table(reply))

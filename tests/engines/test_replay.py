@@ -85,6 +85,20 @@ async def test_what_the_grammar_could_not_read_is_written_as_it_was() -> None:
     assert [stored(candidate) for candidate in second.tree] == [stored(candidate) for candidate in first.tree]
 
 
+async def test_what_stands_beside_an_answer_is_written_again() -> None:
+    def reason(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt
+        return f"{rng.choice('34')} + 5.\nFinal answer: 9" if written else f"I count {rng.randint(1, 3)}.\n\n"
+
+    first = await search("weighted_vote", 11, scripted(ParagraphGrammar, Script(writer=reason)))
+    second = await search("weighted_vote", 11, again(first, ParagraphGrammar))
+    assert {candidate.piece.fields.get("reasoning") for candidate in first.tree if candidate.answer} == {
+        "3 + 5.",
+        "4 + 5.",
+    }
+    assert [stored(candidate) for candidate in second.tree] == [stored(candidate) for candidate in first.tree]
+
+
 async def test_a_strategy_that_asks_for_more_than_was_drawn_is_told() -> None:
     first = await search("greedy", 11, scripted(CosGrammar))
     with pytest.raises(EngineError):

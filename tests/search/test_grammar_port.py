@@ -20,7 +20,7 @@ from cos.search.types import Piece, Question
     [
         (None, "a NoneType in place of a Piece"),
         ("One.", "a str in place of a Piece"),
-        (Piece("conclusion", "4"), "a piece of kind 'conclusion'; there are step, answer, truncated, broken"),  # pyright: ignore[reportArgumentType]
+        (Piece("conclusion", "4"), "a piece of kind 'conclusion'; there are answer, broken, step, truncated"),  # pyright: ignore[reportArgumentType]
         (Piece("answer", None), "a piece of kind 'answer' of which not every part is text"),  # pyright: ignore[reportArgumentType]
         (Piece("step", "One.", {"number": 1}), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
     ],

@@ -92,7 +92,6 @@ def test_rounding_beyond_an_end_is_that_end() -> None:
         ({"threshold": math.nan}, "the threshold nan is not on the scale"),
         ({"step_weight": 2}, "step_weight = 2; give a share from 0 to 1"),
         ({"aggregation": "median"}, "unknown aggregation 'median'; there are cos, mean, min, prod, last"),
-        ({"aggregation": "prod", "highest": 10}, "'prod' multiplies scores, and 0 to 10 is not within 0 to 1"),
     ],
 )
 def test_what_is_no_scale_says_why(given: dict[str, Any], reason: str) -> None:
@@ -106,6 +105,9 @@ async def test_products_of_scores_that_are_no_shares_are_refused_before_any_work
     with pytest.raises(InputError, match="aggregation = 'prod', but this PRM's scores go from -10 to 0"):
         await found("beam", scorer, aggregation="prod")
     assert (await found("beam", scorer, aggregation="prod", score="likelihood")).is_complete
+    own = Scale(aggregation="prod", highest=10, is_probability=False)
+    with pytest.raises(InputError, match="aggregation = 'prod', but this PRM's scores go from 0 to 10"):
+        await found("beam", Scores(own, lambda u: 10 * u))
 
 
 @pytest.mark.parametrize("strategy", EVERY)

@@ -56,6 +56,25 @@ async def test_the_answer_is_the_content_and_the_steps_are_the_reasoning(client:
     assert reply._request_id  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_what_stands_beside_the_answer_is_reasoning_too() -> None:
+    def write(prompt: Prompt, before: str, rng: random.Random) -> str:
+        del prompt, rng
+        return "7 and 5 make 12.\nFinal answer: 12" if before else "I see 7 and 5.\n\n"
+
+    asked = {"model": "scripted", "messages": messages(TEXT), "cos": {"strategy": "greedy"}}
+    async with served(Script(writer=write), grammar="paragraph", image_required=False) as server:
+        reply = (await server.http.post("/v1/chat/completions", json=asked)).json()
+        stream = (await server.http.post("/v1/chat/completions", json={**asked, "stream": True})).text
+    message = reply["choices"][0]["message"]
+    assert message["content"] == "12"
+    assert [line.partition("): ")[2] or line for line in message["reasoning"].splitlines()] == [
+        "I see 7 and 5.",
+        "7 and 5 make 12.",
+    ]
+    assert reply["cos"]["answer_fields"] == {"reasoning": "7 and 5 make 12."}
+    assert '"reasoning": "\\n7 and 5 make 12."' in stream
+
+
 async def test_a_stream_brings_reasoning_then_the_answer_then_usage(client: openai.AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(
         model="scripted", messages=messages(), seed=3, stream=True, stream_options={"include_usage": True}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_type_hints
 
@@ -92,6 +92,14 @@ def test_a_solution_says_what_the_result_says() -> None:
     ]
     assert told.tree[2].text == LONG, "no text is cut"
     assert job().solution(result()).tree is None
+
+
+def test_what_the_policy_wrote_beside_its_answer_is_told() -> None:
+    answer = candidate((0, 0), Piece("answer", "12", {"reasoning": "7 + 5 = 12."}), "answer", 0.5)
+    found = replace(result(), chain=Chain((STEP, answer)))
+    assert job().solution(found).answer_fields == {"reasoning": "7 + 5 = 12."}
+    assert job().solution(result()).answer_fields == {}
+    assert job().solution(replace(result(), chain=Chain((STEP,)))).answer_fields == {}
 
 
 def test_what_is_in_force_is_told_where_the_prms_own_scale_decides() -> None:
