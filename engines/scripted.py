@@ -220,12 +220,14 @@ class ScriptedSession:
             raise
         cached_tokens, _ = self._recalled(before)
         decode = self._engine.vocabulary.decode
-        self._remember(before + ids, written + decode(ids))
-        end = len(ids) - 1 if is_whole and stop is None else len(ids)
+        text, turn_end = decode(ids), ""
+        self._remember(before + ids, written + text)
+        if is_whole and stop is None:
+            text, turn_end = decode(ids[:-1]), decode(ids[-1:])
         return Drawn(
             written=ids,
-            text=decode(ids[:end]),
-            turn_end=decode(ids[end:]),
+            text=text,
+            turn_end=turn_end,
             tokens=len(ids),
             finish="stop" if is_whole else "length",
             stop=stop if is_whole else None,
@@ -243,20 +245,24 @@ class ScriptedSession:
             piece = writer(self._prompt, before + text, rng)
             text += piece
             ids = vocabulary.encode_markup(text + TURN_END)
-            is_step = bool(step_end) and piece.endswith(step_end)
-            is_stopped = any(stop in ids for stop in stops.token_ids) or any(stop in text for stop in stops.strings)
-            if not is_step or len(ids) > draw.max_tokens or is_stopped:
+            if not step_end or not piece.endswith(step_end) or len(ids) > draw.max_tokens:
+                return ids
+            if any(stop in ids for stop in stops.token_ids) or any(stop in text for stop in stops.strings):
                 return ids
 
     def _ended(self, ids: tuple[int, ...], stops: Stops) -> tuple[int, int | str | None]:
         """How many of the tokens come before the first stop, itself included, and which it is."""
-        found: list[tuple[int, int | str]] = [(ids.index(stop) + 1, stop) for stop in stops.token_ids if stop in ids]
+        first: tuple[int, int | str | None] = (len(ids) + 1, None)
+        for token_id in stops.token_ids:
+            if token_id in ids and (end := ids.index(token_id) + 1) < first[0]:
+                first = (end, token_id)
         if stops.strings:
             vocabulary = self._engine.vocabulary
             text = vocabulary.decode(ids)
-            places = ((text.find(stop), stop) for stop in stops.strings)
-            found += [(vocabulary.reach(ids, place + len(stop)), stop) for place, stop in places if place >= 0]
-        return min(found, key=lambda end: end[0], default=(len(ids), None))
+            for stop in stops.strings:
+                if (place := text.find(stop)) >= 0 and (end := vocabulary.reach(ids, place + len(stop))) < first[0]:
+                    first = (end, stop)
+        return first if first[0] <= len(ids) else (len(ids), None)
 
     async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:
         """The first label has P(good), and the others share the rest."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from copy import copy
 
 from cos.search.account import Account
 from cos.search.budget import Budget
@@ -61,8 +60,7 @@ class Generation:
         candidate = self._candidate(place, drawn)
         self._tree.add(candidate)
         account.first_candidate_at = account.first_candidate_at or time.perf_counter()
-        # As it is now: whoever reads the event later must not find the score there.
-        self._emit(Proposed(copy(candidate)))
+        self._emit(Proposed(candidate))
         return place.chain.then(candidate)
 
     def _candidate(self, place: Place, drawn: Drawn) -> Candidate:

@@ -5,11 +5,12 @@ At any limit the best chain so far is the answer, and the result says which limi
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from copy import copy
 from typing import Any
 
 from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
-from cos.search.events import Answered, Event, Opened
+from cos.search.events import Answered, Event, Opened, Proposed
 from cos.search.models import Models
 from cos.search.ports import Comparer, PolicySession, Scorer, ScorerSession
 from cos.search.prompt import question_prompt
@@ -44,7 +45,11 @@ async def run(
     """
     events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    searching = _search(question, spec, models, comparer, events.put_nowait, stop, stopwatch)
+    def tell(event: Event) -> None:
+        # As it is now: whoever reads the event later must not find the score there.
+        events.put_nowait(Proposed(copy(event.candidate)) if isinstance(event, Proposed) else event)
+
+    searching = _search(question, spec, models, comparer, tell, stop, stopwatch)
     task = asyncio.create_task(_tell(searching, events))
     try:
         while (event := await events.get()) is not None:

@@ -49,6 +49,8 @@ class Scale(Struct, frozen=True, kw_only=True):
         an end counts as that end."""
         if score is None or not math.isfinite(score):
             return None
+        if self.lowest <= score <= self.highest:
+            return score
         nearest = min(max(score, self.lowest), self.highest)
         return nearest if math.isclose(score, nearest, rel_tol=1e-6, abs_tol=1e-6) else None
 
