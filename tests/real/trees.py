@@ -43,6 +43,8 @@ N = 4
 SCORE_DIGITS = 4
 TOLERANCE = 1e-3
 """The largest gap between two scores that counts as none."""
+TRIES = 3
+"""Searches of which one has to come to the stored tree."""
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_tile")
 """What of a CPU decides which kernels multiply."""
 
@@ -141,12 +143,20 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 async def changed(engines: Engines, ledgers: range, data: dict[str, Any]) -> list[str]:
-    """Where the searches of these ledgers differ from the data, in words."""
-    return [
-        f"{name}: {found}"
-        async for name, now in searches(engines, ledgers)
-        if (found := difference(data["searches"][name], now)) is not None
-    ]
+    """Where the searches of these ledgers differ from the data, in words. One that differs is tried again: a model's
+    numbers depend in their last bits on which requests ran together, and where chance goes by scores (`particle`) these
+    can decide."""
+    found: list[str] = []
+    for ledger in ledgers:
+        for strategy in STRATEGIES:
+            name, differing = f"{strategy} {ledger}", None
+            for _ in range(TRIES):
+                now = told(await search(engines, strategy, ledger), engines.policy.vocabulary)
+                if (differing := difference(data["searches"][name], stored(now))) is None:
+                    break
+            if differing is not None:
+                found.append(f"{name}: {differing}")
+    return found
 
 
 def elsewhere(data: dict[str, Any]) -> str | None:
