@@ -1,1 +1,1 @@
-"""What the product is worth, measured: quality on held-out ledgers, serving speed, and what the PRM costs."""
+"""Benchmarks: quality on held-out ledgers, serving speed, and what the PRM costs."""

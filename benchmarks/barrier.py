@@ -116,7 +116,7 @@ class BarrierReads:
 
 def behind_barrier(opened: OpenModels) -> Models:
     """The same models behind barriers. Errors: InputError for a PRM whose caches cannot be emptied."""
-    models, prm = opened.models, opened.engines.prm
+    models, prm = opened.models, opened.reader
     scorer = None if models.scorer is None or prm is None else BarrierScorer(models.scorer, caches_of(prm))
     return replace(models, policy=BarrierPolicy(models.policy), scorer=scorer)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cos.benchmarks.remote_cli import remote
 from cos.benchmarks.reproduce.cli import reproduce
 from cos.search.scale import Aggregation
 from cos.search.select import ScoreKind
@@ -78,28 +79,28 @@ def ledger(
 ) -> None:
     """Accuracy on the held-out ledgers, with a 95 % bootstrap interval over problems."""
     from cos.benchmarks.commands import Job, run_comparison, run_pool
-    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.benchmarks.setting import Setting, parse_baseline
     from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
     if pool is not None and against is not None:
         raise InputError("--pool draws one pool for all selections; leave out --against", "pool")
-    judge = prm_for(policy, prm)
-    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    prm = prm_for(policy, prm)
+    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     ours = Setting(
         strategy=strategy,
         n=n,
         beam_width=beam_width,
         temperature=temperature,
         top_p=top_p,
-        score=score_kind(score, judge),
+        score=score_kind(score, prm),
         aggregation=aggregation,
     ).fitted()
-    rival = None if against is None else parse_rival(against, ours)
+    baseline = None if against is None else parse_baseline(against, ours)
     if pool is not None:
         asyncio.run(run_pool(job, ours, pool))
     else:
-        asyncio.run(run_comparison(job, ours, rival))
+        asyncio.run(run_comparison(job, ours, baseline))
 
 
 @benches.command()
@@ -132,30 +133,34 @@ def quality(
     from cos.benchmarks.grid import grid_of
     from cos.benchmarks.quality import check_picture
     from cos.benchmarks.serving import parse_levels
-    from cos.benchmarks.setting import Setting, parse_rival
+    from cos.benchmarks.setting import Setting, parse_baseline
     from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.strategies import menu
 
     check_picture(plot)
-    judge = prm_for(policy, prm)
-    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    prm = prm_for(policy, prm)
+    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     like = Setting(
         strategy="greedy",
         temperature=temperature,
         top_p=top_p,
-        score=score_kind(score, judge),
+        score=score_kind(score, prm),
         aggregation=aggregation,
     )
     names = list(menu()) if strategies is None else [name.strip() for name in strategies.split(",")]
     grid = grid_of(like, names, parse_levels(widths, "--widths"))
     for sentence in grid.left_out:
         typer.echo(sentence, err=True)
-    rival = None if against is None else parse_rival(against, like)
-    asyncio.run(run_quality(job, grid, rival, plot))
+    baseline = None if against is None else parse_baseline(against, like)
+    asyncio.run(run_quality(job, grid, baseline, plot))
 
 
 @benches.command()
 def cost(
+    formats: Annotated[
+        bool, typer.Option("--formats", help="Count it for each PRM format instead, without models.")
+    ] = False,
+    prm_format: Annotated[str, typer.Option(help="How the PRM is asked; see docs/models.md.")] = "auto",
     strategy: Strategy = "best_of_n",
     n: Width = 8,
     beam_width: BeamWidth = None,
@@ -169,14 +174,17 @@ def cost(
     json_only: JsonOnly = False,
 ) -> None:
     """Tokens that both engines computed, by their own counters, compared with what the chains need."""
-    from cos.benchmarks.commands import Job, run_cost
+    from cos.benchmarks.commands import Job, run_cost, run_format_costs
     from cos.benchmarks.setting import Setting
     from cos.evaluation.in_process import prm_for
 
-    judge = prm_for(policy, prm)
-    job = Job(policy=policy, prm=judge, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
+    if formats:
+        asyncio.run(run_format_costs(json_only=json_only))
+        return
+    prm = prm_for(policy, prm, prm_format)
+    job = Job(policy=policy, prm=prm, problems=problems, seed=seed, concurrency=concurrency, json_only=json_only)
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p)
-    asyncio.run(run_cost(job, setting.fitted()))
+    asyncio.run(run_cost(job, setting.fitted(), prm_format))
 
 
 @benches.command()
@@ -217,7 +225,7 @@ def serving(
     from cos.evaluation.in_process import prm_for, score_kind
     from cos.search.errors import InputError
 
-    judge = prm_for(policy, prm)
+    prm = prm_for(policy, prm)
     load = Load(levels=parse_levels(concurrency), requests=requests, rounds=rounds)
     setting = Setting(
         strategy=strategy,
@@ -225,10 +233,10 @@ def serving(
         beam_width=beam_width,
         temperature=temperature,
         top_p=top_p,
-        score=score_kind(score, judge),
+        score=score_kind(score, prm),
         aggregation=aggregation,
     ).fitted()
-    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+    job = Job(policy=policy, prm=prm, problems=0, seed=seed, concurrency=1, json_only=json_only)
     if against is not None:
         if against != "barrier":
             raise InputError(f"--against {against}: there is only barrier", "against")
@@ -240,7 +248,7 @@ def serving(
             raise InputError("--metrics starts two servers of its own; leave --url out", "metrics")
         asyncio.run(run_metrics_cost(job, setting, load.levels, rounds))
         return
-    target = Target(url=url, api_key=api_key, policy=policy, prm=judge)
+    target = Target(url=url, api_key=api_key, policy=policy, prm=prm)
     asyncio.run(run_serving(target, load, setting, seed, json_only=json_only))
 
 
@@ -264,8 +272,8 @@ def limit(
     from cos.benchmarks.setting import Setting
     from cos.evaluation.in_process import prm_for
 
-    judge, levels = prm_for(policy, prm), parse_levels(concurrency)
-    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+    prm, levels = prm_for(policy, prm), parse_levels(concurrency)
+    job = Job(policy=policy, prm=prm, problems=0, seed=seed, concurrency=1, json_only=json_only)
     setting = Setting(strategy=strategy, n=n, beam_width=beam_width, temperature=temperature, top_p=top_p).fitted()
     asyncio.run(run_limit(job, setting, levels, rounds))
 
@@ -291,8 +299,8 @@ def peers(
     from cos.benchmarks.setting import Setting
     from cos.evaluation.in_process import prm_for
 
-    judge, levels, names = prm_for(policy, prm), parse_levels(concurrency), parse_peers(against)
-    job = Job(policy=policy, prm=judge, problems=0, seed=seed, concurrency=1, json_only=json_only)
+    prm, levels, names = prm_for(policy, prm), parse_levels(concurrency), parse_peers(against)
+    job = Job(policy=policy, prm=prm, problems=0, seed=seed, concurrency=1, json_only=json_only)
     setting = Setting(strategy="best_of_n", n=n, temperature=temperature).fitted()
     asyncio.run(run_peers(job, setting, names, levels, rounds))
 
@@ -388,4 +396,5 @@ def dashboards(
     asyncio.run(run_dashboards(plan, picture, json_only=json_only))
 
 
+benches.command()(remote)
 benches.command()(reproduce)

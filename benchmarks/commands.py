@@ -13,6 +13,7 @@ from cos.benchmarks import (
     barrier,
     cost,
     dashboards,
+    format_costs,
     limit,
     metrics_cost,
     orchestrator,
@@ -32,6 +33,7 @@ from cos.benchmarks.tables import (
     show_comparison,
     show_cost,
     show_dashboards,
+    show_format_costs,
     show_limit,
     show_metrics_cost,
     show_orchestrator,
@@ -74,25 +76,25 @@ class Job:
         return provenance(self.policy, self.prm)
 
 
-async def run_comparison(job: Job, ours: Setting, rival: Setting | None) -> None:
-    """One setting, and its rival if there is one."""
+async def run_comparison(job: Job, ours: Setting, baseline: Setting | None) -> None:
+    """One setting, and the baseline it is compared with if there is one."""
     problems = job.chosen()
     async with open_models(job.policy, job.prm) as engines:
-        facts = await compare(_workload(job, engines.models, problems), ours, rival)
+        facts = await compare(_workload(job, engines.models, problems), ours, baseline)
     if not job.json_only:
         show_comparison(facts)
     _print({**facts, **job.provenance()})
 
 
-async def run_quality(job: Job, grid: Grid, rival: Setting | None, picture: Path | None) -> None:
-    """Accuracy and cost of all settings, each against the rival if there is one.
+async def run_quality(job: Job, grid: Grid, baseline: Setting | None, picture: Path | None) -> None:
+    """Accuracy and cost of all settings, each against the baseline if there is one.
 
     A line of JSON for each as it comes, a Markdown table, and all of it again; drawn in ``picture`` as well.
     """
     problems = job.chosen()
     rows: list[Facts] = []
     async with open_models(job.policy, job.prm) as engines:
-        async for row in sweep(_workload(job, engines.models, problems), grid.settings, rival):
+        async for row in sweep(_workload(job, engines.models, problems), grid.settings, baseline):
             rows.append(row)
             _print(row)
     if picture is not None:
@@ -116,14 +118,22 @@ async def run_pool(job: Job, like: Setting, size: int) -> None:
     _print({**facts, **sampling, **job.provenance()})
 
 
-async def run_cost(job: Job, setting: Setting) -> None:
+async def run_cost(job: Job, setting: Setting, prm_format: str) -> None:
     """The PRM's bill."""
     problems = job.chosen()
-    async with open_models(job.policy, job.prm) as engines:
+    async with open_models(job.policy, job.prm, prm_format=prm_format) as engines:
         facts = await cost.measure(engines, problems, setting, job.seed, job.concurrency)
     if not job.json_only:
         show_cost(facts)
     _print({**facts, **job.provenance()})
+
+
+async def run_format_costs(*, json_only: bool) -> None:
+    """What each PRM format computes, counted without models."""
+    facts = await format_costs.measure(format_costs.Sizes())
+    if not json_only:
+        show_format_costs(facts)
+    _print({**facts, **machine()})
 
 
 async def run_limit(job: Job, setting: Setting, levels: Sequence[int], rounds: int) -> None:
@@ -208,7 +218,7 @@ async def run_metrics_cost(job: Job, setting: Setting, levels: Sequence[int], ro
 
 
 async def run_speculation(target: Target, problems: int, setting: Setting, seed: int, *, json_only: bool) -> None:
-    """What beginning ahead is worth. Errors: as `run_serving`."""
+    """Speed with and without beginning ahead. Errors: as `run_serving`."""
     chosen = choose(heldout(), problems + speculation.WARM_UP, seed)
     async with _client(target, 1) as client:
         facts = await speculation.measure(client, chosen, setting, seed)
@@ -221,11 +231,11 @@ async def run_dashboards(plan: dashboards.Plan, picture: Path | None, *, json_on
     """Panels, alerts and rules that have data. Errors: CosError where one has none and is not on the list of those that
     may."""
     async with dashboards.staged(plan) as stage:
-        facts, story = await dashboards.measure(stage, plan, heldout(), partial(typer.echo, err=True))
+        facts, timeline = await dashboards.measure(stage, plan, heldout(), partial(typer.echo, err=True))
         if not json_only:
             show_dashboards(facts)
         if picture is not None:
-            draw(picture, await dashboards.drawn(stage, plan, story))
+            draw(picture, await dashboards.drawn(stage, plan, timeline))
     _print({**facts, "seed": plan.seed, **provenance(plan.policy, plan.prm)})
     if facts["empty"]:
         raise CosError(f"no data, and no reason to have none: {'; '.join(facts['empty'])}")

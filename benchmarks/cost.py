@@ -20,15 +20,16 @@ from prometheus_client import CollectorRegistry
 
 from cos.benchmarks.grid import Workload
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.wrapped import Wrapped, WrappedSession
+from cos.benchmarks.wrapped import Wrapped, WrappedRuntime, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.ports import HasMetrics, Runtime, Session
 from cos.evaluation.in_process import OpenModels
 from cos.evaluation.provenance import Facts
 from cos.prm.matching import match
+from cos.prm.verdicts import VerdictPrm
 from cos.search.errors import InputError
 from cos.search.models import Models
-from cos.search.ports import Ability, Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
+from cos.search.ports import Draw, Drawn, Policy, PolicySession, Reading, Scorer, ScorerSession
 from cos.search.prompt import Prompt, question_prompt
 from cos.search.scale import Scale
 from cos.search.types import Chain, Prefix, Question
@@ -136,18 +137,13 @@ class _MeteredDraws(WrappedSession):
         return drawn
 
 
-class _Opening(Wrapped):
+class _Opening(WrappedRuntime):
     """A PRM's runtime that tells how long the prompts are that a format opens; see `cos.prm.ports.Reader`."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.prompt_tokens = 0
         """Of all prompts that were opened."""
-        self._runtime = runtime
-
-    @property
-    def abilities(self) -> frozenset[Ability]:
-        return self._runtime.abilities
 
     async def open(self, prompt: Prompt) -> Session:
         session = await self._runtime.open(prompt)
@@ -163,14 +159,21 @@ class PromptTokens:
     prm: int
 
 
-async def prompt_tokens(models: Models, prm: Runtime, question: Question) -> PromptTokens:
-    """What a question takes before anything is written to it. ``prm``: the runtime of the models' PRM."""
+async def prompt_tokens(
+    models: Models, prm: Runtime, prm_format: str, questions: Sequence[Question]
+) -> list[PromptTokens]:
+    """What each question takes before anything is written to it. ``prm``: the runtime of the models' PRM."""
     opening = _Opening(prm)
-    scorer = match(models.policy, opening).scorer
+    scorer = match(models.policy, opening, grammar=models.grammar.name, prm_format=prm_format).scorer
     assert scorer is not None, "a PRM was given"
-    await scorer.open(question)
-    prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
-    return PromptTokens((await models.policy.open(prompt)).prompt_tokens, opening.prompt_tokens)
+    found: list[PromptTokens] = []
+    for question in questions:
+        before = opening.prompt_tokens
+        await scorer.open(question)
+        prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
+        asked = await models.policy.open(prompt)
+        found.append(PromptTokens(asked.prompt_tokens, opening.prompt_tokens - before))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,24 +248,34 @@ def read_counters(registry: CollectorRegistry) -> Counters | None:
 async def measure(
     opened: OpenModels, problems: Sequence[LedgerProblem], setting: Setting, seed: int, concurrency: int
 ) -> Facts:
-    """Searches the problems and bills both engines. Errors: InputError without a PRM or PRM reads."""
-    models, engine, policy = opened.models, opened.engines.prm, opened.engines.policy
+    """Searches the problems and bills both engines. Errors: InputError without a PRM or PRM reads, or for a PRM that
+    is not read at each step."""
+    models, engine, policy = opened.models, opened.reader, opened.engines.policy
     if engine is None or models.scorer is None:
         raise InputError("there is no PRM to measure; give --prm", "prm")
+    if isinstance(models.scorer, VerdictPrm) or models.scorer.scale.judges != "steps":
+        raise InputError(
+            f"PRM format {models.prm_format!r} is not read at each step, which is what is counted here; "
+            "cos bench cost --formats counts every format",
+            "prm_format",
+        )
     meter, writing = Meter(models.scorer), PolicyMeter(models.policy)
     metered = Workload(
         models=replace(models, scorer=meter, policy=writing), problems=problems, seed=seed, concurrency=concurrency
     )
-    before, written = counters_of(engine), counters_of(policy)
+    # One engine in both roles counts both: what it replied tells them apart.
+    is_one = engine is policy
+    before, written = (None, None) if is_one else (counters_of(engine), counters_of(policy))
     outcome = await metered.run(setting)
     if outcome.prm_reads == 0:
         raise InputError(f"strategy {setting.strategy!r} made no PRM reads; choose one that scores", "strategy")
     await asyncio.sleep(SETTLE_S if before else 0.0)
-    after = counters_of(engine)
+    after = counters_of(engine) if before else None
     by_policy = since(written, counters_of(policy)) or writing.counters
     need, prompts = Need(), 0
-    for log in meter.logs:
-        asked = await prompt_tokens(models, engine, log.question)
+    questions = [log.question for log in meter.logs]
+    every = await prompt_tokens(models, engine, opened.prm.prm_format, questions)
+    for log, asked in zip(meter.logs, every, strict=True):
         need += need_of(log, asked.prm)
         prompts += asked.policy
     replied = Counters(need.rescan, sum(log.cached for log in meter.logs))

@@ -51,8 +51,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """What happened when; Unix time, seconds."""
+class Timeline:
+    """When the load began and ended, and the outages within; Unix time, seconds."""
 
     began: float
     ended: float
@@ -90,7 +90,7 @@ async def staged(plan: Plan) -> AsyncGenerator[Stage]:
 
 async def measure(
     stage: Stage, plan: Plan, problems: Sequence[LedgerProblem], tell: Callable[[str], None]
-) -> tuple[Facts, Story]:
+) -> tuple[Facts, Timeline]:
     """Runs it all; ``tell`` hears how far it is. Errors: CosError for an expression that Prometheus does not take."""
     coverage = Coverage([*panels(plan.deploy, WINDOW), *rules(plan.deploy)])
     requests = mixed(problems, plan.seed)
@@ -101,7 +101,7 @@ async def measure(
         await coverage.look(stage.prometheus)
         fired.update(alert["labels"]["alertname"] for alert in await stage.prometheus.alerts())
 
-    ended_so, story = await _killed(stage, plan, requests, look, tell)
+    ended_so, timeline = await _killed(stage, plan, requests, look, tell)
     await look()
 
     tell("troubles that clients make, limits, a full queue")
@@ -118,7 +118,7 @@ async def measure(
         await look()
     finally:
         await stage.server.signal_engine(-1, signal.SIGCONT)
-    return {**facts(coverage), "alerts_active": sorted(fired), "requests": dict(ended_so)}, story
+    return {**facts(coverage), "alerts_active": sorted(fired), "requests": dict(ended_so)}, timeline
 
 
 async def _killed(
@@ -127,7 +127,7 @@ async def _killed(
     requests: Iterator[Body],
     look: Callable[[], Awaitable[None]],
     tell: Callable[[str], None],
-) -> tuple[Counter[str], Story]:
+) -> tuple[Counter[str], Timeline]:
     """Load, in the midst of which an engine is killed: how requests ended, and when what happened."""
     tell(f"{plan.seconds:g} s of mixed load, {plan.concurrency} searches at once")
     began, over = time.time(), asyncio.Event()
@@ -145,12 +145,12 @@ async def _killed(
     finally:
         under_load.cancel()
         await asyncio.wait([under_load])
-    return ended_so, Story(began, time.time(), tuple(stage.server.outages))
+    return ended_so, Timeline(began, time.time(), tuple(stage.server.outages))
 
 
-async def drawn(stage: Stage, plan: Plan, story: Story) -> LatencyCurves:
+async def drawn(stage: Stage, plan: Plan, timeline: Timeline) -> LatencyCurves:
     """The board Search latency over the time of the load. Errors: CosError where it has no data."""
-    return await read(stage.prometheus, plan.deploy, WINDOW, story.began, story.ended, story.outages)
+    return await read(stage.prometheus, plan.deploy, WINDOW, timeline.began, timeline.ended, timeline.outages)
 
 
 def facts(coverage: Coverage) -> Facts:

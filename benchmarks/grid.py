@@ -1,4 +1,4 @@
-"""Strategies compared on the same problems: one against a rival, or all of them over several widths."""
+"""Strategies compared on the same problems: one against a baseline, or all of them over several widths."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,17 +39,17 @@ class Workload:
         return outcome_facts(setting.under(self.models), outcome, self.seed)
 
 
-async def compare(workload: Workload, ours: Setting, rival: Setting | None) -> Facts:
-    """One setting's facts; with a rival also the rival's and the paired difference (ours minus the rival's)."""
+async def compare(workload: Workload, ours: Setting, baseline: Setting | None) -> Facts:
+    """One setting's facts; with a baseline its facts, too, and the paired difference (ours minus the baseline's)."""
     outcome = await workload.run(ours)
     facts = workload.facts(ours, outcome)
-    if rival is None:
+    if baseline is None:
         return facts
-    other = await workload.run(rival)
+    other = await workload.run(baseline)
     return {
         **facts,
         **difference_facts(outcome, other, workload.seed),
-        "against": workload.facts(rival, other),
+        "against": workload.facts(baseline, other),
     }
 
 
@@ -80,17 +80,17 @@ def grid_of(like: Setting, strategies: Sequence[str], widths: Sequence[int]) -> 
     return Grid(tuple(settings), tuple(left_out))
 
 
-async def sweep(workload: Workload, settings: Sequence[Setting], rival: Setting | None) -> AsyncIterator[Facts]:
-    """The facts of each setting as soon as it is measured; with a rival also the paired differences to it."""
-    other = None if rival is None else await workload.run(rival)
+async def sweep(workload: Workload, settings: Sequence[Setting], baseline: Setting | None) -> AsyncIterator[Facts]:
+    """The facts of each setting as soon as it is measured; with a baseline also the paired differences to it."""
+    other = None if baseline is None else await workload.run(baseline)
     for setting in settings:
-        outcome = other if other is not None and setting == rival else await workload.run(setting)
+        outcome = other if other is not None and setting == baseline else await workload.run(setting)
         facts = workload.facts(setting, outcome)
         yield facts if other is None else {**facts, **difference_facts(outcome, other, workload.seed)}
 
 
 def cells(row: Facts) -> tuple[str, ...]:
-    """One row of facts as `COLUMNS`, and the difference to the rival if there is one."""
+    """One row of facts as `COLUMNS`, and the difference to the baseline if there is one."""
     values: tuple[Any, ...] = (
         row["strategy"],
         row["n"],

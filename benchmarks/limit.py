@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cos.benchmarks.caches import empty_caches
 from cos.benchmarks.setting import Setting
-from cos.benchmarks.wrapped import Wrapped, WrappedSession
+from cos.benchmarks.wrapped import WrappedRuntime, WrappedSession
 from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines
 from cos.engines.ports import Runtime, Session
@@ -26,7 +26,7 @@ from cos.evaluation.statistics import bootstrap_mean
 from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.models import Models
-from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead
+from cos.search.ports import Draw, Drawn, HeadRead, LabelRead
 from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.types import Prefix
@@ -49,18 +49,13 @@ class Log:
     """Each with the index of its prompt."""
 
 
-class Recorded(Wrapped):
+class Recorded(WrappedRuntime):
     """A runtime whose requests are logged. Satisfies `cos.search.ports.Policy`, `cos.search.ports.ReportsLoad` and
     `cos.prm.ports.Reader`."""
 
     def __init__(self, runtime: Runtime, log: Log) -> None:
         super().__init__(runtime)
-        self._runtime = runtime
         self._log = log
-
-    @property
-    def abilities(self) -> frozenset[Ability]:
-        return self._runtime.abilities
 
     async def open(self, prompt: Prompt) -> "RecordedSession":
         self._log.prompts.append(prompt)
@@ -155,18 +150,20 @@ async def one_round(
     opened: OpenModels, problems: Sequence[LedgerProblem], setting: Setting, concurrency: int, seed: int
 ) -> Round:
     """Searches, then makes the same requests again."""
-    engines, draws, reads = opened.engines, Log(), Log()
+    # A policy that is its own judge stands in both places.
+    engines, draws, reads = Engines(opened.engines.policy, opened.reader), Log(), Log()
     await empty_caches(opened)
-    search_s, tokens = await searches(recorded(engines, draws, reads), problems, setting, concurrency, seed)
+    models = recorded(engines, draws, reads, opened.models.grammar.name, opened.prm.prm_format)
+    search_s, tokens = await searches(models, problems, setting, concurrency, seed)
     await empty_caches(opened)
     floor_s = await floor(engines, draws, reads, (setting.n or 1) * concurrency, concurrency)
     return Round(search_s, floor_s, len(draws.requests) + len(reads.requests), tokens)
 
 
-def recorded(engines: Engines, draws: Log, reads: Log) -> Models:
+def recorded(engines: Engines, draws: Log, reads: Log, grammar: str, prm_format: str) -> Models:
     """The models of a search, logging what is asked of either engine."""
     prm = None if engines.prm is None else Recorded(engines.prm, reads)
-    return match(Recorded(engines.policy, draws), prm)
+    return match(Recorded(engines.policy, draws), prm, grammar=grammar, prm_format=prm_format)
 
 
 async def searches(

@@ -72,7 +72,6 @@ class Level:
     concurrency: int
     steps: int
     seconds: float
-    bytes_per_search: float | None = None
 
     def facts(self) -> Facts:
         """As numbers."""
@@ -120,6 +119,8 @@ class Memory:
     text: float
     """Token ids and strings of its candidates and chains."""
     other: float
+    candidates: float
+    """How many each search held: where it was found waiting varies with the order in which reads come."""
 
 
 async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
@@ -151,12 +152,14 @@ async def memory_per_search(searches: int, strategy: str, n: int) -> Memory:
         while not all(task.done() or is_waiting() for task, is_waiting in zip(tasks, waits, strict=True)):
             await asyncio.sleep(POLL_S)
     after = traced()
-    written, gathered = text_bytes()
+    live = gc.get_objects()
+    written, gathered = text_bytes(live)
+    candidates = sum(len(one.candidates) for one in live if isinstance(one, Tree))
     tracemalloc.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return Memory((written + gathered) / searches, (after - before - gathered) / searches)
+    return Memory((written + gathered) / searches, (after - before - gathered) / searches, candidates / searches)
 
 
 def traced() -> int:
@@ -166,10 +169,9 @@ def traced() -> int:
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(own).traces)
 
 
-def text_bytes() -> tuple[int, int]:
+def text_bytes(live: Sequence[object]) -> tuple[int, int]:
     """Bytes of all text that searches hold now: what the scripted engines have written (`traced` leaves it out), and
-    what searches have gathered from it, each piece counted once."""
-    live = gc.get_objects()
+    what searches have gathered from it, each piece counted once. ``live``: every object there is."""
     candidates = [c for one in live if isinstance(one, Tree) for c in one.candidates.values()]
     chains = [one for one in live if isinstance(one, Chain) and len(one.candidates) > 1]
     pieces = [c.piece for c in candidates]
@@ -199,6 +201,7 @@ async def measure(levels: Sequence[int], strategy: str, n: int, rounds: int) -> 
         "cost_ratio": first["steps_per_s"] / last["steps_per_s"],
         "bytes_per_search": memory.other,
         "text_bytes_per_search": memory.text,
+        "candidates_held_per_search": memory.candidates,
         "strategy": strategy,
         "n": n,
         "rounds": rounds,

@@ -65,7 +65,7 @@ class Setting:
         }
 
 
-def parse_rival(text: str, like: Setting) -> Setting:
+def parse_baseline(text: str, like: Setting) -> Setting:
     """``NAME`` or ``NAME@N``: another strategy under otherwise equal settings. Errors: InputError."""
     name, at, width = text.partition("@")
     if at and not (width.isdecimal() and int(width) > 0):

@@ -96,19 +96,19 @@ def level_facts(level: int, ours: Tally, theirs: Tally, seed: int, called: str) 
     faster = bootstrap_mean(shares, seed)
     ahead = [int(right) - int(theirs.right[name]) for name, right in ours.right.items()]
     difference = bootstrap_mean(ahead, seed)
-    own, rival = ours.facts(), theirs.facts()
+    own, baseline = ours.facts(), theirs.facts()
     alike = sum(equal(answer or "", theirs.answers[name] or "") for name, answer in ours.answers.items())
     return {
         "concurrency": level,
         "speedup": sum(shares) / len(shares),
         "speedup_ci_low": faster.low,
         "speedup_ci_high": faster.high,
-        "p95_ratio": own["latency_p95_s"] / rival["latency_p95_s"],
+        "p95_ratio": own["latency_p95_s"] / baseline["latency_p95_s"],
         "same_answers": alike / len(ours.answers),
         "accuracy": own["accuracy"],
         "difference": sum(ahead) / len(ahead),
         "difference_ci_low": difference.low,
         "difference_ci_high": difference.high,
         "ours": own,
-        called: rival,
+        called: baseline,
     }

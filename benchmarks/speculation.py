@@ -1,4 +1,4 @@
-"""What beginning ahead is worth: the same searches with and without it, one after the other on one server with its own
+"""Speed with and without beginning ahead: the same searches, one after the other, on one server with its own
 defaults, over HTTP.
 
 Every problem is searched three times with the same seed. The first time does not count: after it both ways find the

@@ -11,17 +11,17 @@ from cos.evaluation.provenance import Facts
 
 
 def show_comparison(facts: Facts) -> None:
-    """An evaluation, its rival and their difference."""
-    rival = facts.get("against")
+    """An evaluation, its baseline and their difference."""
+    baseline = facts.get("against")
     table = _table("Held-out ledgers", COLUMNS)
     table.add_row(*cells(facts))
-    if rival is not None:
-        table.add_row(*cells(rival))
+    if baseline is not None:
+        table.add_row(*cells(baseline))
     console = Console(stderr=True)
     console.print(table)
     kinds = ", ".join(f"{kind} {percent(part['accuracy'])} of {part['problems']}" for kind, part in _kinds(facts))
     console.print(f"By kind: {kinds}")
-    if rival is not None:
+    if baseline is not None:
         spread = percent_range(facts["difference_ci_low"], facts["difference_ci_high"])
         console.print(f"Difference (paired): {percent(facts['difference'])}, 95 % CI {spread}")
 
@@ -79,6 +79,19 @@ def show_cost(facts: Facts) -> None:
     console.print(
         f"The policy wrote {written:,} tokens and computed {over:.2f} x what it needs: {again:.1f} a request again"
     )
+
+
+def show_format_costs(facts: Facts) -> None:
+    """What each PRM format computes."""
+    columns = ("PRM format", "computed", "one pass", "ratio", "blocks of 32", "no cache")
+    table = _table("Tokens that a PRM computes for a growing chain, over those of one pass", columns)
+    for row in facts["formats"]:
+        tokens = (f"{row[f'{name}_tokens']:,}" for name in ("computed", "needed"))
+        on_cpu: float = facts["computed_over_needed_blocks_of_32"][row["prm_format"]]
+        found = (row["computed_over_needed"], on_cpu, row["naive_over_needed"])
+        ratios = (f"{ratio:.2f}" for ratio in found)
+        table.add_row(row["prm_format"], *tokens, *ratios)
+    Console(stderr=True).print(table)
 
 
 def show_barrier(facts: Facts) -> None:
@@ -158,7 +171,8 @@ def show_orchestrator(facts: Facts) -> None:
     console = Console(stderr=True)
     console.print(table)
     other, text = facts["bytes_per_search"] / 1024, facts["text_bytes_per_search"] / 1024
-    console.print(f"A live search takes {other:.1f} KiB, and its text {text:.1f} KiB more")
+    held = f"with {facts['candidates_held_per_search']:.0f} candidates"
+    console.print(f"A live search {held} takes {other:.1f} KiB, and its text {text:.1f} KiB more")
 
 
 def show_dashboards(facts: Facts) -> None:
@@ -189,5 +203,5 @@ def show_training(facts: Facts) -> None:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=not index)
     return table

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cos.clients.errors import CosClientError
     from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
     from cos.wire.reply import Candidate, Solution
+    from cos.wire.score import Scores
 
 _HOMES = {
     "cos.clients.async_client": ("AsyncClient",),
@@ -19,6 +20,7 @@ _HOMES = {
     "cos.clients.errors": ("CosClientError",),
     "cos.wire.events": ("Answered", "Event", "Opened", "Proposed", "Scored", "Selected"),
     "cos.wire.reply": ("Candidate", "Solution"),
+    "cos.wire.score": ("Scores",),
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Opened",
     "Proposed",
     "Scored",
+    "Scores",
     "Selected",
     "Solution",
 ]

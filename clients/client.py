@@ -1,6 +1,6 @@
 """The Python client, blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -11,6 +11,7 @@ from cos.clients.protocol import ImageLike
 from cos.wire.events import Event
 from cos.wire.reply import Solution
 from cos.wire.request import Options
+from cos.wire.score import ChainOptions, MeasureOptions, Scores, WrittenOptions
 
 
 class Client:
@@ -38,7 +39,7 @@ class Client:
         )
 
     def solve(self, image: ImageLike, question: str, **options: Unpack[Options]) -> Solution:
-        """The solution of a question about an image. Errors: any CosClientError."""
+        """The solution of a question about an image, about several, or about none. Errors: any CosClientError."""
         body = protocol.solve_body(image, question, options, stream=False)
         with protocol.connected(self.url):
             return protocol.read_solution(self._http.post("/solve", content=body))
@@ -55,6 +56,28 @@ class Client:
             for chunk in response.iter_bytes():
                 yield from reader.feed(chunk)
         reader.close()
+
+    def score(self, image: ImageLike, question: str, **chain: Unpack[ChainOptions]) -> Scores:
+        """The PRM's score of every step of a chain, which is given as ``steps`` and ``answer`` or as ``text``. Errors:
+        any CosClientError."""
+        body = protocol.score_body(image, question, chain)
+        with protocol.connected(self.url):
+            return protocol.read_scores(self._http.post("/v1/score", content=body))
+
+    def rerank(
+        self,
+        image: ImageLike,
+        question: str,
+        answers: Sequence[str | WrittenOptions],
+        *,
+        top_n: int | None = None,
+        **measure: Unpack[MeasureOptions],
+    ) -> Scores:
+        """Answers to one question, best first by the PRM. Each is a text, or steps and answer. Errors: any
+        CosClientError."""
+        body = protocol.rerank_body(image, question, answers, top_n, measure)
+        with protocol.connected(self.url):
+            return protocol.read_scores(self._http.post("/v1/rerank", content=body))
 
     def is_up(self) -> bool:
         """Whether a cos server answers."""

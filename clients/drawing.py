@@ -1,8 +1,9 @@
-"""A search as an SVG picture: what the terminal shows, with the question's picture at the upper right."""
+"""A search as an SVG picture: what the terminal shows, with the question's pictures at the upper right."""
 
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -23,15 +24,16 @@ TOP_PX = 50
 """Below the title."""
 
 
-def draw_solution(path: Path, title: str, solution: Solution, image: bytes, *, tree: bool) -> None:
-    """Draws tree, winning chain, answer and cost. ``image``: the file of the picture that was asked about."""
+def draw_solution(path: Path, title: str, solution: Solution, images: Sequence[bytes], *, tree: bool) -> None:
+    """Draws tree, winning chain, answer and cost. ``images``: the files of the pictures that were asked about."""
     lines = _drawn(solution, MOST_COLUMNS, tree=tree).export_text(clear=False).splitlines()
     beside = max(map(len, (line.rstrip() for line in lines[: IMAGE_LINES + 2])), default=0)
-    columns = max(*(len(line.rstrip()) for line in lines), beside + IMAGE_COLUMNS + 3)
+    columns = max(*(len(line.rstrip()) for line in lines), beside + len(images) * (IMAGE_COLUMNS + 3))
     drawn = _drawn(solution, columns, tree=tree).export_svg(title=printable(title))
     # A picture that loads nothing from anywhere: the viewer's own fixed-width font will do.
     drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
-    path.write_text(drawn.replace("</svg>", f"{_image(image, drawn)}</svg>"), encoding="utf-8")
+    shown = "".join(_image(image, drawn, place) for place, image in enumerate(reversed(images)))
+    path.write_text(drawn.replace("</svg>", f"{shown}</svg>"), encoding="utf-8")
 
 
 def _drawn(solution: Solution, columns: int, *, tree: bool) -> Console:
@@ -40,10 +42,10 @@ def _drawn(solution: Solution, columns: int, *, tree: bool) -> Console:
     return console
 
 
-def _image(image: bytes, drawn: str) -> str:
-    """The question's picture as an element of a drawing, whole and in its own proportions."""
+def _image(image: bytes, drawn: str, place: int) -> str:
+    """A picture as an element of a drawing, whole and in its own proportions. ``place``: counted from the right."""
     width = IMAGE_COLUMNS * COLUMN_PX
-    right = float(re.findall(r'viewBox="0 0 ([\d.]+) ', drawn)[0])
+    right = float(re.findall(r'viewBox="0 0 ([\d.]+) ', drawn)[0]) - place * (IMAGE_COLUMNS + 3) * COLUMN_PX
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(image)) as opened:
         small = ImageOps.exif_transpose(opened).convert("RGB")

@@ -3,11 +3,11 @@
 import base64
 import io
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -25,12 +25,17 @@ from cos.wire.error import ErrorBody, ErrorReply
 from cos.wire.events import Answered, Event, decoded
 from cos.wire.reply import Solution
 from cos.wire.request import Options
+from cos.wire.score import ChainOptions, MeasureOptions, Scores, WrittenOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image | None"
-"""A path, a data URI, an image file's bytes, a Pillow image, or None for a question without a picture."""
+OneImage: TypeAlias = "str | PathLike[str] | bytes | Image"
+"""A path, a data URI, an image file's bytes, or a Pillow image."""
+ImageLike: TypeAlias = "OneImage | list[str] | list[bytes] | list[OneImage] | tuple[OneImage, ...] | None"
+"""One picture, a list of several in the order in which they are shown, or None for a question without a picture."""
+
+Reply = TypeVar("Reply", Solution, Scores)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 600.0
@@ -85,8 +90,26 @@ def solve_body(image: ImageLike, question: str, options: Options, *, stream: boo
     does not have."""
     given: dict[str, Any] = {"seed": DEFAULT_SEED, **options}
     further: Mapping[str, Any] = given.pop("strategy_params", {})
-    body = {**given, **further, "question": question, "stream": stream}
-    if image is not None:
+    return _asked({**given, **further, "question": question, "stream": stream}, image)
+
+
+def score_body(image: ImageLike, question: str, chain: ChainOptions) -> bytes:
+    """The JSON body of a request to /v1/score. Errors: as `solve_body`."""
+    return _asked({**chain, "question": question}, image)
+
+
+def rerank_body(
+    image: ImageLike, question: str, answers: Sequence[str | WrittenOptions], top_n: int | None, measure: MeasureOptions
+) -> bytes:
+    """The JSON body of a request to /v1/rerank. Errors: as `solve_body`."""
+    top = {} if top_n is None else {"top_n": top_n}
+    return _asked({"question": question, "answers": list(answers), **top, **measure}, image)
+
+
+def _asked(body: dict[str, Any], image: ImageLike) -> bytes:
+    if isinstance(image, list | tuple):
+        body["images"] = [encode_image(one) for one in image]
+    elif image is not None:
         body["image"] = encode_image(image)
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
@@ -94,14 +117,14 @@ def solve_body(image: ImageLike, question: str, options: Options, *, stream: boo
         raise BadRequest(f"the question or an option cannot be sent as JSON: {error}") from error
 
 
-def encode_image(image: ImageLike) -> str:
+def encode_image(image: OneImage) -> str:
     """An image as base64 or as the data URI it is. Errors: BadRequest naming the file that cannot be read."""
     if isinstance(image, str) and image[:5].lower() == "data:":
         return image
     return base64.b64encode(image_bytes(image)).decode()
 
 
-def image_bytes(image: ImageLike) -> bytes:
+def image_bytes(image: OneImage) -> bytes:
     """The bytes of an image file. Errors: BadRequest naming the file that cannot be read."""
     if isinstance(image, bytes):
         return image
@@ -110,7 +133,6 @@ def image_bytes(image: ImageLike) -> bytes:
     from cos.engines.pictures import as_seen
 
     buffer = io.BytesIO()
-    assert image is not None, "checked by the caller"
     as_seen(image).save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -132,9 +154,18 @@ def read_image(path: str) -> bytes:
 
 def read_solution(response: httpx.Response) -> Solution:
     """A reply's solution. Errors: any CosClientError."""
+    return _read(response, Solution)
+
+
+def read_scores(response: httpx.Response) -> Scores:
+    """A reply's scores. Errors: any CosClientError."""
+    return _read(response, Scores)
+
+
+def _read(response: httpx.Response, message: type[Reply]) -> Reply:
     check(response)
     try:
-        return Solution.model_validate_json(response.content)
+        return message.model_validate_json(response.content)
     except ValidationError as error:
         _not_cos(response, error)
 

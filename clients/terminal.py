@@ -114,7 +114,8 @@ def chain_table(solution: Solution) -> Table:
     table.add_column("score", justify="right")
     for number, step in enumerate(solution.steps, 1):
         text = step.text if step.end == "step" else f"({step.end}) {step.text}"
-        table.add_row(str(number), Text(printable(text)), score_text(step.score, likelihood=likelihood))
+        score = score_text(step.score, likelihood=likelihood) if solution.has_step_scores else ""
+        table.add_row(str(number), Text(printable(text)), score)
     for part in solution.answer_fields.values():
         table.add_row("", Text(printable(part)), "")
     if solution.answer is not None:
@@ -149,6 +150,7 @@ def summary(solution: Solution) -> Text:
     text.append(
         f"\nCost: {usage.tokens_generated} tokens ({token_counts(usage)}), "
         f"{usage.candidates} candidates, {usage.prm_reads} PRM reads"
+        + (f" for which the PRM wrote {usage.prm_tokens_generated} tokens" if usage.prm_tokens_generated else "")
     )
     text.append(f"\nFinished: {solution.finish_reason}, after {solution.timings.total_s:.2f} s of {solution.strategy}")
     for warning in solution.warnings:

@@ -8,35 +8,61 @@ which control tokens stand in a prompt: a tokenizer that begins texts with a tok
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from cos.search.errors import InputError
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt, TurnMarks
+from cos.search.types import Role, Turn
 
 if TYPE_CHECKING:
     from cos.engines.vocabulary import HfVocabulary
 
-_MARK = "\u2400turn {}\u2400"
-"""Stands for the text of a turn while the chat template is rendered."""
+_MARK = "\u2400text {}\u2400"
+"""Stands for a text while the chat template is rendered."""
+DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user", "assistant", "user")
+"""What shows whether a chat template writes the same between all turns."""
+_NO_DIALOGUE = (
+    ", so it cannot show steps as turns of a dialogue; give a PRM that was trained so, or another --prm-format"
+)
 _MARKS = re.compile(_MARK.format(r"(\d+)"))
+TAG = "<image>"
+"""A picture's place in a template that takes text alone. With most models it is a control token."""
+MOST_SHAPES = 256
+"""Conversations have as many shapes as there are conversations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """All of a prompt that its chat template is shown."""
 
-    roles: tuple[str, ...]
-    has_picture: bool
+    turns: tuple[tuple[Role, tuple[bool, ...]], ...]
+    """Of each turn its role and, for each part of its content, whether that is a picture."""
+    is_ended: bool = False
+    """Whether the last turn is ended and none begun."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return tuple(role for role, _ in self.turns)
+
+    @property
+    def texts(self) -> int:
+        """How many parts are text."""
+        return sum(not is_picture for _, parts in self.turns for is_picture in parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A rendered shape: ``markup[0]``, the text of turn ``turns[0]``, ``markup[1]``, ... , the last markup."""
+    """A rendered shape: ``markup[0]``, the text of number ``texts[0]``, ``markup[1]``, ... , the last markup. Texts are
+    numbered through all turns."""
 
     markup: tuple[str, ...]
-    turns: tuple[int, ...]
+    texts: tuple[int, ...]
+    takes_parts: bool = True
+    """Whether the template was given texts and pictures apart, and not a text with tags in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +73,109 @@ class Refusal:
 
 
 class ChatPrompt:
-    """Renders prompts for one checkpoint. The picture is a placeholder that the checkpoint's processor expands."""
+    """Renders prompts for one checkpoint. A picture is a placeholder that the checkpoint's processor
+    expands."""
 
     def __init__(self, vocabulary: HfVocabulary, templater: Any, param: str = "policy") -> None:
         """``templater``: a tokenizer or processor with ``apply_chat_template``. ``param``: what errors blame."""
         self._vocabulary = vocabulary
         self._templater = templater
         self._param = param
-        self._layouts: dict[Shape, Layout | Refusal] = {}
-        self._markup: dict[str, tuple[int, ...]] = {}
+        self._layouts_of = lru_cache(MOST_SHAPES)(partial(rendered, templater))
+        self._control = lru_cache(MOST_SHAPES)(self._encoded_markup)
+        self._begins_replies = lru_cache(1)(partial(begins_replies, templater))
 
     def render(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, with an unexpanded image placeholder where it has a picture.
+        """Token ids of a prompt, with an unexpanded placeholder for each picture.
 
         A system turn that the chat template has no place for is put in front of the first turn of the user's. Errors:
         InputError naming what cannot be rendered.
         """
-        if prompt.is_raw:
+        if prompt.rendering in ("raw", "raw_with_bos"):
             return self._raw(prompt)
-        turns, has_picture = prompt.turns, prompt.picture is not None
-        layout = self._layout(turns, has_picture=has_picture)
+        turns, is_ended = prompt.turns, prompt.rendering == "ended"
+        layout = self._layout(turns, is_ended=is_ended)
         if isinstance(layout, Refusal) and (merged := _without_system(turns)) != turns:
-            turns, layout = merged, self._layout(merged, has_picture=has_picture)
+            turns, layout = merged, self._layout(merged, is_ended=is_ended)
         if isinstance(layout, Refusal):
             raise self._error(layout)
-        ids = list(self._control(layout.markup[0]))
-        for number, markup in zip(layout.turns, layout.markup[1:], strict=True):
-            ids += self._vocabulary.encode(turns[number].text)
+        if turns[-1].role == "user" and prompt.rendering != "open_turn":
+            self._check_replies()
+        texts = [part for turn in turns for part in turn.parts if isinstance(part, str)]
+        markups = layout.markup
+        if prompt.rendering == "open_turn" and turns[-1].role == "user":
+            # What ends the turn is written by whoever ends it, and so must be the same as between later turns.
+            if markups[-1] != self._between_turns()[0]:
+                raise self._error(
+                    Refusal(f"the model's chat template ends a question otherwise than a later turn{_NO_DIALOGUE}")
+                )
+            markups = (*markups[:-1], "")
+        has_tag = any(TAG in markup for markup in markups)
+        ids = list(self._control(markups[0]))
+        for number, before, markup in zip(layout.texts, markups[:-1], markups[1:], strict=True):
+            text = texts[number]
+            # A tag of the user's must not be taken for a picture's place.
+            ids += self._untagged(text) if has_tag and TAG in text else self._behind(before, text)
             ids += self._control(markup)
         return ids
+
+    def _behind(self, markup: str, text: str) -> tuple[int, ...]:
+        """A text as it stands behind markup: many tokenizers put a space before all they are given, and the template
+        has none there."""
+        encode, ids = self._vocabulary.encode, self._control(markup) if markup else ()
+        last = self._vocabulary.decode(ids[-1:])
+        if not last or self._vocabulary.control_id(last) is not None:
+            return encode(text)
+        begin, whole = encode(last[-1]), encode(last[-1] + text)
+        return whole[len(begin) :] if whole[: len(begin)] == begin else encode(text)
+
+    def turn_marks(self) -> TurnMarks:
+        """What the chat template writes between turns. Errors: InputError where it differs from turn to turn."""
+        return TurnMarks(*map(self._control, self._between_turns()))
+
+    def reply_marks(self) -> TurnMarks:
+        """What the chat template writes around a further question, behind an answer. Errors: InputError where it has no
+        place for one."""
+        layout = self._layouts_of(Shape(tuple((role, (False,)) for role in DIALOGUE[:3])))
+        if isinstance(layout, Refusal):
+            raise self._error(layout)
+        if layout.texts != (0, 1, 2):
+            raise self._error(Refusal("the model's chat template does not put the turns of a dialogue in their order"))
+        self._check_replies()
+        return TurnMarks(self._control(layout.markup[-1]), self._control(layout.markup[-2]))
+
+    def _check_replies(self) -> None:
+        """Errors: InputError for a template behind whose question the model does not know that it is its turn."""
+        if not self._begins_replies():
+            raise self._error(
+                Refusal(
+                    "the model's chat template does not begin the model's reply behind a question: it takes no notice "
+                    "of add_generation_prompt; write that into the template, in chat_template.jinja or "
+                    "tokenizer_config.json"
+                )
+            )
+
+    def _between_turns(self) -> tuple[str, str]:
+        layout = self._layouts_of(Shape(tuple((role, (False,)) for role in DIALOGUE)))
+        if isinstance(layout, Refusal):
+            raise self._error(layout)
+        _, to_assistant, to_user, *later = layout.markup
+        if later != [to_assistant, to_user, to_assistant] or layout.texts != tuple(range(len(DIALOGUE))):
+            raise self._error(
+                Refusal(f"the model's chat template does not write the same between all turns{_NO_DIALOGUE}")
+            )
+        return to_assistant, to_user
+
+    @property
+    def places_pictures(self) -> bool:
+        """See `cos.search.ports.PlacesPictures`."""
+        layout = self._layouts_of(Shape((("user", (False, True)),)))
+        return isinstance(layout, Layout) and layout.takes_parts
 
     def token_ids(self, question: str, *, image: bool) -> list[int]:
         """A question alone, as one turn of the user's, with or without a picture."""
         head, tail = self._question(has_picture=image).markup
-        return [*self._control(head), *self._vocabulary.encode(question), *self._control(tail)]
+        return [*self._control(head), *self._behind(head, question), *self._control(tail)]
 
     @property
     def picture(self) -> str:
@@ -91,7 +186,7 @@ class ChatPrompt:
     def around_picture(self, question: str) -> tuple[list[int], list[int]]:
         """Token ids of a question before and behind `picture`."""
         head, tail = self._question(has_picture=True).markup
-        asked = self._vocabulary.encode(question)
+        asked = self._behind(head, question)
         if self._is_picture_first:
             return [], [*asked, *self._control(tail)]
         return [*self._control(head), *asked], []
@@ -102,7 +197,7 @@ class ChatPrompt:
         return shown != plain
 
     def _question(self, *, has_picture: bool) -> Layout:
-        layout = self._layout((Turn("user", ""),), has_picture=has_picture)
+        layout = self._layouts_of(Shape((("user", (True, False) if has_picture else (False,)),)))
         if isinstance(layout, Refusal):
             raise self._error(layout)
         return layout
@@ -110,77 +205,144 @@ class ChatPrompt:
     def _error(self, refusal: Refusal) -> InputError:
         return InputError(refusal.why, self._param)
 
-    def _control(self, markup: str) -> tuple[int, ...]:
-        if markup not in self._markup:
-            self._markup[markup] = self._vocabulary.encode_markup(markup)
-        return self._markup[markup]
+    def _encoded_markup(self, markup: str) -> tuple[int, ...]:
+        """A tag that is no control token has the same ids whatever stands beside it: vLLM looks for them."""
+        encode = self._vocabulary.encode_markup
+        if TAG not in markup or self._vocabulary.control_id(TAG) is not None:
+            return encode(markup)
+        first, *others = markup.split(TAG)
+        ids = list(encode(first)) if first else []
+        for piece in others:
+            ids += encode(TAG)
+            ids += encode(piece) if piece else ()
+        return tuple(ids)
+
+    def _untagged(self, text: str) -> tuple[int, ...]:
+        """A text whose ids do not hold those of a tag, even where it spells one: the tag is cut in two before it is
+        encoded, which says the same in other ids. Errors: InputError where no cut does so."""
+        ids = self._vocabulary.encode(text)
+        if TAG not in text or self._vocabulary.control_id(TAG) is not None:
+            return ids
+        tag = self._vocabulary.encode_markup(TAG)
+        for place in range(1, len(TAG)):
+            if not _holds(ids, tag):
+                return ids
+            head, *others = text.split(TAG)
+            pieces = [head + TAG[:place], *(TAG[place:] + piece + TAG[:place] for piece in others[:-1])]
+            pieces.append(TAG[place:] + others[-1])
+            ids = tuple(token for piece in pieces for token in self._vocabulary.encode(piece))
+        if _holds(ids, tag):
+            raise InputError(
+                f"the text spells {TAG}, which stands for a picture with this model; leave it out", self._param
+            )
+        return ids
 
     def _raw(self, prompt: Prompt) -> list[int]:
-        if prompt.picture is not None:
+        if prompt.pictures:
             raise InputError("a prompt without chat template has no place for a picture", self._param)
-        return [*self._vocabulary.opening(), *self._vocabulary.encode("".join(turn.text for turn in prompt.turns))]
+        opening = self._vocabulary.opening() or (self._vocabulary.bos if prompt.rendering == "raw_with_bos" else ())
+        return [*opening, *self._vocabulary.encode("".join(turn.text for turn in prompt.turns))]
 
-    def _layout(self, turns: Sequence[Turn], *, has_picture: bool) -> Layout | Refusal:
-        shape = Shape(tuple(turn.role for turn in turns), has_picture)
-        if shape not in self._layouts:
-            self._layouts[shape] = rendered(self._templater, shape)
-        return self._layouts[shape]
+    def _layout(self, turns: Sequence[Turn], *, is_ended: bool) -> Layout | Refusal:
+        return self._layouts_of(
+            Shape(
+                tuple((turn.role, tuple(not isinstance(part, str) for part in turn.parts)) for turn in turns), is_ended
+            )
+        )
+
+
+def _holds(ids: Sequence[int], run: Sequence[int]) -> bool:
+    """Whether a run of ids stands in others."""
+    return any(tuple(ids[start : start + len(run)]) == tuple(run) for start in range(len(ids) - len(run) + 1))
 
 
 def rendered(templater: Any, shape: Shape) -> Layout | Refusal:
     """What a chat template makes of a shape. Templates differ in what they take for a turn's content."""
-    if shape.has_picture and "user" not in shape.roles:
-        return Refusal("a picture is shown in a turn of the user's, and the prompt has none")
-    goes_on = shape.roles[-1:] == ("assistant",)
+    is_assistants = shape.roles[-1:] == ("assistant",)
+    is_begun = not (is_assistants or shape.is_ended)
     problem = ""
     for content in (_in_parts, _users_in_parts, _as_text):
         try:
-            text: str = templater.apply_chat_template(content(shape), tokenize=False, add_generation_prompt=not goes_on)
+            text: str = templater.apply_chat_template(content(shape), tokenize=False, add_generation_prompt=is_begun)
         except Exception as error:
             # Templates refuse in many ways: errors of their own, of jinja2 and of Python's types.
             problem = f": {error}"
             continue
         pieces = _MARKS.split(text)
         found = tuple(map(int, pieces[1::2]))
-        is_whole = sorted(found) == list(range(len(shape.roles)))
-        if is_whole and "'type'" not in text and (not goes_on or found[-1] == len(shape.roles) - 1):
-            # The last turn of the assistant's is left open: what the template writes behind it is not written yet.
-            return Layout((*pieces[:-1:2], "") if goes_on else tuple(pieces[::2]), found)
+        is_whole = sorted(found) == list(range(shape.texts))
+        if is_whole and "'type'" not in text and (not is_assistants or found[-1:] == (shape.texts - 1,)):
+            # A last turn of the assistant's is continued: what the template writes behind it is not written yet.
+            is_continued = is_assistants and not shape.is_ended
+            markup = (*pieces[:-1:2], "") if is_continued else tuple(pieces[::2])
+            return Layout(markup, found, takes_parts=content is not _as_text)
     what = "question" if shape.roles == ("user",) else f"turns {', '.join(shape.roles)}"
     return Refusal(f"the model's chat template does not put the {what} into the prompt once{problem}")
 
 
+def begins_replies(templater: Any) -> bool:
+    """Whether a chat template begins the model's turn behind a question. One that takes no notice of whether it should
+    does so where nothing but white space follows before an answer. True where that cannot be told."""
+    asked, answered = Shape((("user", (False,)),)), Shape((("user", (False,)), ("assistant", (False,))))
+    question, dialogue = rendered(templater, asked), rendered(templater, answered)
+    if isinstance(question, Refusal) or isinstance(dialogue, Refusal):
+        return True
+    tail, between = question.markup[-1], dialogue.markup[1]
+    if not between.startswith(tail) or not between.removeprefix(tail).strip():
+        return True
+    return any(_heeds(templater, content(asked)) for content in (_in_parts, _users_in_parts, _as_text))
+
+
+def _heeds(templater: Any, messages: list[dict[str, Any]]) -> bool:
+    """Whether a template writes something else where it is to begin the model's turn."""
+    try:
+        plain, begun = (
+            templater.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
+            for begins in (False, True)
+        )
+    except Exception:
+        # As in `rendered`: of another kind of content it may be able to make something.
+        return False
+    return plain != begun
+
+
 def _in_parts(shape: Shape) -> list[dict[str, Any]]:
     """Every turn as a list of parts, as processors take them."""
-    return [
-        {"role": role, "content": [*_picture(shape, number), {"type": "text", "text": _MARK.format(number)}]}
-        for number, role in enumerate(shape.roles)
-    ]
+    return [{"role": role, "content": [*parts]} for role, parts in _marked(shape)]
 
 
 def _users_in_parts(shape: Shape) -> list[dict[str, Any]]:
     """As `_in_parts`, but that only the user's turns are lists."""
     return [
-        message if message["role"] == "user" else {**message, "content": _MARK.format(number)}
-        for number, message in enumerate(_in_parts(shape))
+        {"role": role, "content": [*parts] if role == "user" else "".join(map(_tagged, parts))}
+        for role, parts in _marked(shape)
     ]
 
 
 def _as_text(shape: Shape) -> list[dict[str, Any]]:
-    """Every turn as text, the picture as a tag in it."""
-    return [
-        {"role": role, "content": ("<image>\n" if _picture(shape, number) else "") + _MARK.format(number)}
-        for number, role in enumerate(shape.roles)
-    ]
+    """Every turn as text, a picture as a tag in it."""
+    return [{"role": role, "content": "".join(map(_tagged, parts))} for role, parts in _marked(shape)]
 
 
-def _picture(shape: Shape, number: int) -> list[dict[str, Any]]:
-    """The picture, as a part of the first of the user's turns."""
-    return [{"type": "image"}] if shape.has_picture and number == shape.roles.index("user") else []
+def _marked(shape: Shape) -> Iterator[tuple[Role, list[dict[str, str]]]]:
+    """The turns by role and parts, marks in place of the texts."""
+    numbers = count()
+    for role, parts in shape.turns:
+        yield (
+            role,
+            [
+                {"type": "image"} if is_picture else {"type": "text", "text": _MARK.format(next(numbers))}
+                for is_picture in parts
+            ],
+        )
+
+
+def _tagged(part: dict[str, str]) -> str:
+    return part.get("text", f"{TAG}\n")
 
 
 def _without_system(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The same turns, what stands in system turns before the first of the user's put in front of that."""
+    """The same turns, what stands in system turns before the first of the user's put in front of its text."""
     roles = [turn.role for turn in turns]
     if "user" not in roles:
         return turns
@@ -189,8 +351,12 @@ def _without_system(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     if not system:
         return turns
     others = [turn for turn in turns[:first] if turn.role != "system"]
-    user = Turn("user", "\n\n".join([*system, turns[first].text]))
-    return (*others, user, *turns[first + 1 :])
+    parts = list(turns[first].parts)
+    place = next((number for number, part in enumerate(parts) if isinstance(part, str)), len(parts))
+    parts[place : place + 1] = [
+        "\n\n".join([*system, *(part for part in parts[place : place + 1] if isinstance(part, str))])
+    ]
+    return (*others, Turn("user", tuple(parts)), *turns[first + 1 :])
 
 
 def templater_of(processor: Any) -> Any:

@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cos.engines.settings import EngineSettings
 
+CPU_KV_CACHE_MIB = 256
+"""Size of an engine's KV cache on CPU unless given."""
+
 
 def is_cpu_build() -> bool:
     """As vLLM tells, but without importing it, which takes seconds."""
@@ -34,10 +37,12 @@ def has_bfloat16_tiles() -> bool:
 
 def fitting_dtype(settings: EngineSettings, *, on_cpu: bool) -> str:
     """The number format for weights that are not quantised: ``auto`` is float32 where a CPU's bfloat16 is emulated, and
-    for a PRM on a CPU without tiles of it, whose scores would be off the checkpoint's by more than 0.02."""
+    for a PRM on a CPU without tiles of it, whose scores would be off the checkpoint's by more than 0.02. A policy with
+    an adapter is a PRM as well."""
     if settings.dtype != "auto" or not on_cpu:
         return settings.dtype
-    suits = has_bfloat16_tiles() if settings.role == "prm" else computes_bfloat16()
+    is_prm = settings.role == "prm" or settings.adapter is not None
+    suits = has_bfloat16_tiles() if is_prm else computes_bfloat16()
     return "auto" if suits else "float32"
 
 

@@ -3,6 +3,8 @@
 All of them read pictures here, so that none sees other pixels than the rest, or takes a file that the rest refuse.
 """
 
+import base64
+import binascii
 import hashlib
 import io
 import os
@@ -25,6 +27,8 @@ BLOCK_BYTES = 4096
 _PIXELS = re.compile(r"\((\d+) pixels\)")
 _SCALES = {"L;2": 85, "L;4": 17}
 """From levels of grey as a PNG counts them to those of 8 bits, by Pillow's names of how pixels are stored."""
+_DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<options>(?:;[^,;]*)*),", re.IGNORECASE)
+_BLANK = str.maketrans("", "", " \t\r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,29 @@ def read_file(path: str, limits: PictureLimits = SERVED) -> bytes:
             "make the picture smaller, or save it as JPEG",
             "too_large",
         )
+    return data
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """The bytes of a data URI or of bare base64; blanks and line breaks in it do not count. Errors: BadImage."""
+    head = _DATA_URI.match(text.lstrip()[:256])
+    body = text.lstrip()
+    if head:
+        if "base64" not in head["options"].lower():
+            raise BadImage(
+                f"{param}: a data URI that is not base64; send data:image/png;base64,...", param, "not_base64"
+            )
+        body = body[head.end() :]
+    elif body[:5].lower() == "data:":
+        raise BadImage(f"{param}: a data URI without a comma; send data:image/png;base64,...", param, "not_base64")
+    try:
+        data = base64.b64decode(body.translate(_BLANK), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImage(
+            f"{param}: not base64; the server opens no paths: send the file's bytes, as data:image/png;base64,...",
+            param,
+            "not_base64",
+        ) from error
     return data
 
 

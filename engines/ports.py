@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cos.search.errors import EngineDead
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Vocabulary
-from cos.search.prompt import Prompt
+from cos.search.prompt import Prompt, TurnMarks
 from cos.search.types import Prefix
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A running model. It may also satisfy `cos.search.ports.ReportsLoad`, `HasMetrics` and `HasCaches`: ask by
-    ``isinstance``."""
+    """A running model. It may also satisfy `cos.search.ports.ReportsLoad` and `CountsPictures`, `HasMetrics` and
+    `HasCaches`: ask by ``isinstance``."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -54,13 +56,32 @@ class Runtime(Protocol):
         ...
 
     @property
+    def model(self) -> str:
+        """See `cos.prm.ports.Reader`, as for the next two."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def files(self) -> frozenset[str]: ...
+
+    @property
     def is_alive(self) -> bool:
-        """False once no request can succeed any more."""
+        """False while no request can succeed; for good, unless it `ComesBack`."""
         ...
 
     @property
     def steps(self) -> int:
         """A number that grows as long as it gets on with requests, its probes included."""
+        ...
+
+    def turn_marks(self) -> TurnMarks:
+        """See `cos.prm.ports.Reader`."""
+        ...
+
+    def reply_marks(self) -> TurnMarks:
+        """See `cos.prm.ports.Reader`."""
         ...
 
     async def open(self, prompt: Prompt) -> Session:
@@ -85,6 +106,21 @@ class HasMetrics(Protocol):
 
     @property
     def registry(self) -> CollectorRegistry: ...
+
+
+@runtime_checkable
+class ComesBack(Protocol):
+    """A runtime elsewhere. It may be lost and found again, and may not carry all that one in process does."""
+
+    @property
+    def loss(self) -> EngineDead:
+        """What to say while it is not alive."""
+        ...
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What it cannot carry: what it does instead, and what to do about it, each behind "the policy ..."."""
+        ...
 
 
 @runtime_checkable

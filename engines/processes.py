@@ -15,13 +15,27 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 
-def preload(modules: Iterable[str]) -> None:
+def preload(modules: Iterable[str]) -> bool:
     """Has a process of its own import modules, and returns at once. It does nothing else, so it has no threads and may
-    be forked, which this process may not. The first call counts."""
+    be forked, which this process may not. The first call counts. Returns whether this was the first."""
+    is_first = _forkserver()._forkserver_pid is None
     resource_tracker.ensure_running()  # it unblocks the signals it finds blocked
     with without_interrupts():
         multiprocessing.set_forkserver_preload(["cos.engines.preloaded", *modules])
         forkserver.ensure_running()
+    return is_first
+
+
+def drop_preloaded() -> None:
+    """Ends the process of `preload`, even amid an import, while no other was forked from it. For a start that came to
+    nothing: what reads this program's output would else wait for that process, too."""
+    server = _forkserver()
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()
+
+
+def _forkserver() -> Any:
+    return forkserver._forkserver  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
 
 
 class EngineProcess(ForkServerProcess):

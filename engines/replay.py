@@ -25,7 +25,7 @@ from cos.search.scale import Scale
 from cos.search.spec import SearchSpec
 from cos.search.strategies import resolve
 from cos.search.terms import Sampling
-from cos.search.types import Chain, Path, Piece, Question
+from cos.search.types import Chain, Path, Piece, Question, Turn
 
 Node = Mapping[str, Any]
 """A candidate as a stored trace has it (docs/traces.md)."""
@@ -65,8 +65,14 @@ class StoredScorer:
 
 
 def question_of(trace: Mapping[str, Any]) -> Question:
-    """What a stored search was asked, its choices included; without its picture, which no script looks at."""
-    return Question(trace["question"], choices=tuple(trace["parameters"].get("choices", ())))
+    """What a stored search was asked, its choices and the conversation before it included; without pictures, which no
+    script looks at."""
+    turns = [(turn["role"], [part["text"] or "" for part in turn["content"]]) for turn in trace["history"]]
+    return Question(
+        trace["question"],
+        choices=tuple(trace["parameters"].get("choices", ())),
+        history=tuple(Turn(role, "".join(texts)) for role, texts in turns),
+    )
 
 
 def spec_of(trace: Mapping[str, Any]) -> SearchSpec:
@@ -120,6 +126,7 @@ def scale_of(trace: Mapping[str, Any]) -> Scale:
         threshold=scale["threshold"],
         lowest=-math.inf if scale["lowest"] is None else scale["lowest"],
         highest=math.inf if scale["highest"] is None else scale["highest"],
+        judges=scale.get("judges", "steps"),
         is_probability=scale["is_probability"],
     )
 

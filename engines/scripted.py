@@ -12,17 +12,17 @@ import random
 import time
 import types
 from bisect import bisect_left
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from cos.engines.scripted_vocabulary import TURN_END, OpenVocabulary, ScriptedVocabulary
 from cos.engines.story import Judge, Story, Writer, default_story
-from cos.search.errors import EngineDead, EngineError, InputError
+from cos.search.errors import ChainTooLong, EngineDead, EngineError, InputError
 from cos.search.grammar import Grammar
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead, Stops
-from cos.search.prompt import Prompt
+from cos.search.prompt import Prompt, TurnMarks
 from cos.search.types import Prefix
 
 if TYPE_CHECKING:
@@ -107,6 +107,18 @@ class ScriptedEngine:
         return frozenset(("labels", "head", "text"))
 
     @property
+    def model(self) -> str:
+        return "scripted"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def files(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def is_saturated(self) -> bool:
         return self.script.sequences is not None and self.in_flight >= self.script.sequences
 
@@ -139,14 +151,28 @@ class ScriptedEngine:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
 
+    def turn_marks(self) -> TurnMarks:
+        """A line for each turn."""
+        encode = self._vocabulary.encode_markup
+        return TurnMarks(encode(f"{TURN_END}\nassistant: "), encode(f"{TURN_END}\nuser: "))
+
+    def reply_marks(self) -> TurnMarks:
+        """As between all turns."""
+        return self.turn_marks()
+
     async def open(self, prompt: Prompt) -> ScriptedSession:
         if not self._alive:
             raise EngineDead("the scripted engine has died")
-        picture_tokens = PICTURE_TOKENS if prompt.picture else 0
+        picture_tokens = PICTURE_TOKENS * len(prompt.pictures)
         prompt_tokens = sum(len(self._vocabulary.encode(turn.text)) for turn in prompt.turns) + picture_tokens
         if prompt_tokens + 1 > self._context_tokens:
             raise InputError(f"question and image take {prompt_tokens} tokens of {self._context_tokens}", "question")
         return ScriptedSession(self, prompt, prompt_tokens)
+
+    @property
+    def places_pictures(self) -> bool:
+        """See `cos.search.ports.PlacesPictures`."""
+        return True
 
     async def forget(self, *, prefixes_only: bool = False) -> None:
         del prefixes_only
@@ -192,6 +218,8 @@ class ScriptedSession:
         self._texts: dict[int, str] = {}
         """Of all that was seen, by the hashes of its ids."""
         self._lengths: list[int] = []
+        self._last_ids: set[int] = set()
+        """The ids that any of it ends with."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -203,7 +231,8 @@ class ScriptedSession:
 
     async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
         before = self._checked(prefix)
-        _, written = self._known(before)
+        key = hash(before)
+        _, written = self._known(before, key)
         rng = chance(draw.seed, written, draw.temperature, self._engine.chance)
         ids = self._written(written, rng, draw)
         luck = rng.random() if draw.logprobs else 0.0
@@ -218,10 +247,11 @@ class ScriptedSession:
             passed = len(ids) if not seconds else int(len(ids) * (time.perf_counter() - started) / seconds)
             self._tokens_aborted += min(passed, len(ids))
             raise
-        cached_tokens, _ = self._recalled(before)
+        cached_tokens, _ = self._recalled(before, key)
         decode = self._engine.vocabulary.decode
         text, turn_end = decode(ids), ""
-        self._remember(before + ids, written + text)
+        so_far = before + ids
+        self._remember(so_far, hash(so_far), written + text)
         if is_whole and stop is None:
             text, turn_end = decode(ids[:-1]), decode(ids[-1:])
         return Drawn(
@@ -267,7 +297,9 @@ class ScriptedSession:
     async def read_labels(self, prefix: Prefix, labels: tuple[int, ...], priority: int) -> LabelRead:
         """The first label has P(good), and the others share the rest."""
         del priority
-        p, prompt_tokens, cached_tokens = await self._judged(prefix)
+        before = self._checked(prefix)
+        await self._engine.serve("read", self._engine.script.seconds_per_read)
+        p, prompt_tokens, cached_tokens = self._judged(before)
         others = len(labels) - 1
         logprobs = (_log(p), *[_log((1 - p) / others)] * others) if others else (_log(p),)
         return LabelRead(logprobs, prompt_tokens, cached_tokens)
@@ -275,49 +307,56 @@ class ScriptedSession:
     async def read_head(self, prefix: Prefix, priority: int) -> HeadRead:
         """One value, P(good)."""
         del priority
-        p, prompt_tokens, cached_tokens = await self._judged(prefix)
-        return HeadRead((p,), prompt_tokens, cached_tokens)
-
-    async def _judged(self, prefix: Prefix) -> tuple[float, int, int]:
-        """P(good), prompt tokens and cached tokens of one read."""
         before = self._checked(prefix)
         await self._engine.serve("read", self._engine.script.seconds_per_read)
-        cached_tokens, written = self._recalled(before)
+        p, prompt_tokens, cached_tokens = self._judged(before)
+        return HeadRead((p,), prompt_tokens, cached_tokens)
+
+    def _judged(self, before: tuple[int, ...]) -> tuple[float, int, int]:
+        """P(good), prompt tokens and cached tokens of one read."""
+        cached_tokens, written = self._recalled(before, hash(before))
         judge = self._engine.script.judge or self._engine.story.judge
         return judge(self._prompt, written), self._prompt_tokens + len(before), cached_tokens
 
     def _checked(self, prefix: Prefix) -> tuple[int, ...]:
-        before = tuple(cast("tuple[int, ...]", prefix))
+        before: tuple[int, ...] = prefix  # pyright: ignore[reportAssignmentType] its vocabulary has ids
         if self._prompt_tokens + len(before) + 1 > self._engine.context_tokens:
-            raise EngineError(
+            raise ChainTooLong(
                 f"a chain of {len(before)} tokens is longer than the context of {self._engine.context_tokens}"
             )
         return before
 
-    def _known(self, before: tuple[int, ...]) -> tuple[int, str]:
-        """Tokens of the longest text that was seen and that this one begins with; and all of its own text."""
-        if (text := self._texts.get(hash(before))) is not None:
+    def _known(self, before: tuple[int, ...], key: int) -> tuple[int, str]:
+        """Tokens of the longest text that was seen and that this one begins with; and all of its own text. ``key``: the
+        hash of its ids, which takes a while to compute, so that whoever asks twice computes it once."""
+        if (text := self._texts.get(key)) is not None:
             return len(before), text
         decode = self._engine.vocabulary.decode
         for length in reversed(self._lengths[: bisect_left(self._lengths, len(before))]):
+            if length and before[length - 1] not in self._last_ids:
+                # Nothing that was seen ends here: that is known without a hash.
+                continue
             if (begin := self._texts.get(hash(before[:length]))) is not None:
                 is_whole = not begin.endswith(HALF_A_CHARACTER)
                 return length, begin + decode(before[length:]) if is_whole else decode(before)
         return 0, decode(before)
 
-    def _recalled(self, before: tuple[int, ...]) -> tuple[int, str]:
+    def _recalled(self, before: tuple[int, ...], key: int) -> tuple[int, str]:
         """Tokens that a prefix cache without blocks would have of prompt and text: all that an earlier request of this
         session has computed; and the text, which counts as seen from now on."""
-        is_first, (known, text) = not self._texts, self._known(before)
+        is_first, (known, text) = not self._texts, self._known(before, key)
         if known < len(before) or is_first:
-            self._remember(before, text)
+            self._remember(before, key, text)
         return 0 if is_first else self._prompt_tokens + min(known, len(before) - 1), text
 
-    def _remember(self, ids: tuple[int, ...], text: str) -> None:
-        self._texts[hash(ids)] = text
-        place = bisect_left(self._lengths, len(ids))
-        if place == len(self._lengths) or self._lengths[place] != len(ids):
-            self._lengths.insert(place, len(ids))
+    def _remember(self, ids: tuple[int, ...], key: int, text: str) -> None:
+        self._texts[key] = text
+        if ids:
+            self._last_ids.add(ids[-1])
+        lengths, length = self._lengths, len(ids)
+        place = bisect_left(lengths, length)
+        if place == len(lengths) or lengths[place] != length:
+            lengths.insert(place, length)
 
 
 def _log(p: float) -> float:

@@ -52,7 +52,7 @@ class Story:
         done = before.count(self.step_end) if self.step_end else len(said)
         if done >= CHAIN_STEPS:
             right = int(hashlib.sha256(prompt.asked.encode()).hexdigest(), 16) % 90 + 10
-            answer = str(right if min(said) >= 0.5 else rng.randint(10, 99))
+            answer = str(right if min(said, default=1.0) >= 0.5 else rng.randint(10, 99))
             return written(self._grammar.spans(Piece("answer", answer), first=False))
         sure = round(rng.betavariate(2, 1.2), 4)
         look = f"I look at part {done + 1} and feel [{sure:.4f}] sure."

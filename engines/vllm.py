@@ -19,11 +19,15 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from cos.engines.chat import ChatPrompt
+from cos.engines.checkpoint import config_of, files_of
 from cos.engines.environment import is_cpu_build
+from cos.engines.heads import WIDTHS
+from cos.engines.known_model import KnownModel
 from cos.engines.load import Load
 from cos.engines.settings import EngineSettings
 from cos.engines.vocabulary import HfVocabulary
-from cos.search.errors import EngineDead, EngineError, InputError
+from cos.engines.written import as_drawn
+from cos.search.errors import ChainTooLong, EngineDead, EngineError, InputError
 from cos.search.ports import Ability, Draw, Drawn, HeadRead, LabelRead
 from cos.search.prompt import Prompt
 from cos.search.types import Prefix
@@ -39,7 +43,7 @@ PROBE_PRIORITY = -1_000_000
 """Before whatever a search wants."""
 
 
-class VllmEngine:
+class VllmEngine(KnownModel):
     """A running engine: satisfies `cos.engines.ports.Runtime`, with metrics, caches and load of its own."""
 
     def __init__(
@@ -50,18 +54,18 @@ class VllmEngine:
         vocabulary: HfVocabulary,
         registry: CollectorRegistry,
         load: Load,
+        *,
+        most_pictures: int | None = None,
     ) -> None:
-        self.settings = settings
+        """``most_pictures``: those that a prompt may hold; as many as the settings say unless given."""
+        super().__init__(settings, vocabulary, prompt)
+        self.most_pictures = settings.max_images if most_pictures is None else most_pictures
         self.registry = registry
         self._load = load
         self._llm = llm
-        self._prompt = prompt
-        self._vocabulary = vocabulary
         self._numbers = count()
-
-    @property
-    def vocabulary(self) -> HfVocabulary:
-        return self._vocabulary
+        self._lora: Any = None
+        """vLLM's name of the adapter that requests are run with; None is the model's own weights."""
 
     @property
     def context_tokens(self) -> int:
@@ -73,9 +77,30 @@ class VllmEngine:
         return frozenset(("head",)) if self.has_head else frozenset(("labels", "text"))
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        return config_of(self.model, trust_remote_code=self.settings.trust_remote_code)
+
+    @property
+    def files(self) -> frozenset[str]:
+        return files_of(self.model)
+
+    @property
+    def places_pictures(self) -> bool:
+        """See `cos.search.ports.PlacesPictures`."""
+        return self._prompt.places_pictures
+
+    @property
     def has_head(self) -> bool:
         """Whether it runs a reward model or a classifier, which cannot write: vLLM tells by its architecture."""
         return self._llm.model_config.runner_type == "pooling"
+
+    @property
+    def head_width(self) -> int | None:
+        """See `cos.prm.ports.HasHead`."""
+        if not self.has_head:
+            return None
+        config = self._llm.model_config.hf_config
+        return next((WIDTHS[name] for name in config.architectures or () if name in WIDTHS), int(config.num_labels))
 
     @property
     def is_saturated(self) -> bool:
@@ -98,7 +123,7 @@ class VllmEngine:
         params: Any = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=Kind.FINAL_ONLY)
         if self.has_head:
             params = await self.head_params()
-        base = {"type": "token", "prompt_token_ids": list(self._vocabulary.encode(PROBE))}
+        base = {"type": "token", "prompt_token_ids": list(self.vocabulary.encode(PROBE))}
         await self.generate(base, (), params, PROBE_PRIORITY, [])
 
     async def open(self, prompt: Prompt) -> VllmSession:
@@ -116,15 +141,23 @@ class VllmEngine:
                 "question",
             )
 
+    def _check_takes(self, pictures: int) -> None:
+        if pictures > self.most_pictures:
+            model = f"the {self.settings.role} {self.settings.model}"
+            if not self.most_pictures:
+                raise InputError(f"{model} reads text alone; ask without a picture", "images")
+            raise InputError(f"{pictures} pictures; {model} takes {self.most_pictures}; send fewer", "images")
+
     async def render(self, prompt: Prompt) -> dict[str, Any]:
         """Token ids and image tensors of a prompt, as vLLM's engine input. Errors: InputError, EngineDead."""
         from vllm.inputs import TokensPrompt
 
+        self._check_takes(len(pictures := prompt.pictures))
         token_ids = self._prompt.render(prompt)
         self._check_fits(len(token_ids))
         request = TokensPrompt(prompt_token_ids=token_ids)
-        if prompt.picture is not None:
-            request["multi_modal_data"] = {"image": prompt.picture.image}
+        if pictures:
+            request["multi_modal_data"] = {"image": [picture.image for picture in pictures]}
         renderer = self._llm.renderer
         try:
             return (await renderer.render_cmpl_async([request], renderer.default_cmpl_tok_params))[0]
@@ -176,9 +209,9 @@ class VllmEngine:
         else:
             request = tokens_input(ids)
         try:
-            output = await self._finished(
-                await self._llm.add_request(str(next(self._numbers)), request, params, priority=priority), aborted
-            )
+            number = str(next(self._numbers))
+            queue = await self._llm.add_request(number, request, params, lora_request=self._lora, priority=priority)
+            output = await self._finished(queue, aborted)
         except EngineDeadError as error:
             raise EngineDead(f"the {self.settings.role} engine has died") from error
         except Exception as error:
@@ -253,8 +286,9 @@ class VllmSession:
     async def draw(self, prefix: Prefix, draw: Draw) -> Drawn:
         """One sample; see `cos.search.ports.PolicySession`."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        schema = draw.json_schema
         params = SamplingParams(
             temperature=draw.temperature,
             top_p=draw.top_p,
@@ -263,6 +297,7 @@ class VllmSession:
             stop_token_ids=list(draw.stops.token_ids),
             stop=list(draw.stops.strings),
             logprobs=0 if draw.logprobs else None,
+            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
             # vLLM looks for strings in text that it writes token by token. Without strings it need not.
             detokenize=bool(draw.stops.strings),
             include_stop_str_in_output=True,
@@ -273,21 +308,12 @@ class VllmSession:
         )
         output = await self._generate(prefix, params, draw.priority)
         sampled = output.outputs[0]
-        written = tuple(sampled.token_ids)
-        is_cut = sampled.finish_reason == "length"
-        stop = sampled.stop_reason
-        if not is_cut and not isinstance(stop, str):
-            # vLLM names no token that ends the model's turn, or names one that its checkpoint lists beside it.
-            stop = written[-1] if written and written[-1] in draw.stops.token_ids else None
-        end = len(written) - 1 if not is_cut and stop is None else len(written)
-        decode = self._engine.vocabulary.decode
-        return Drawn(
-            written=written,
-            text=decode(written[:end]),
-            turn_end=decode(written[end:]) if end < len(written) else "",
-            tokens=len(written),
-            finish="length" if is_cut else "stop",
-            stop=stop,
+        return as_drawn(
+            self._engine.vocabulary,
+            draw.stops,
+            tuple(sampled.token_ids),
+            is_cut=sampled.finish_reason == "length",
+            stop=sampled.stop_reason,
             logprob=float(sampled.cumulative_logprob) if draw.logprobs else None,
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens or 0,
@@ -331,12 +357,12 @@ class VllmSession:
     async def _request(self, prefix: Prefix, params: Any, priority: int) -> Any:
         ids = cast("tuple[int, ...]", prefix)
         if self.prompt_tokens + len(ids) + 1 > self._engine.context_tokens:
-            raise EngineError(
+            raise ChainTooLong(
                 f"a chain of {len(ids)} tokens is longer than the {self._engine.settings.role}'s context of "
                 f"{self._engine.context_tokens} has room for"
             )
         output = await self._engine.generate(self._take_base(), ids, params, priority, self._aborted)
-        if output is None and self._prompt.picture is not None:
+        if output is None and self._prompt.pictures:
             # vLLM's front and its engine each cache images; when the engine has dropped one that the front believes to
             # be there, it ends the request and has the front forget it, so that rendering again sends the pixels.
             self._base = await self._engine.render(self._prompt)

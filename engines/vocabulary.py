@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class HfVocabulary:
         self._tokenizer: Any = tokenizer
         added: dict[str, int] = self._tokenizer.get_added_vocab()
         self._controls = dict(added)
+        self._spelt = {its_id: token for token, its_id in added.items()}
         table: dict[str, int] = self._tokenizer.get_vocab()
         merges = (
             json.loads(self._tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
@@ -47,7 +49,8 @@ class HfVocabulary:
         self._fingerprint = digest.hexdigest()
         self._plain = _plain_ids(self._tokenizer, {token: its_id for token, its_id in added.items() if len(token) == 1})
         # Longest first: a control token inside another one is met after the longer one has been split.
-        split = [token for token in added if len(token) > 1]
+        # Runs of blanks and line ends are ordinary text, even where a tokenizer lists them (Gemma's).
+        split = [token for token in added if len(token) > 1 and not token.isspace()]
         self._spellings = [*sorted(split, key=len, reverse=True), *self._plain]
 
     @property
@@ -72,7 +75,21 @@ class HfVocabulary:
         begins = (place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
         return tuple(whole[: next(begins, 0)])
 
+    @property
+    def bos(self) -> tuple[int, ...]:
+        """The beginning-of-sequence token; empty for a tokenizer that has none."""
+        its_id: int | None = self._tokenizer.bos_token_id
+        return () if its_id is None else (its_id,)
+
     def decode(self, token_ids: Sequence[int]) -> str:
+        """Control tokens as they are spelt. A tokenizer in Python puts spaces around them: it is given what stands
+        between them."""
+        if self._tokenizer.is_fast:
+            return self._decoded(token_ids)
+        runs = groupby(token_ids, key=self._spelt.get)
+        return "".join(self._decoded(run) if spelt is None else spelt * len([*run]) for spelt, run in runs)
+
+    def _decoded(self, token_ids: Iterable[int]) -> str:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def control_id(self, token: str) -> int | None:

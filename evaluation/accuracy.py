@@ -18,7 +18,7 @@ from cos.search.spec import SearchSpec
 from cos.search.types import Question
 
 
-class Asked(Protocol):
+class EvaluationProblem(Protocol):
     """A question, about a picture or not, and its answer. `cos.checkpoints.LedgerProblem` is one."""
 
     @property
@@ -37,7 +37,7 @@ class Asked(Protocol):
     def image_png(self) -> bytes | None: ...
 
 
-P = TypeVar("P", bound=Asked)
+P = TypeVar("P", bound=EvaluationProblem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +112,14 @@ def root_seed(seed: int, problem_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{problem_id}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-def ask(problem: Asked) -> Question:
+def ask(problem: EvaluationProblem) -> Question:
     """A problem as a question to search. Errors: InputError naming the problem whose picture cannot be used."""
     data = problem.image_png
-    picture = None if data is None else decode(data, Origin(f"picture of problem {problem.id!r}"))
-    return Question(problem.question, picture)
+    pictures = () if data is None else (decode(data, Origin(f"picture of problem {problem.id!r}")),)
+    return Question(problem.question, pictures)
 
 
-def is_right(answer: str | None, problem: Asked) -> bool:
+def is_right(answer: str | None, problem: EvaluationProblem) -> bool:
     """Whether an answer says what the problem's does."""
     return answer is not None and equal(answer, problem.answer)
 
@@ -144,7 +144,7 @@ async def evaluate(
     return Outcome(tuple(records), time.perf_counter() - started)
 
 
-async def search_one(models: Models, problem: Asked, spec: SearchSpec) -> Record:
+async def search_one(models: Models, problem: EvaluationProblem, spec: SearchSpec) -> Record:
     """One search; one that fails or ends without an answer counts as wrong.
 
     Errors: EngineDead; with the problem's name InputError, and StageError for all else.

@@ -1,4 +1,4 @@
-"""What stops a stage, told by the stage and the row it came of.
+"""Errors that stop a stage, with the stage and the row they came of.
 
 A plain exception says little to who trains, and one kind says something false: a StopIteration out of a data loader
 means that the data have ended.
@@ -24,8 +24,8 @@ def named(place: str, error: Exception) -> CosError:
         return InputError(f"{place}: {error}", error.param)
     if isinstance(error, EngineError | StageError):
         return type(error)(f"{place}: {error}")
-    said = f": {error}" if str(error) else ""
-    return StageError(f"{place}: {type(error).__name__}{said}")
+    message = f": {error}" if str(error) else ""
+    return StageError(f"{place}: {type(error).__name__}{message}")
 
 
 @contextmanager

@@ -87,30 +87,30 @@ def _start_of(pid: int) -> str | None:
 @contextmanager
 def replacing(path: Path) -> Generator[TextIO]:
     """A text file that takes the place of ``path`` when it is whole, and never before."""
-    beside = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(partial, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Generator[Path]:
     """A folder that takes the place of ``path`` when it is whole. Killed between the old one's removal and the new
-    one's renaming, the new one is left beside as ``.<name>.partial``."""
-    beside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    one's renaming, the new one is left next to it as ``.<name>.partial``."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        yield beside
+        yield partial
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     if path.exists():
         shutil.rmtree(path)
-    os.replace(beside, path)
+    os.replace(partial, path)

@@ -51,9 +51,11 @@ class Journal:
                 self.done[found["key"]] = found["value"]
             elif found != wanted:
                 differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-                told = ", ".join(f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}" for key in sorted(differ))
+                differences = ", ".join(
+                    f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}" for key in sorted(differ)
+                )
                 raise InputError(
-                    f"{self.path}: begun with other settings ({told}); restore them or delete it", "folder"
+                    f"{self.path}: begun with other settings ({differences}); restore them or delete it", "folder"
                 )
         return whole
 

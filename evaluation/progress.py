@@ -1,4 +1,4 @@
-"""What is told on stderr while work goes on and when it has ended, and many pieces of work side by side."""
+"""What is printed to stderr while work goes on and when it has ended, and many pieces of work side by side."""
 
 from __future__ import annotations
 

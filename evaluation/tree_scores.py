@@ -15,7 +15,7 @@ from cos.search.types import Candidate, Chain, Path
 ATTEMPTS = 2
 """Tries for one read."""
 CONCURRENCY = 96
-"""Reads at once, where nothing else is said."""
+"""Reads at once by default."""
 
 
 async def read_tree(

@@ -1,7 +1,7 @@
 """A PRM's verdicts on labelled tags: how often they are right, and how sure they should be.
 
 The shape is the paper's Table 3: steps and answers apart. Accuracies are balanced: the mean of the shares of good and
-of bad tags that are told, so that a PRM that calls everything good gets one half.
+of bad tags that are recognised, so that a PRM that calls everything good gets one half.
 """
 
 import math
@@ -93,7 +93,7 @@ def verdicts_of(chains: Sequence[Labelled]) -> tuple[Verdicts, int]:
 
 
 def accuracy_facts(verdicts: Verdicts, seed: int) -> Facts:
-    """Steps and answers, each with balanced and plain accuracy, and by how much answers are told better.
+    """Steps and answers, each with balanced and plain accuracy, and by how much the accuracy on answers is higher.
 
     Errors: InputError when one kind of tag is missing.
     """
@@ -110,8 +110,8 @@ def accuracy_facts(verdicts: Verdicts, seed: int) -> Facts:
 
     apart = bootstrap_clusters(sums, ahead, seed)
     return {
-        "steps": _told(steps, bootstrap_clusters(sums, balanced(0), seed)),
-        "answers": _told(answers, bootstrap_clusters(sums, balanced(4), seed)),
+        "steps": _accuracy_of(steps, bootstrap_clusters(sums, balanced(0), seed)),
+        "answers": _accuracy_of(answers, bootstrap_clusters(sums, balanced(4), seed)),
         "answers_minus_steps": {
             "difference": float(ahead(sums.sum(0, keepdims=True))[0]),
             "ci_low": apart.low,
@@ -128,7 +128,7 @@ def _counts(verdicts: Verdicts, kept: Bools) -> Floats:
     return np.stack([np.bincount(verdicts.problem[kept & kind], minlength=problems) for kind in kinds], 1).astype(float)
 
 
-def _told(tags: Verdicts, interval: Interval) -> Facts:
+def _accuracy_of(tags: Verdicts, interval: Interval) -> Facts:
     even_weights(tags.good)  # both kinds are there, or it says which is not
     found, alarms = float(tags.right[~tags.good].mean()), float((~tags.right[tags.good]).mean())
     return {

@@ -25,7 +25,7 @@ def prompt_text(question: str, image_tokens: int) -> str:
     return f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> Turn:
+def judged_turn(encoder: TurnEncoder, chain: Derivation, gold: Derivation) -> Turn:
     """A chain over a ledger as a small PRM learns from it, labelled by the exact checker at every token.
 
     A step is good as long as it and all before it equal the gold derivation's (what a Monte-Carlo label tends to: from
@@ -40,7 +40,7 @@ def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> 
     expected: list[int] = []
     verdict: list[float] = []
     departed = False
-    segments = encoder.segments(written.steps, written.answer)
+    segments = encoder.segments(chain.steps, chain.answer)
     for index, tokens in enumerate(segments):
         last = index == len(segments) - 1
         target = golden[-1] if last else (golden[index] if index < len(golden) - 1 else [])
@@ -58,7 +58,7 @@ def judged_turn(encoder: TurnEncoder, written: Derivation, gold: Derivation) -> 
         expected += [*known, *[IGNORED] * (len(tokens) - len(known)), IGNORED]
         so_far = 0.0 if departed else 1.0
         departed = departed or not same
-        step_is_good = written.answer == gold.answer if last else not departed
+        step_is_good = chain.answer == gold.answer if last else not departed
         verdict += [so_far] * good + [0.0] * (len(tokens) - good) + [1.0 if step_is_good else 0.0]
     return Turn(ids, expected, verdict, [token == tag for token in ids])
 

@@ -52,9 +52,9 @@ def draw_ledgers(folder: Path, digits: Digits, split: Split, problems: int, seed
         path = images / f"{name}.png"
         if not path.exists():
             picture = renderer.draw(torch.tensor([cells_of(problem.rows)]), noise)[0]
-            beside = path.with_suffix(".partial")
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(beside, "PNG")
-            beside.replace(path)
+            partial = path.with_suffix(".partial")
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(partial, "PNG")
+            partial.replace(path)
         rows.append(
             ProblemRow(
                 id=name,

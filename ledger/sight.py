@@ -35,6 +35,8 @@ from cos.training.runs.folder import StageContext, StageRun
 FEATURE_SPREAD = 0.5
 PLACE_WEIGHT = 0.2
 PEN = Pen(turn_degrees=12)
+BATCH = 128
+"""Pictures that are looked at together where nothing is learnt."""
 
 
 def image_features(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -127,7 +129,8 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
         aims = None
         if config.towards is not None:
             first, its = load_checkpoint(context.checkpoint(config.towards))
-            aims = prototypes_of(first, CellCollator(its), Renderer(load_digits(context.mnist, "policy"), PEN), context)
+            drawn = Renderer(load_digits(context.mnist, "policy"), PEN)
+            aims = prototypes_of(first, CellCollator(its), drawn, config.averaged_over, context.seed)
         torch.manual_seed(context.seed)
         heads = SightHeads(size.text_width)
         samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
@@ -147,7 +150,7 @@ def run_sight(config: SightConfig, context: StageContext) -> None:
 def digit_accuracy(model: PreTrainedModel, loss: SightLoss, collate: CellCollator, data: CellData) -> float:
     """Share of digits named rightly on unseen pictures (while the heads still fit: before `rescale`)."""
     model.eval()
-    batches = [collate(data.__getitems__(range(start, start + 128))) for start in range(0, len(data), 128)]
+    batches = [collate(data.__getitems__(range(start, start + BATCH))) for start in range(0, len(data), BATCH)]
     return sum(loss(model, batch)[1]["digit_accuracy"] for batch in batches) / len(batches)
 
 
@@ -161,13 +164,16 @@ def rescale(model: PreTrainedModel, collate: CellCollator, data: CellData) -> No
 
 
 @torch.no_grad()
-def prototypes_of(model: PreTrainedModel, collate: CellCollator, renderer: Renderer, context: StageContext) -> Tensor:
-    """What a model's tower and projector make of each digit (or none) in each cell, on average: (11, 16, width)."""
+def prototypes_of(
+    model: PreTrainedModel, collate: CellCollator, renderer: Renderer, pictures: int, seed: int
+) -> Tensor:
+    """What a model's tower and projector make of each digit (or none) in each cell, on average over so many pictures
+    and those that make the last batch whole: (11, 16, width)."""
     here = torch.arange(GRID * GRID)
-    generator = torch.Generator().manual_seed(context.seed)
+    generator = torch.Generator().manual_seed(seed)
     total, count = torch.tensor(0.0), torch.tensor(0.0)
-    for _ in range(40):
-        cells = random_cells(128, 0.8, generator)
+    for _ in range(0, pictures, BATCH):
+        cells = random_cells(BATCH, 0.8, generator)
         batch = collate(list(zip(renderer.draw(cells, generator), cells, strict=True)))
         features = image_features(model, batch["pixel_values"]).float()
         seen = torch.zeros(EMPTY + 1, GRID * GRID, features.shape[-1])

@@ -5,16 +5,15 @@ softmax over {good, bad} at the tag position, P(good) = sigmoid(log p(good) - lo
 prefix scores the same now as in the whole chain: each read costs only the new segment, whatever came before is cached.
 """
 
-import itertools
 from dataclasses import dataclass
 
 from cos.prm.labels import p_good
-from cos.prm.ports import READ_PRIORITY, Judged, PrmFormat, Reader, ReaderSession
+from cos.prm.ports import READ_PRIORITY, Checkpoint, Judged, PrmFormat, Reader, ReaderSession
 from cos.search.errors import InputError
 from cos.search.grammar import token_ids
 from cos.search.grammars.cos import LABEL_BAD, LABEL_GOOD, PRM_TOKENS, STEP_TAG, CosGrammar, spans_of
 from cos.search.ports import Encoder, Reading, ScorerSession, Vocabulary
-from cos.search.prompt import question_prompt
+from cos.search.prompt import pictures_first, question_prompt
 from cos.search.scale import Scale
 from cos.search.types import Candidate, Chain, Path, Piece, Question
 
@@ -52,6 +51,11 @@ class CosPrm(PrmFormat):
     ability = "labels"
     scale = Scale(aggregation="cos", step_weight=0.2, threshold=0.5)
 
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        """By the tag and the labels: no other PRM has all three as tokens of their own."""
+        return None not in map(checkpoint.vocabulary.control_id, PRM_TOKENS)
+
     def __init__(self, reader: Reader, judged: Judged) -> None:
         """Errors: InputError when the PRM's tokenizer lacks the tag or a label."""
         vocabulary = reader.vocabulary
@@ -62,7 +66,7 @@ class CosPrm(PrmFormat):
 
     async def open(self, question: Question) -> ScorerSession:
         """Shows the PRM a question as its chat template has it."""
-        session = await self._reader.open(question_prompt(question, suffix=self._suffix))
+        session = await self._reader.open(question_prompt(pictures_first(question), suffix=self._suffix))
         return _Session(session, self._reader.vocabulary, self._marks, same=self._same)
 
 
@@ -82,14 +86,16 @@ class _Session:
 
     def _tagged(self, chain: Chain) -> tuple[int, ...]:
         """The chain with a tag behind every piece."""
-        tag = (self._marks.tag_id,)
-        parts = [ids for candidate in chain.candidates for ids in (self._segment(candidate), tag)]
-        return tuple(itertools.chain.from_iterable(parts))
+        tag_id, same, ids = self._marks.tag_id, self._same, list[int]()
+        for candidate in chain.candidates:
+            written = candidate.written
+            # In the policy's own vocabulary a candidate is passed on as it was written.
+            ids += written if same and isinstance(written, tuple) else self._segment(candidate)
+            ids.append(tag_id)
+        return tuple(ids)
 
     def _segment(self, candidate: Candidate) -> tuple[int, ...]:
-        """The candidate in the PRM's vocabulary. In the policy's own it is passed on as it was written."""
-        if self._same and isinstance(candidate.written, tuple):
-            return candidate.written
+        """The candidate in the PRM's vocabulary."""
         if candidate.path not in self._segments:
             self._segments[candidate.path] = self._encode(candidate.piece, first=len(candidate.path) == 1)
         return self._segments[candidate.path]

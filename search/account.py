@@ -29,13 +29,15 @@ class Account:
         if kind == "tokens" or self.limit is None:
             self.limit = kind
 
-    def usage(self, tree: Tree, winner: Chain, tokens_aborted: int) -> Usage:
-        """What was spent by now, if ``winner`` is the answer's chain. ``tokens_aborted``: of all aborted requests."""
+    def usage(self, tree: Tree, winner: Chain, tokens_aborted: int, prm_tokens_aborted: int = 0) -> Usage:
+        """What was spent by now, if ``winner`` is the answer's chain. ``tokens_aborted``: of all aborted requests;
+        ``prm_tokens_aborted``: of verdicts that came to nothing."""
         waste = tree.waste(winner)
         counts = {
             **self.spent,
             "tokens_aborted": tokens_aborted,
             "tokens_generated": self.spent["tokens_generated"] + tokens_aborted,
+            "prm_tokens_generated": self.spent["prm_tokens_generated"] + prm_tokens_aborted,
             "tokens_kept": winner.tokens,
             "tokens_duplicate": waste.tokens_duplicate,
             "tokens_discarded": waste.tokens_discarded,

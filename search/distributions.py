@@ -5,6 +5,7 @@ Nothing of theirs is loaded before somebody asks for it: one that is broken stan
 
 import logging
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -77,8 +78,10 @@ class Menu(NamedTuple, Generic[T]):
             return ours[0]
         if theirs:
             return self._loaded(theirs[0])
-        choices = [self.automatic] if self.automatic else []
-        raise InputError(f"unknown {self.what} {name!r}; available: {', '.join([*choices, *self.names])}", self.param)
+        choices = [*([self.automatic] if self.automatic else []), *self.names]
+        close = get_close_matches(name.lower(), choices, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown {self.what} {name!r}; {hint}available: {', '.join(choices)}", self.param)
 
     def refusal(self, name: str, reason: str) -> InputError:
         """That the one of a name cannot be used, with where it comes from."""

@@ -1,8 +1,10 @@
 """A search's requests to its policy. Each waits for room, is tried twice, and is counted."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from msgspec.structs import replace
 
 from cos.search.account import Account
 from cos.search.budget import Budget
@@ -12,7 +14,7 @@ from cos.search.ports import Draw, Drawn, Policy, PolicySession, ReportsLoad, St
 from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import Gate, forget_frames
 from cos.search.terms import Terms
-from cos.search.types import Path, Prefix
+from cos.search.types import Candidate, Path, Piece, Prefix
 
 ATTEMPTS = 2
 """Tries for one request: an engine error before any token was delivered is retried once."""
@@ -39,10 +41,13 @@ class Draws:
         self._session = session
         self._sessions = [session]
         self._context_tokens = policy.context_tokens
-        self._load = policy if isinstance(policy, ReportsLoad) else None
+        # isinstance of a protocol takes as long as ten candidates do.
+        self._load = cast("ReportsLoad", policy) if hasattr(policy, "is_saturated") else None
         self._live = Gate(terms.limits.live_sequences)
         self._account = account
         self._watch = watch
+        self._lost = 0
+        """Tokens of pieces that were broken off while the policy wrote on."""
 
     @property
     def has_room(self) -> bool:
@@ -52,7 +57,7 @@ class Draws:
     @property
     def tokens_aborted(self) -> int:
         """Tokens of requests that were aborted, as far as the runtime knows them."""
-        return sum(session.tokens_aborted for session in self._sessions)
+        return self._lost + sum(session.tokens_aborted for session in self._sessions)
 
     def draw(self, place: Place, grant: int, *, ahead: bool = False) -> Coroutine[Any, Any, Drawn | None]:
         """A piece of ``grant`` tokens at most for a place; None when the engine failed twice."""
@@ -67,6 +72,23 @@ class Draws:
             priority=AHEAD_PRIORITY if ahead else -len(place.path),
         )
         return self._request(self._session, place.chain.prefix, draw, place.path)
+
+    async def draw_on(self, place: Place, drawn: Drawn, grant: int, goes_on: Callable[[Drawn], bool]) -> Drawn:
+        """The same piece, written on for as long as its grammar says that it is not whole, up to ``grant`` tokens in
+        all; as it stands when the engine failed twice."""
+        while drawn.tokens < grant and goes_on(drawn):
+            begun = Candidate(
+                path=place.path, written=drawn.written, tokens=drawn.tokens, piece=Piece("step", ""), end="step"
+            )
+            try:
+                more = await self.draw(replace(place, chain=place.chain.then(begun)), grant - drawn.tokens)
+            except BaseException:
+                self._lost += drawn.tokens
+                raise
+            if more is None or not more.tokens:
+                break
+            drawn = _together(drawn, more)
+        return drawn
 
     async def ask(self, session: PolicySession, path: Path, max_tokens: int, budget: Budget) -> str:
         """What the policy says to a prompt of the search's own, as it stands; empty when the engine failed twice.
@@ -90,7 +112,8 @@ class Draws:
     async def _request(self, session: PolicySession, prefix: Prefix, draw: Draw, path: Path | None) -> Drawn | None:
         spent = self._account.spent
         for _ in range(ATTEMPTS):
-            await self._live.enter()
+            if not self._live.take():
+                await self._live.enter()
             try:
                 with self._watch.during("draw", path, ahead=draw.priority == AHEAD_PRIORITY):
                     drawn = await session.draw(prefix, draw)
@@ -110,3 +133,15 @@ class Draws:
             spent["policy_cached_tokens"] += drawn.cached_tokens
             return drawn
         return None
+
+
+def _together(one: Drawn, more: Drawn) -> Drawn:
+    """Two continuations, the second behind the first, as one."""
+    told = one.logprob is not None and more.logprob is not None
+    return replace(
+        more,
+        written=one.written + more.written,
+        text=one.text + more.text,
+        tokens=one.tokens + more.tokens,
+        logprob=(one.logprob or 0.0) + (more.logprob or 0.0) if told else None,
+    )

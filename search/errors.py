@@ -5,6 +5,7 @@ CosError
 |   +-- BadImage      bytes that are no usable picture
 +-- BudgetExhausted   nobody's: a limit was reached; the search answers with what it has
 +-- EngineError       an engine failed one request; a sibling may still succeed
+|   +-- ChainTooLong  the model has no room for a chain; it never will have
 |   +-- EngineDead    an engine is gone; nothing more can come from it
 +-- SearchFailed      a search ended with nothing to show
 """
@@ -52,6 +53,10 @@ class BudgetExhausted(CosError):
 
 class EngineError(CosError):
     """An engine could not carry out one request."""
+
+
+class ChainTooLong(EngineError):
+    """A model's context has no room for a chain: asking again is of no use, and a part of it is no chain."""
 
 
 class EngineDead(EngineError):

@@ -1,11 +1,12 @@
 """How a search comes to new candidates: a piece is drawn, read by the grammar, and put into the tree."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cos.search.account import Account
 from cos.search.budget import Budget
 from cos.search.draws import Draws
+from cos.search.errors import EngineError
 from cos.search.events import Event, Proposed
 from cos.search.grammar import Grammar, read
 from cos.search.hygiene import end_of
@@ -36,6 +37,9 @@ class Generation:
         self._max_steps = terms.sampling.max_steps
         self._by_likelihood = terms.ruler.kind == "likelihood"
         self._grammar = grammar
+        # None for a grammar whose pieces are all whole, and so for somebody else's that does not inherit and lacks it.
+        own = getattr(type(grammar), "goes_on", Grammar.goes_on) is not Grammar.goes_on
+        self._goes_on: Callable[[Drawn], bool] | None = grammar.goes_on if own else None
         self._draws = draws
         self._speculation = speculation
         self._rations = rations
@@ -48,6 +52,8 @@ class Generation:
         when the engine failed twice."""
         begun = self._speculation.take(place.path, grant)
         drawn = await (self._draws.draw(place, grant) if begun is None else begun)
+        if drawn is not None and self._goes_on is not None and self._goes_on(drawn):
+            drawn = await self._draws.draw_on(place, drawn, grant, self._goes_on)
         budget.settle_tokens(grant, drawn.tokens if drawn else 0)
         if drawn is None:
             return None
@@ -80,3 +86,11 @@ class Generation:
         if self._by_likelihood:
             candidate.score = likelihood_score(candidate)
         return candidate
+
+
+def alive(found: Sequence[Chain | None]) -> list[Chain]:
+    """Without those that the engine failed. Errors: EngineError where it failed all."""
+    chains = [chain for chain in found if chain is not None]
+    if not chains:
+        raise EngineError("every candidate of a level failed in the policy engine")
+    return chains

@@ -31,6 +31,12 @@ class Grammar(Protocol):
     name: ClassVar[str]
     """What ``--grammar`` calls it."""
 
+    @classmethod
+    def recognises(cls, vocabulary: Vocabulary) -> bool:
+        """Whether a policy of this vocabulary was surely trained to write so. What ``--grammar auto`` goes by."""
+        del vocabulary
+        return False
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         """For a policy of this vocabulary. Errors: InputError naming what the policy lacks to write so."""
         ...
@@ -49,8 +55,18 @@ class Grammar(Protocol):
 
     @abstractmethod
     def read(self, drawn: Drawn) -> Piece:
-        """What a piece is. Where a token limit ended it (``drawn.finish`` is "length") it is "truncated"."""
+        """What a piece is.
+
+        Where a token limit ended it (``drawn.finish`` is "length") it is "truncated", which ends its chain, or, by a
+        grammar whose steps may end anywhere, a step that the next piece goes on with.
+        """
         ...
+
+    def goes_on(self, drawn: Drawn) -> bool:
+        """Whether a piece is not whole yet although something ended it. Then the policy writes on, and `read` is given
+        all of it."""
+        del drawn
+        return False
 
     @abstractmethod
     def spans(self, piece: Piece, *, first: bool) -> Sequence[Span]:

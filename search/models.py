@@ -14,5 +14,9 @@ class Models:
     grammar: Grammar
     scorer: Scorer | None = None
     """None is a search without a PRM."""
+    prm_format: str | None = None
+    """The name of the format that the PRM is asked in."""
+    prm_sees_pictures: bool = True
+    """Whether that format shows the PRM a question's pictures. Where it does not, a reply about one warns of it."""
     question_suffix: str = ""
     """Put behind every question for the policy, on a line of its own."""

@@ -58,6 +58,8 @@ class Draw(Struct, frozen=True, kw_only=True, gc=False):
     """Whether the summed log-probability is wanted (raw: before temperature and top-p)."""
     priority: int = 0
     """Lower runs earlier."""
+    json_schema: str | None = None
+    """What is written must be JSON that satisfies this schema; None leaves it free."""
 
 
 class Drawn(Struct, frozen=True, kw_only=True, gc=False):
@@ -124,6 +126,26 @@ class ReportsLoad(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsPictures(Protocol):
+    """A runtime that knows how many pictures its model takes."""
+
+    @property
+    def most_pictures(self) -> int:
+        """Most pictures in a prompt; 0 for a model that reads text alone."""
+        ...
+
+
+@runtime_checkable
+class PlacesPictures(Protocol):
+    """A runtime that knows whether its model's chat template takes a picture in any place of a turn."""
+
+    @property
+    def places_pictures(self) -> bool:
+        """False for a template that takes text alone, whose models were trained on pictures before their question."""
+        ...
+
+
 Ability = Literal["labels", "head", "text"]
 """What a format asks of its model: log-probabilities of labels, values of a head, or a verdict in words."""
 
@@ -152,6 +174,8 @@ class Reading(Struct, frozen=True, gc=False):
     """Of the newest candidate, on the scorer's scale; None when the engine's numbers were not usable."""
     prompt_tokens: int
     cached_tokens: int
+    tokens: int = 0
+    """What the scorer wrote for it."""
 
 
 class ScorerSession(Protocol):
@@ -159,6 +183,26 @@ class ScorerSession(Protocol):
 
     async def score(self, chain: Chain) -> Reading:
         """Judges the newest candidate of a chain, given all before it. Errors: as PolicySession.draw."""
+        ...
+
+
+@runtime_checkable
+class ComparesAnswers(Protocol):
+    """A scorer's session that tells which of two answers is better, and nothing of one alone. Its scale `judges`
+    "pairs"."""
+
+    async def compare(self, one: Chain, other: Chain) -> Reading:
+        """The chance that ``one`` is better than ``other``, shown in this order. Errors: as PolicySession.draw."""
+        ...
+
+
+@runtime_checkable
+class WritesVerdicts(Protocol):
+    """A scorer's session whose model writes before it scores."""
+
+    @property
+    def tokens_aborted(self) -> int:
+        """Tokens written for reads that came to nothing: they were cancelled, or failed after that."""
         ...
 
 

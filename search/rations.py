@@ -62,6 +62,8 @@ class Rations:
     sampling: Sampling
     free_tokens: int
     """Tokens that the policy's context has left behind the prompt."""
+    read_once: bool = False
+    """Whether the PRM reads a chain once, at its answer, in place of each step."""
 
     def room(self, chain: Chain) -> int:
         """Tokens that the policy's context has left behind a chain."""
@@ -149,6 +151,8 @@ class Rations:
         """Shares of the reads, as those of the tokens."""
         if left < 1:
             return []
+        if self.read_once:
+            return dealt(left, [1] * len(waiting))
         if not whole:
             first = waiting[0].chain or waiting[0].start
             return dealt(left, [min(left, self.most_steps(first, steps)), *[1] * (len(waiting) - 1)])

@@ -12,15 +12,15 @@ from cos.search.answers import PlainComparer
 from cos.search.errors import BudgetExhausted, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.events import Answered, Event, Opened, Proposed
 from cos.search.models import Models
-from cos.search.ports import Comparer, PolicySession, Scorer, ScorerSession
-from cos.search.prompt import question_prompt
+from cos.search.ports import Comparer, PlacesPictures, PolicySession, Scorer, ScorerSession
+from cos.search.prompt import pictures_first, question_prompt
 from cos.search.result import Result
 from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.stop import Stop
 from cos.search.stopwatch import Stopwatch
 from cos.search.tasks import dismiss, forget_frames, leaving_nothing
-from cos.search.trust import score_warnings
+from cos.search.trust import picture_warnings, score_warnings
 from cos.search.types import Chain, FinishReason, Question
 from cos.search.workings import Workings
 
@@ -102,6 +102,8 @@ async def _search(
             workings = Workings.of(terms, models, session, scoring, emit, watch)
             search = Search(question, terms, models, workings, comparer, emit, watch)
             search.warnings += spec.warnings
+            if scoring is not None:
+                search.warnings += picture_warnings(len(question.all_pictures), models)
             if scoring is None and scorer is not None and spec.score == "prm":
                 search.warnings.append("the PRM's engine is gone; nothing is scored")
             chain = search.settled(await spec.strategy.run(search, spec.params))
@@ -131,7 +133,7 @@ async def _search(
     workings.scoring.trust.check()
     usage = workings.usage(winner)
     if spec.score == "likelihood" or scorer is not None:
-        search.warnings += score_warnings(winner, usage.candidates, usage.unscored)
+        search.warnings += score_warnings(winner, usage.candidates, usage.unscored, terms.ruler)
     search.warnings += workings.scoring.trust.warnings
     return Result(
         chain=winner,
@@ -160,6 +162,8 @@ async def _open(question: Question, spec: SearchSpec, models: Models) -> tuple[P
     if scorer is None and spec.score == "prm" and spec.strategy.needs_scores:
         message = f"strategy {name!r} ranks by PRM scores and there is no PRM; ask for score 'likelihood'"
         raise InputError(message, "score")
+    if not (isinstance(policy, PlacesPictures) and policy.places_pictures):
+        question = pictures_first(question)
     prompt = question_prompt(question, instruction=models.grammar.instruction, suffix=models.question_suffix)
     if scorer is None or spec.score != "prm":
         return await policy.open(prompt), None

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
+from cos.search.types import UNREADABLE, End
+
 Aggregation = Literal["cos", "mean", "min", "prod", "last"]
 """How step scores become a chain's score. "cos": the steps' mean and the answer's score, weighted (arXiv 2509.19003,
 sections 3.4 and 4.3.1)."""
@@ -21,6 +23,9 @@ class Scale(Struct, frozen=True, kw_only=True):
     """A step that scores less is taken for wrong; None where the format has no such number."""
     lowest: float = 0.0
     highest: float = 1.0
+    judges: Literal["steps", "answers", "pairs"] = "steps"
+    """Whether every step has a score, or whole answers only, or these only by comparison with others: a chain's score
+    is then its answer's."""
     is_probability: bool = True
     """Whether a score says how likely a step is right."""
 
@@ -37,6 +42,17 @@ class Scale(Struct, frozen=True, kw_only=True):
             raise ValueError(f"step_weight = {self.step_weight:g}; give a share from 0 to 1")
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"unknown aggregation {self.aggregation!r}; there are {', '.join(get_args(Aggregation))}")
+
+    @property
+    def judged_ends(self) -> frozenset[End]:
+        """The ends of candidates that are shown to the PRM, each by itself."""
+        match self.judges:
+            case "steps":
+                return frozenset(get_args(End)) - UNREADABLE
+            case "answers":
+                return frozenset({"answer"})
+            case "pairs":
+                return frozenset()
 
     @property
     def has_products(self) -> bool:

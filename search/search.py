@@ -14,6 +14,7 @@ from cos.search.ahead import Ahead, Predict
 from cos.search.budget import Budget, even_parts
 from cos.search.errors import BudgetExhausted, BudgetKind, EngineDead, EngineError, InputError
 from cos.search.events import Event, Selected
+from cos.search.generation import alive
 from cos.search.grammar import in_words
 from cos.search.models import Models
 from cos.search.place import Place
@@ -75,8 +76,8 @@ class Search:
 
     @property
     def values_are_probabilities(self) -> bool:
-        """Whether a chain's score says how likely it is right. That of many PRMs does, a likelihood does not."""
-        return self._terms.ruler.gives_probabilities and self._scoring.has_scorer
+        """Whether a chain's score so far says how likely it is right. That of many PRMs does, a likelihood does not."""
+        return self._terms.ruler.gives_probabilities_of_steps and self._scoring.has_scorer
 
     async def expand(
         self,
@@ -117,18 +118,18 @@ class Search:
 
         # What is wanted now reaches the engine before what may be wanted next.
         after = [begin(ahead)] if ahead is not None and otherwise else []
-        found = _alive(await together([*(child(place, grant) for place, grant in places), *after]))
+        found = alive(await together([*(child(place, grant) for place, grant in places), *after]))
         if ahead is not None:
             ahead.decide(found)
         if self._scoring.has_scorer:
-            read = {chain.prefix for chain in found if chain.candidates[-1].end not in UNREADABLE}
+            read = {chain.prefix for chain in found if self._scoring.judges(chain)}
             self._budget.settle_reads(len(places), len(read))
         return found
 
     async def write(self, wanted: Wanted) -> list[Chain]:
         """As `expand`, without scores."""
         granted = await self._granted(wanted, self._heat(None), reads=False)
-        return _alive(await together(self._generation.write(*place, self._budget) for place in granted))
+        return alive(await together(self._generation.write(*place, self._budget) for place in granted))
 
     async def apart(self, works: Sequence[Callable[["Search"], Awaitable[T]]], *, keep: Chain | None = None) -> list[T]:
         """Runs parts of a search side by side, each on a handle and an equal share of the limits of its own; what they
@@ -206,6 +207,8 @@ class Search:
                     if longer is None or is_hopeless(longer) or (reads and longer.candidates[-1].end in UNREADABLE):
                         part.settle_reads(reads, 0)
                         growth = replace(growth, is_over=True)
+                    elif reads and not self._scoring.judges(longer):
+                        part.settle_reads(1, 0)
                     elif scored:
                         group.create_task(self._scoring.score(longer, part))
             return growth
@@ -227,6 +230,11 @@ class Search:
                 break
             growths = [fresh.get(index, growth) for index, growth in enumerate(growths)]
         return self._grown(growths)
+
+    async def compare(self, chains: Sequence[Chain]) -> None:
+        """Has answered chains compared with each other, where the PRM does that in place of scoring each. Errors: those
+        of `expand`."""
+        await self._scoring.tournament(chains, self._budget)
 
     def distinct(self, chains: Iterable[Chain]) -> list[Chain]:
         """One chain of each text, the one with the earliest path; in path order."""
@@ -285,11 +293,8 @@ class Search:
         """Has the chain's candidates that were never read scored, as far as the budget allows."""
         if not self._scoring.has_scorer:
             return
-        prefixes = [
-            Chain(chain.candidates[: i + 1])
-            for i, candidate in enumerate(chain.candidates)
-            if candidate.path not in self._scoring.read and candidate.end not in UNREADABLE
-        ]
+        every = [Chain(chain.candidates[: i + 1]) for i in range(len(chain.candidates))]
+        prefixes = [each for each in every if each.path not in self._scoring.read and self._scoring.judges(each)]
         left = self._budget.reads_left
         affordable = prefixes if left is None else prefixes[:left]
         self._budget.reserve_reads(len(affordable))
@@ -372,7 +377,7 @@ class Search:
         chains = [growth.chain for growth in growths if growth.chain and (growth.is_over or growth.steps)]
         if not chains and shorts:
             raise self._budget.spent(shorts[0])
-        return _alive(chains)
+        return alive(chains)
 
     def _place(self, chain: Chain, temperature: float) -> Place:
         path = chain.path
@@ -390,10 +395,3 @@ class Search:
             for chain, n, temperature in wishes
             for number in range(n)
         ]
-
-
-def _alive(found: Sequence[Chain | None]) -> list[Chain]:
-    chains = [chain for chain in found if chain is not None]
-    if not chains:
-        raise EngineError("every candidate of a level failed in the policy engine")
-    return chains

@@ -35,12 +35,19 @@ class Ruler:
         """Whether a score says how likely a step is right: a likelihood does not."""
         return self.kind == "prm" and self.scale.is_probability
 
+    @property
+    def gives_probabilities_of_steps(self) -> bool:
+        """Whether each step has such a score."""
+        return self.gives_probabilities and self.scale.judges == "steps"
+
     def value(self, chain: Chain) -> float | None:
         """A chain's score so far; an unanswered chain is measured by its steps. None if any score is missing."""
         if self.kind == "likelihood":
             return finite(chain.logprob)
-        scores = [finite(candidate.score) for candidate in chain.candidates]
-        known = [score for score in scores if score is not None]
+        if self.scale.judges != "steps":
+            return finite(chain.answer_score)
+        scores = [candidate.score for candidate in chain.candidates]
+        known = [score for score in scores if score is not None and math.isfinite(score)]
         if not known or len(known) < len(scores):
             return None
         match self.aggregation:

@@ -6,7 +6,7 @@ from cos.search.budget import Limits
 from cos.search.errors import InputError
 from cos.search.scale import Aggregation, Scale
 from cos.search.select import PROBABILITIES, Ruler, ScoreKind
-from cos.search.strategies import Params, Strategy, parse_params, resolve
+from cos.search.strategies import BUILT_IN, Params, Strategy, parse_params, resolve, works_by_answers
 from cos.search.terms import Sampling, Terms
 
 
@@ -44,8 +44,15 @@ class SearchSpec:
 
     def ruler(self, scale: Scale | None) -> Ruler:
         """How chains are measured under a PRM of this scale; None is no PRM. Errors: InputError for an aggregation that
-        means nothing on it."""
+        means nothing on it, or a strategy that goes by scores which this PRM does not give."""
         scale = scale or PROBABILITIES
+        if self.score == "prm" and scale.judges != "steps" and not works_by_answers(self.strategy):
+            works = ", ".join(sorted(strategy.name for strategy in BUILT_IN if works_by_answers(strategy)))
+            raise InputError(
+                f"strategy {self.strategy.name!r} decides by the scores of steps, and this PRM judges whole answers; "
+                f"ask for one of {works}",
+                "strategy",
+            )
         step_weight = scale.step_weight if self.step_weight is None else self.step_weight
         aggregation: Aggregation = scale.aggregation if self.aggregation is None else self.aggregation
         if self.score == "prm" and aggregation == "prod" and not scale.has_products:

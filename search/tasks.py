@@ -102,10 +102,16 @@ class Gate:
         """Whether whoever comes now has to wait."""
         return self._free <= 0
 
+    def take(self) -> bool:
+        """Takes a place if there is one now: `enter` without a coroutine."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
     async def enter(self) -> None:
         """Takes a place."""
-        if self._free > 0:
-            self._free -= 1
+        if self.take():
             return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(mine)

@@ -1,10 +1,12 @@
 """How far a search's scores can be trusted: a few that are missing are a warning, most of them an error of the PRM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cos.search.errors import EngineError
+from cos.search.models import Models
 from cos.search.select import Ruler, finite
-from cos.search.types import UNREADABLE, Chain
+from cos.search.tournament import MOST_FINALISTS
+from cos.search.types import UNREADABLE, Chain, Path
 
 FEWEST_JUDGED = 4
 """Of fewer candidates no share is taken: one unlucky read is no broken PRM."""
@@ -24,6 +26,10 @@ class Trust:
     """Of those, how many the PRM gave no number on its scale, or no reply at all."""
     beyond: int = 0
     """How many finite numbers were not on the PRM's scale, and so no scores."""
+    too_long: set[Path] = field(default_factory=set[Path])
+    """The chains that the PRM's context has no room for."""
+    compared: tuple[int, int] = (0, 0)
+    """How many answers a tournament was held among, and how many different ones there were."""
 
     def count(self, score: float | None) -> None:
         """Counts one candidate that the PRM was shown."""
@@ -39,32 +45,64 @@ class Trust:
 
     @property
     def warnings(self) -> list[str]:
-        """That the PRM's format does not keep to its own scale, in words for whoever asked."""
-        return (
-            [f"{self.beyond} of the PRM's numbers are not on its format's scale, and were not used"]
-            if self.beyond
-            else []
-        )
+        """That chains are too long for the PRM, or that its format does not keep to its own scale, in words for whoever
+        asked."""
+        found: list[str] = []
+        if self.too_long:
+            found.append(
+                f"{len(self.too_long)} chains are longer than the PRM's context has room for, and have no score; "
+                "ask for fewer or shorter steps (max_steps, step_tokens)"
+            )
+        if self.beyond:
+            found.append(f"{self.beyond} of the PRM's numbers are not on its format's scale, and were not used")
+        finalists, answers = self.compared
+        if finalists < answers:
+            found.append(
+                f"{answers - finalists} of {answers} different answers were not compared, and cannot win: a tournament "
+                f"is held among {MOST_FINALISTS}, or as many as budget.prm_reads allows; ask for a smaller n"
+            )
+        return found
 
 
-def score_warnings(winner: Chain, candidates: int, unscored: int) -> list[str]:
+def score_warnings(winner: Chain, candidates: int, unscored: int, ruler: Ruler) -> list[str]:
     """Which scores are missing, in words for whoever asked. ``unscored`` of ``candidates``."""
     found: list[str] = []
+    judged = ruler.scale.judges if ruler.kind == "prm" else "steps"
+    if judged != "steps":
+        how = "judges whole answers" if judged == "answers" else "compares whole answers with each other"
+        found.append(f"steps have no score: this PRM {how}")
     if unscored:
         found.append(f"{unscored} of {candidates} candidates are unscored: their reads failed or gave no finite number")
     readable = [candidate for candidate in winner.candidates if candidate.end not in UNREADABLE]
+    if judged != "steps":
+        readable = [candidate for candidate in readable if candidate.end == "answer"]
     if missing := sum(finite(candidate.score) is None for candidate in readable):
         found.append(f"{missing} of {len(readable)} parts of this answer are unscored")
     return found
+
+
+def picture_warnings(pictures: int, models: Models) -> list[str]:
+    """That the PRM was not shown so many pictures, in words for whoever asked; nothing where it was, or where there
+    are none."""
+    if not pictures or models.prm_sees_pictures:
+        return []
+    what = "the picture" if pictures == 1 else f"the {pictures} pictures"
+    return [
+        f"the PRM was not shown {what}, because its format {models.prm_format!r} has none: "
+        "its scores say how good the text is, and not whether it fits what can be seen"
+    ]
 
 
 def scale_warnings(ruler: Ruler, chain: Chain) -> list[str]:
     """That chains were to be weighed by scores that have no ends, in words for whoever asked."""
     if ruler.kind != "prm" or ruler.scale.is_bounded or ruler.value(chain) is None:
         return []
+    others = (
+        "best_of_n or beam, which only compare" if ruler.scale.judges == "steps" else "best_of_n, which only compares"
+    )
     return [
         "the PRM's scores have no lowest and highest value, so this strategy could not weigh chains by them; "
-        "ask for best_of_n or beam, which only compare scores"
+        f"ask for {others} scores"
     ]
 
 

@@ -41,14 +41,51 @@ class Picture:
     digest: str
 
 
+Role = Literal["system", "user", "assistant"]
+
+
+class Turn(Struct, frozen=True):
+    """One turn of a conversation. Its text is plain: a control token that is spelt in it stays text."""
+
+    role: Role
+    content: str | tuple[str | Picture, ...]
+    """Text, or text and pictures in the order in which they are shown."""
+
+    @property
+    def parts(self) -> tuple[str | Picture, ...]:
+        """The content, a text alone as one part."""
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """All its text, without the pictures."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its pictures in order."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and about which picture."""
+    """What is asked, about which pictures, and what was said before."""
 
     text: str
-    picture: Picture | None = None
+    pictures: tuple[Picture, ...] = ()
+    """Shown before the text."""
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, A first. They guide how answers are compared, never the prompt."""
+    history: tuple[Turn, ...] = ()
+    """The conversation before the question, oldest turn first. Its first turn may be a system message."""
+    placed: tuple[str | Picture, ...] = ()
+    """Text and pictures in the order in which the user put them; empty where the pictures stand first. It is for models
+    that take a picture in any place, see `cos.search.ports.PlacesPictures`."""
+
+    @property
+    def all_pictures(self) -> tuple[Picture, ...]:
+        """The pictures of the conversation and the question's own, in the order in which they are shown."""
+        return (*(picture for turn in self.history for picture in turn.pictures), *self.pictures)
 
 
 class Prefix(Protocol):
@@ -223,6 +260,8 @@ class Usage:
     prm_reads: int = 0
     prm_prompt_tokens: int = 0
     prm_cached_tokens: int = 0
+    prm_tokens_generated: int = 0
+    """Written by a PRM that writes its verdicts, those that came to nothing included; in no other count."""
     unscored: int = 0
     """Candidates whose score was missing or not finite."""
 

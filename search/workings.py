@@ -43,7 +43,8 @@ class Workings:
         """The parts of a search whose question both engines have."""
         policy, grammar = models.policy, models.grammar
         tree, account = Tree(), Account()
-        rations = Rations(terms.sampling, policy.context_tokens - session.prompt_tokens)
+        read_once = terms.ruler.scale.judges != "steps"
+        rations = Rations(terms.sampling, policy.context_tokens - session.prompt_tokens, read_once)
         draws = Draws(terms, grammar.stops, policy, session, account, watch)
         speculation = Speculation(terms, draws, rations, tree, account)
         return cls(
@@ -58,4 +59,4 @@ class Workings:
 
     def usage(self, winner: Chain) -> Usage:
         """What was spent by now, if ``winner`` is the answer's chain."""
-        return self.account.usage(self.tree, winner, self.speculation.tokens_aborted)
+        return self.account.usage(self.tree, winner, self.speculation.tokens_aborted, self.scoring.tokens_aborted)

@@ -15,7 +15,8 @@ PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 
 
 class Access:
-    """Logs method, path, status and seconds of each request; of one for a search its strategy, outcome and tokens, too.
+    """Logs method, path, status and seconds of each request; of one for a search its strategy,
+    outcome, pictures and tokens, too.
     Never a query, a header or a body."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,7 +39,8 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
     fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 6)}
     account: Account | None = scope.get("state", {}).get("account")
     if account is not None:
-        fields |= {"strategy": account.strategy or None, "outcome": account.outcome, "tokens": account.tokens}
+        fields |= {"strategy": account.strategy or None, "outcome": account.outcome}
+        fields |= {"pictures": account.pictures, "tokens": account.tokens}
         if account.error is not None:
             fields["error_code"] = account.error
         if account.question is not None:

@@ -15,12 +15,13 @@ from cos.server.errors import install_error_handlers
 from cos.server.metrics import Metrics
 from cos.server.middleware import Accounting, Auth, BodyLimit, ForeignGuard, LastResort, RequestId
 from cos.server.origins import Hosts, Origins
-from cos.server.routes import chat, docs, health, models, solve
+from cos.server.routes import chat, docs, health, models, score, solve
 from cos.server.service import StartEngines, launch_engines, open_service
 from cos.server.settings import Settings
 from cos.server.tracing import Tracer, Tracing, open_tracer
 from cos.server.unmetered import Unmetered
 from cos.wire.request import SolveRequest
+from cos.wire.score import RerankRequest, ScoreRequest
 
 
 class _Api(FastAPI):
@@ -29,7 +30,8 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
         _, bodies = models_json_schema(
-            [(SolveRequest, "validation"), (ChatRequest, "validation")], ref_template="#/components/schemas/{model}"
+            [(model, "validation") for model in (SolveRequest, ChatRequest, ScoreRequest, RerankRequest)],
+            ref_template="#/components/schemas/{model}",
         )
         schema["components"]["schemas"].update(bodies["$defs"])
         return schema
@@ -81,6 +83,6 @@ def create_app(settings: Settings, *, start: StartEngines | None = None, tracer:
         ],
     )
     install_error_handlers(app)
-    for module in (solve, chat, models, health, docs):
+    for module in (solve, score, chat, models, health, docs):
         app.include_router(module.router)
     return app

@@ -1,4 +1,4 @@
-"""Request bodies as models: JSON, or a form with a file. Everything else is refused before it is parsed."""
+"""Request bodies as models: JSON, or a form with files. Everything else is refused before it is parsed."""
 
 import asyncio
 import json
@@ -11,10 +11,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect, Request
 
 from cos.server.errors import BodyTooSlow, ClientGone, MalformedBody, UnsupportedMedia, input_error
+from cos.wire.asked import Sent
 
 BODY_TIMEOUT_S = 60.0
 """How long a client may take to send its body."""
 MAX_FORM_FIELDS = 64
+MAX_FORM_FILES = 1000
+"""How many of them are used is for the server to say; their size is bounded by the body's."""
 TEXT_FIELDS = frozenset({"question", "image", "strategy", "score", "aggregation"})
 """Form fields that are text even where they look like numbers."""
 
@@ -39,11 +42,12 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     return parse(model, body)
 
 
-async def read_form(request: Request, model: type[Model], max_bytes: int) -> tuple[Model, bytes | None]:
-    """A form's fields as a model, and the file in its ``image`` field. Errors: as `read_json`."""
+async def read_form(request: Request, model: type[Model], max_bytes: int) -> tuple[Model, tuple[Sent, ...]]:
+    """A form's fields as a model, and the file in its field ``image`` or the files in its fields ``images``. Errors: as
+    `read_json`."""
     async with (
         _arriving(),
-        request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes) as form,
+        request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes) as form,
     ):
         return await _from_form(form, model)
 
@@ -60,21 +64,23 @@ async def _arriving() -> AsyncGenerator[None]:
         raise ClientGone("the client closed the connection before its body was there") from None
 
 
-async def _from_form(form: FormData, model: type[Model]) -> tuple[Model, bytes | None]:
+async def _from_form(form: FormData, model: type[Model]) -> tuple[Model, tuple[Sent, ...]]:
     fields: dict[str, Any] = {}
-    image: bytes | None = None
+    files: list[Sent] = []
     for name, value in form.multi_items():
-        if name in fields:
-            raise MalformedBody(f"the form has two fields {name!r}; send one", name)
+        if name in fields or (name == "image" and files):
+            several = "; send one, or several files as 'images'" if name == "image" else "; send one"
+            raise MalformedBody(f"the form has two fields {name!r}{several}", name)
         if isinstance(value, UploadFile):
-            if name != "image":
-                raise MalformedBody(f"a file in the field {name!r}; send it as 'image'", name)
-            image = await value.read()
+            if name not in ("image", "images"):
+                raise MalformedBody(f"a file in the field {name!r}; send it as 'image' or 'images'", name)
+            param = name if name == "image" else f"images[{len(files)}]"
+            files.append(Sent(await value.read(), param))
         else:
             fields[name] = value if name in TEXT_FIELDS else _plain_value(value)
-    if image is not None and "image" in fields:
-        raise MalformedBody("the form has two fields 'image'; send one", "image")
-    return parse(model, json.dumps(fields)), image
+    if len({sent.param.partition("[")[0] for sent in files}) > 1:
+        raise MalformedBody("the form has files in 'image' and in 'images'; send all of them as 'images'", "images")
+    return parse(model, json.dumps(fields)), tuple(files)
 
 
 def _plain_value(text: str) -> Any:

@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from cos.server.chat_schemas import (
 )
 from cos.server.errors import input_error
 from cos.server.streaming import DONE, frame
+from cos.wire.asked import Asked, Said, Sent, role_of, said
+from cos.wire.conversation import Message
 from cos.wire.reply import Candidate, Solution
 from cos.wire.request import SearchOptions, usable_question
 
@@ -38,54 +41,67 @@ _NOTE = re.compile(r"\s*<([a-z][\w-]*)>.*?</\1>\s*(?=\S)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Chat:
     """What the messages ask."""
 
-    text: str
-    image_url: str | None
-    image_param: str
-    """Where in the request the image stands."""
+    asked: Asked
+    sent: tuple[Sent, ...]
+    """Its pictures: first those of the conversation in order, then the question's."""
     left_out: tuple[str, ...] = ()
-    """Texts around the question that are kept from a policy which was trained on questions alone."""
+    """What is kept from a policy that was trained on questions alone."""
 
 
-def asked(request: ChatRequest, *, system_text: bool = True) -> Asked:
-    """System texts before the question, a line each; the user's messages are one question with at most one image.
+def read(request: ChatRequest, *, system_text: bool = True) -> Chat:
+    """The user's last message, or the last ones in a row, are the question; all before is the conversation.
 
-    Without ``system_text`` the policy cannot do with anything around a question. Then system texts, notes that a client
-    puts before the question, and messages before that of the image are left out. Errors: InputError naming the message.
+    Without ``system_text`` the policy cannot do with anything around a question. Then the conversation, notes that a
+    client puts before the question, and messages before that of the image are left out; the pictures are the last ones
+    that were sent. Errors: InputError naming the message.
     """
-    users = [index for index, message in enumerate(request.messages) if message.role == "user"]
+    messages = request.messages
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
     if not users:
         raise InputError("messages: there is no user message; send the question in one", "messages")
-    images: list[tuple[str, str, int]] = []
-    system: list[str] = []
-    turns: dict[int, list[str]] = {index: [] for index in users}
-    for index, message in enumerate(request.messages):
-        for place, part in enumerate(message.content):
-            param = f"messages[{index}].content[{place}].image_url"
-            if part.text is not None:
-                turns.get(index, system).append(part.text)
-            elif message.role != "user":
-                raise InputError(f"{param}: an image belongs in the user message", param)
-            elif part.image_url is not None:
-                images.append((part.image_url.url, param, index))
-    if len(images) > 1:
-        raise InputError(f"{images[1][1]}: a second image; a question is about one image", images[1][1])
-    url, param, place_of_image = images[0] if images else (None, "messages", 0)
-    system = [line for line in system if line.strip()]
-    whole = "\n".join(line for lines in turns.values() for line in lines)
-    if system_text:
-        return Asked(_question("\n".join([*system, whole]), users[-1]), url, param)
-    late = "\n".join(line for index, lines in turns.items() if index >= place_of_image for line in lines)
-    recent = late if late.strip() else whole
+    last = users[-1]
+    if late := [index for index in range(last + 1, len(messages)) if messages[index].role == "assistant"]:
+        param = f"messages[{late[0]}].role"
+        raise InputError(
+            f"{param}: the conversation ends with a message of the assistant; a search answers the user, so that the "
+            "last message must be the user's",
+            param,
+        )
+    # What the system says behind the question goes before it: nothing can stand behind a question.
+    ordered = said(messages[: last + 1], "messages")
+    asking = ordered.pop()
+    ordered += said(messages[last + 1 :], "messages", last + 1)
+    if not system_text:
+        return _alone(messages, ordered, asking, last)
+    sent = tuple(picture for turn in (*ordered, asking) for picture in turn.sent)
+    history = tuple(turn.turn for turn in ordered if turn.role != "system" or "".join(turn.texts).strip())
+    asked = Asked(_question("\n".join(asking.texts), last), history=history, placed=asking.placed)
+    return Chat(asked, sent)
+
+
+def _alone(messages: Sequence[Message], ordered: Sequence[Said], asking: Said, last: int) -> Chat:
+    """The question as a policy sees it that was trained on questions alone."""
+    first = last
+    while first and role_of(messages[first - 1]) == "user":
+        first -= 1
+    shown = [index for index in range(first, last + 1) if any(part.image_url for part in messages[index].content)]
+    (late,) = said(messages[shown[0] if shown else first : last + 1], "messages", first)
+    recent = "\n".join(late.texts)
+    whole = "\n".join(asking.texts)
+    if not recent.strip():
+        recent = whole
     bare = _without_notes(recent)
     found = {
-        "the system message": bool(system),
+        "the system message": any(turn.role == "system" and "".join(turn.texts).strip() for turn in ordered),
+        "the conversation before the question": any(turn.role != "system" for turn in ordered),
         "the message before that of the picture": bool(whole.removesuffix(recent).strip()),
         "the client's note before the question": bare != recent,
     }
-    return Asked(_question(bare, users[-1]), url, param, tuple(what for what, is_so in found.items() if is_so))
+    sent = asking.sent or next((turn.sent for turn in reversed(ordered) if turn.sent), ())
+    return Chat(Asked(_question(bare, last)), sent, tuple(what for what, is_so in found.items() if is_so))
 
 
 def _without_notes(text: str) -> str:
@@ -98,7 +114,7 @@ def _without_notes(text: str) -> str:
 def no_picture() -> InputError:
     """The error of a chat without a picture."""
     return InputError(
-        "this model answers questions about one picture, and there is none: attach a PNG, JPEG or WebP to your message "
+        "this model answers questions about a picture, and there is none: attach a PNG, JPEG or WebP to your message "
         '(in the API: {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}} as a part of the user '
         "message; a server started with --no-image-required takes questions without one)",
         "messages",
@@ -138,10 +154,10 @@ def _is_greedy(request: ChatRequest, default_strategy: str) -> bool:
         return False
 
 
-def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[str]:
+def warnings(request: ChatRequest, chat: Chat, default_strategy: str) -> list[str]:
     """What the request asks for and does not get."""
     found: list[str] = []
-    for what in asked.left_out:
+    for what in chat.left_out:
         found.append(
             f"{what} was left out: this policy was trained on questions alone, and its config.json says so "
             "(cos_system_text)"
@@ -168,16 +184,18 @@ def warnings(request: ChatRequest, asked: Asked, default_strategy: str) -> list[
     return found
 
 
-def step_line(number: int, step: Candidate) -> str:
+def step_line(number: int, step: Candidate, *, may_have_score: bool = True) -> str:
     """One step as a line of text: ``Step 2 (score 0.91): what it says``."""
-    score = "unscored" if step.score is None else f"score {step.score:.2f}"
-    head = f"Step {number} ({score})" if step.end == "step" else f"Step {number} ({score}, {step.end})"
+    notes = ["unscored" if step.score is None else f"score {step.score:.2f}"] if may_have_score else []
+    notes += [step.end] if step.end != "step" else []
+    head = f"Step {number} ({', '.join(notes)})" if notes else f"Step {number}"
     return f"{head}: {step.text}".rstrip()
 
 
 def step_lines(solution: Solution) -> list[str]:
     """The winning chain's steps, a line each, then the named parts of the text that holds the answer."""
-    steps = [step_line(number, step) for number, step in enumerate(solution.steps, 1)]
+    scored = solution.has_step_scores
+    steps = [step_line(number, step, may_have_score=scored) for number, step in enumerate(solution.steps, 1)]
     return steps + [text for text in solution.answer_fields.values() if text]
 
 

@@ -1,18 +1,20 @@
-"""The part of OpenAI's chat completions that a single-question server can honour, and what it does with the rest.
+"""The part of OpenAI's chat completions that a search can honour, and what becomes of the rest.
 
-Honoured: model, messages (the user's, which are one question with text and at most one image; system messages go before
-it), stream, stream_options.include_usage, seed, temperature, top_p, and the search's own options in ``cos``.
+Honoured: model, messages (a conversation of system, user and assistant, pictures in any of the user's messages),
+stream, stream_options.include_usage, seed, temperature, top_p, and the search's own options in ``cos``.
 Accepted without effect, each with a warning in the reply where it was meant to have one: see `ChatRequest`.
 Null asks for nothing and is let be in every field. Everything else is refused by name.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
+from cos.wire.conversation import Message, usable_conversation
 from cos.wire.reply import Solution
-from cos.wire.request import RequestModel, SearchOptions
+from cos.wire.request import SearchOptions
+from cos.wire.strict import ChatModel, NoEffect
 
 
 def _only(*allowed: Any) -> Callable[[Any], Any]:
@@ -27,81 +29,6 @@ def _only(*allowed: Any) -> Callable[[Any], Any]:
 
 
 NoPenalty = Annotated[float | None, AfterValidator(_only(None, 0))]
-NoEffect = Any
-"""A value that nothing is made of: no request is refused for it."""
-
-
-class ChatModel(RequestModel):
-    """A part of a chat request. Clients spell out what they leave open: null asks for nothing, whatever the field."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_asked(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        given = cast("dict[str, Any]", value)
-        return {name: content for name, content in given.items() if content is not None}
-
-
-class ImageUrl(ChatModel):
-    """An image."""
-
-    url: str
-    """A data URI; the server fetches nothing."""
-    detail: NoEffect = None
-    """No effect."""
-
-
-class Part(ChatModel):
-    """One part of a message."""
-
-    type: Literal["text", "image_url"]
-    text: str | None = None
-    image_url: ImageUrl | None = None
-    cache_control: NoEffect = None
-    """No effect: prefixes are cached by themselves."""
-    id: NoEffect = None
-    """No effect."""
-
-    @field_validator("image_url", mode="before")
-    @classmethod
-    def _bare_address(cls, value: Any) -> Any:
-        return {"url": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _has_what_it_says(self) -> "Part":
-        if (self.text is not None, self.image_url is not None) != (self.type == "text", self.type == "image_url"):
-            raise ValueError(f"a part of type {self.type!r} has the field {self.type!r} and no other")
-        return self
-
-
-class Message(ChatModel):
-    """One turn."""
-
-    role: str
-    content: list[Part]
-    """Text, or a list of parts."""
-    name: NoEffect = None
-    """No effect."""
-    id: NoEffect = None
-    """No effect."""
-    cache_control: NoEffect = None
-    """No effect: prefixes are cached by themselves."""
-
-    @field_validator("role")
-    @classmethod
-    def _single_question(cls, value: str) -> str:
-        if value not in ("user", "system", "developer"):
-            raise ValueError(
-                f"role {value!r} is not supported: this server answers single questions; "
-                "start a new chat for another question (user messages, and system messages if need be)"
-            )
-        return value
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _bare_text(cls, value: Any) -> Any:
-        return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
 class StreamOptions(ChatModel):
@@ -124,7 +51,8 @@ class ChatRequest(ChatModel):
     """A chat completion."""
 
     model: str
-    messages: list[Message]
+    messages: Annotated[tuple[Message, ...], Field(strict=False), AfterValidator(usable_conversation)]
+    """The conversation. The last user message is the question; consecutive ones are one."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: int | None = None

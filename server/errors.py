@@ -34,6 +34,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from cos.engines.remote_errors import RemoteDead, RemoteError
 from cos.search.errors import BadImage, CosError, EngineDead, EngineError, InputError, SearchFailed
 from cos.search.tasks import forget_traceback
 from cos.wire.error import ErrorBody, ErrorReply
@@ -105,7 +106,7 @@ class EngineStuck(ServerError):
 
 
 class SearchTimeout(ServerError):
-    """The time limit came before the first candidate."""
+    """The time limit came before the first candidate, or before the scores that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,14 @@ FAULTS: dict[type[Exception], Fault] = {
     EngineStuck: Fault(503, _SERVER, "engine_stuck", headers={"Retry-After": "10"}),
     SearchTimeout: Fault(504, _SERVER, "timeout", headers=_NO_RETRY),
     SearchFailed: Fault(422, _BAD, "budget_too_small"),
+    RemoteDead: Fault(
+        503,
+        _SERVER,
+        "remote_unreachable",
+        "a model on another server cannot be reached; try again later",
+        {"Retry-After": "10"},
+    ),
+    RemoteError: Fault(502, _SERVER, "remote_error", "another server could not carry out this search", _NO_RETRY),
     EngineDead: Fault(503, _SERVER, "engine_dead", "an engine has died; try again later", {"Retry-After": "30"}),
     EngineError: Fault(502, _SERVER, "engine_error", "the engine could not carry out this search", _NO_RETRY),
     Exception: Fault(500, _SERVER, "internal_error", "internal error; the server's log has the details", _NO_RETRY),

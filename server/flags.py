@@ -23,6 +23,10 @@ from pydantic_settings import (
 from cos.server.settings import Settings
 
 PROGRAM = "cos-serve"
+_OTHERS = {"--model": "--policy", "--gpu-memory-utilization": "--memory-utilization"}
+"""What those write who come from ``vllm serve``, and what it is called here."""
+USAGE = "%(prog)s [--policy MODEL] [--prm MODEL] [flags]"
+ABOUT = "Answers questions about images by PRM-guided search over a vision-language model's steps."
 _GROUPS = ("models", "engines", "policy engine", "PRM engine", "search", "limits", "server")
 _OWN = {
     "policy engine": "For the policy alone. Each wins over the flag above without 'policy' in its name.",
@@ -35,18 +39,21 @@ class _Parser(argparse.ArgumentParser):
     """Tells a mistyped flag what it may have meant."""
 
     def error(self, message: str) -> NoReturn:
-        complain(message)
+        complain(message, self.prog)
 
 
-def complain(message: str) -> NoReturn:
+def complain(message: str, program: str = PROGRAM) -> NoReturn:
     """Ends the program over something its caller can put right."""
-    sys.stderr.write(f"{PROGRAM}: {message}\n")
+    sys.stderr.write(f"{program}: {message}\n")
     raise SystemExit(2)
 
 
-def load_settings(arguments: Sequence[str]) -> Settings:
-    """Settings from flags, environment and YAML. Ends the program (code 2) on a bad one, naming it."""
-    config = _config_file(arguments)
+def load_settings(
+    arguments: Sequence[str], *, program: str = PROGRAM, usage: str = USAGE, about: str = ABOUT
+) -> Settings:
+    """Settings from flags, environment and YAML. Ends the program (code 2) on a bad one, naming it. ``usage`` and
+    ``about`` are for its ``--help``."""
+    config = _config_file(arguments, program)
 
     class WithYaml(Settings):
         # Dashes on the command line only: variables and YAML keys keep the fields' names.
@@ -68,7 +75,7 @@ def load_settings(arguments: Sequence[str]) -> Settings:
 
     flags: CliSettingsSource[Any] = CliSettingsSource(
         WithYaml,
-        root_parser=_parser(),
+        root_parser=_parser(program, usage, about),
         add_argument_method=_add_argument,
         parse_args_method=_parse,
         cli_parse_args=list(arguments),
@@ -76,10 +83,10 @@ def load_settings(arguments: Sequence[str]) -> Settings:
     try:
         return WithYaml(_cli_settings_source=flags)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
-        complain(_told(error, config))
+        complain(_told(error, config), program)
 
 
-def _config_file(arguments: Sequence[str]) -> Path | None:
+def _config_file(arguments: Sequence[str], program: str) -> Path | None:
     """The YAML file, which must be known before everything else."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", default=os.environ.get("COS_CONFIG"))
@@ -94,25 +101,25 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        complain(f"--config {name}: {error.strerror}; give a readable YAML file")
+        complain(f"--config {name}: {error.strerror}; give a readable YAML file", program)
     except yaml.YAMLError as error:
-        complain(f"--config {name}: not YAML: {error}")
+        complain(f"--config {name}: not YAML: {error}", program)
     if not isinstance(content, dict | None):
-        complain(f"--config {name}: expected one 'setting: value' a line")
+        complain(f"--config {name}: expected one 'setting: value' a line", program)
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str, usage: str, about: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=PROGRAM,
-        usage="%(prog)s [--policy MODEL] [--prm MODEL] [flags]",
-        description="Answers questions about images by PRM-guided search over a vision-language model's steps.",
+        prog=program,
+        usage=usage,
+        description=about,
         epilog="Every flag is also a variable (--max-n: COS_MAX_N) and a key of the --config file (max_n). "
         "A flag wins over a variable, a variable over the file.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('cos-serve')}")
+    parser.add_argument("--version", action="version", version=f"{program} {version('cos-serve')}")
     for group in _GROUPS:
         parser.add_argument_group(group, _OWN.get(group))
     return parser
@@ -151,10 +158,18 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, namespace: Any = None) -> Any:
     found, unknown = parser.parse_known_args(arguments, namespace)
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]  # pyright: ignore[reportPrivateUsage]
-        close = get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-        complain(f"unknown argument {unknown[0]}; " + (f"did you mean {close[0]}?" if close else "see --help"))
+        complain(f"unknown argument {unknown[0]}; {_hint(parser, unknown[0])}", parser.prog)
     return found
+
+
+def _hint(parser: argparse.ArgumentParser, unknown: str) -> str:
+    """What to write in place of an argument that there is not."""
+    name = unknown.partition("=")[0]
+    if not name.startswith("-"):
+        return f"a model is given by its flag: --policy {name} or --prm {name}"
+    flags = [flag for action in parser._actions for flag in action.option_strings]  # pyright: ignore[reportPrivateUsage]
+    close = [_OTHERS[name]] if name in _OTHERS else get_close_matches(name, flags, n=1)
+    return f"did you mean {close[0]}?" if close else "see --help"
 
 
 def _told(error: ValidationError, config: Path | None) -> str:
@@ -170,6 +185,6 @@ def _told(error: ValidationError, config: Path | None) -> str:
         return f"{config or 'settings'}: unknown setting {name!r}; {hint}"
     flag = f"--{name.replace('_', '-')}"
     # A key has no place on a screen or in a log, usable or not.
-    given = "***" if name == "api_key" else first["input"]
+    given = "***" if name.endswith("api_key") else first["input"]
     places = f"flag {flag}, variable COS_{name.upper()}" + (f" or {name} in {config}" if config else "")
     return f"{flag} {given}: {message} ({places})"

@@ -6,26 +6,23 @@ it comes before a request waits for its place. `ImageReader.decode` makes the pi
 """
 
 import asyncio
-import base64
-import binascii
 import io
 import re
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-from cos.engines.pictures import Origin, PictureLimits, decode, opened
-from cos.search.errors import BadImage
+from cos.engines.pictures import Origin, PictureLimits, decode, decode_base64, opened
 from cos.search.types import Picture
 from cos.server.errors import ImageUrlDisabled
+from cos.wire.asked import Sent
 
 DECODERS = 2
 """Pictures decoded at once, each in a thread of its own."""
 
-_DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<options>(?:;[^,;]*)*),", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
-_BLANK = str.maketrans("", "", " \t\r\n")
 
 
 @dataclass(slots=True)
@@ -35,6 +32,7 @@ class Upload:
     data: bytes
     param: str
     """Where in the request it stands."""
+    megapixels: float
 
     def spend(self) -> bytes:
         """Its bytes. They are gone from here, so that a long search does not hold them."""
@@ -59,14 +57,16 @@ class ImageReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def take(self, source: str | bytes, param: str) -> Upload:
-        """A file, or the data URI or bare base64 of one, when by its header it is a picture that may be decoded.
+    async def take(self, sent: Sequence[Sent]) -> tuple[Upload, ...]:
+        """The pictures of one request, each a file, or the data URI or bare base64 of one, when by their headers they
+        are pictures that may be decoded. The limit of megapixels is for all of them together.
 
         Errors: BadImage, ImageUrlDisabled.
         """
-        if isinstance(source, str):
-            _refuse_address(source, param)
-        return await asyncio.to_thread(take, source, self._limits, param)
+        for one in sent:
+            if isinstance(one.source, str):
+                _refuse_address(one.source, one.param)
+        return await asyncio.to_thread(take, sent, self._limits)
 
     async def decode(self, upload: Upload) -> Picture:
         """The picture. Cancelled, it is not begun if it still waits for a thread, and soon over if it runs.
@@ -86,11 +86,24 @@ class ImageReader:
             unwanted.set()
 
 
-def take(source: str | bytes, limits: PictureLimits, param: str) -> Upload:
+def take(sent: Sequence[Sent], limits: PictureLimits) -> tuple[Upload, ...]:
     """As `ImageReader.take`."""
-    data = decode_base64(source, param) if isinstance(source, str) else source
-    with opened(io.BytesIO(data), Origin(param, param), limits):
-        return Upload(data, param)
+    taken: list[Upload] = []
+    for one in sent:
+        taken.append(_take(one, limits))
+        if (megapixels := sum(upload.megapixels for upload in taken)) > limits.megapixels:
+            raise Origin(one.param, one.param).refused(
+                f"{len(taken)} pictures of {megapixels:.1f} megapixels together, the limit for all pictures of a "
+                f"request is {limits.megapixels:g} ({limits.raised_by}); give smaller ones",
+                "too_large",
+            )
+    return tuple(taken)
+
+
+def _take(one: Sent, limits: PictureLimits) -> Upload:
+    data = decode_base64(one.source, one.param) if isinstance(one.source, str) else one.source
+    with opened(io.BytesIO(data), Origin(one.param, one.param), limits) as found:
+        return Upload(data, one.param, found.width * found.height / 1e6)
 
 
 def _refuse_address(text: str, param: str) -> None:
@@ -102,26 +115,3 @@ def _refuse_address(text: str, param: str) -> None:
             "send the image as a data URI: data:image/png;base64,...",
             param,
         )
-
-
-def decode_base64(text: str, param: str) -> bytes:
-    """The bytes of a data URI or of bare base64; blanks and line breaks in it do not count. Errors: BadImage."""
-    head = _DATA_URI.match(text.lstrip()[:256])
-    body = text.lstrip()
-    if head:
-        if "base64" not in head["options"].lower():
-            raise BadImage(
-                f"{param}: a data URI that is not base64; send data:image/png;base64,...", param, "not_base64"
-            )
-        body = body[head.end() :]
-    elif body[:5].lower() == "data:":
-        raise BadImage(f"{param}: a data URI without a comma; send data:image/png;base64,...", param, "not_base64")
-    try:
-        data = base64.b64decode(body.translate(_BLANK), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadImage(
-            f"{param}: not base64; send data:image/png;base64,... or the file itself as multipart/form-data",
-            param,
-            "not_base64",
-        ) from error
-    return data

@@ -16,8 +16,8 @@ from cos.server.watch import ENGINES
 
 LIMITS = frozenset({"tokens", "prm_reads", "seconds", "max_steps", "truncated", "shutdown"})
 """Reasons to end that are limits; see `cos.search.types.FinishReason`."""
-FATES = ("kept", "duplicate", "asked", "aborted", "discarded")
-"""What becomes of a generated token, as `cos.search.types.Usage` has it."""
+TOKEN_OUTCOMES = ("kept", "duplicate", "asked", "aborted", "discarded")
+"""Outcomes of a generated token, as `cos.search.types.Usage` has it."""
 STAGES = tuple(stage.name for stage in fields(Stages))
 WORKS: tuple[Work, ...] = ("draw", "read")
 """What is asked of each of the engines."""
@@ -100,12 +100,12 @@ class SearchMeter(NoMeter):
             "pruned": usage.candidates - kept - usage.candidates_duplicate,
             "aborted": usage.candidates_aborted,
         }
-        for fate, number in candidates.items():
-            metrics.candidates.labels(strategy, fate).inc(number)
+        for outcome, number in candidates.items():
+            metrics.candidates.labels(strategy, outcome).inc(number)
         for outcome, number in (("used", usage.candidates_begun_ahead), ("dropped", usage.candidates_begun_in_vain)):
             metrics.begun_ahead.labels(strategy, outcome).inc(number)
-        for fate in FATES:
-            metrics.tokens.labels(strategy, fate).inc(getattr(usage, f"tokens_{fate}"))
+        for outcome in TOKEN_OUTCOMES:
+            metrics.tokens.labels(strategy, outcome).inc(getattr(usage, f"tokens_{outcome}"))
         for engine, prompt, cached in (
             ("policy", usage.policy_prompt_tokens, usage.policy_cached_tokens),
             ("prm", usage.prm_prompt_tokens, usage.prm_cached_tokens),
@@ -113,6 +113,7 @@ class SearchMeter(NoMeter):
             metrics.prompt_tokens.labels(engine, "cached").inc(cached)
             metrics.prompt_tokens.labels(engine, "computed").inc(prompt - cached)
         metrics.reads.labels(strategy).inc(usage.prm_reads)
+        metrics.prm_tokens.labels(strategy).inc(usage.prm_tokens_generated)
         metrics.unscored.labels(strategy)
         for limit in LIMITS:
             metrics.limits.labels(strategy, limit)

@@ -5,11 +5,13 @@ other labels have a fixed set of values. So the number of series is bounded, wha
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 
+from cos.search.chain_scores import ScoredChain
 from cos.search.errors import ImageFault
 from cos.server.admission import Admission, Refusal
 from cos.server.recording import Recording
@@ -39,6 +41,8 @@ class Account:
     outcome: Outcome | None = None
     tokens: int | None = None
     """Tokens that its search has generated; None where none began."""
+    pictures: int | None = None
+    """Pictures of its question and of the conversation before it; None where it was refused before they were known."""
     question: str | None = None
     """What was asked, where it may be logged."""
     error: str | None = None
@@ -112,9 +116,9 @@ class Metrics:
         )
         self.candidates = self._counter(
             "cos_candidates_total",
-            "Candidates by what became of them: kept (in the answer's chain), duplicate (says what another said), "
+            "Candidates by outcome: kept (in the answer's chain), duplicate (the same text as another), "
             "pruned (all others that were written), aborted (begun, and broken off or not wanted).",
-            "strategy fate",
+            "strategy outcome",
         )
         self.begun_ahead = self._counter(
             "cos_candidates_begun_ahead_total",
@@ -123,9 +127,9 @@ class Metrics:
         )
         self.tokens = self._counter(
             "cos_policy_tokens_total",
-            "Generated tokens by what became of them: kept (in the answer's chain), duplicate, asked (of the policy, "
-            "beside the tree), aborted, discarded.",
-            "strategy fate",
+            "Generated tokens by outcome: kept (in the answer's chain), duplicate, asked (the policy's replies about "
+            "its own candidates), aborted, discarded.",
+            "strategy outcome",
         )
         self.prompt_tokens = self._counter(
             "cos_prompt_tokens_total",
@@ -133,6 +137,9 @@ class Metrics:
             "engine source",
         )
         self.reads = self._counter("cos_prm_reads_total", "Scores read from the PRM.", "strategy")
+        self.prm_tokens = self._counter(
+            "cos_prm_tokens_total", "Tokens that the PRM wrote for its verdicts, if it is one that writes.", "strategy"
+        )
         self.unscored = self._counter(
             "cos_unscored_total", "Candidates whose score was missing or not finite.", "strategy"
         )
@@ -213,6 +220,17 @@ class Metrics:
     def froze(self, engine: str) -> None:
         """Counts an engine that takes no step any more."""
         self._freezes.labels(engine).inc()
+
+    def scored(self, purpose: str, chains: Sequence[ScoredChain]) -> None:
+        """Counts the reads of a request for scores. ``purpose``: "score" or "rerank", in place of a strategy."""
+        cached = sum(chain.prm_cached_tokens for chain in chains)
+        self.reads.labels(purpose).inc(sum(chain.prm_reads for chain in chains))
+        self.prompt_tokens.labels("prm", "cached").inc(cached)
+        self.prompt_tokens.labels("prm", "computed").inc(sum(chain.prm_prompt_tokens for chain in chains) - cached)
+        if written := sum(chain.prm_tokens_generated for chain in chains):
+            self.prm_tokens.labels(purpose).inc(written)
+        if failures := sum(len(chain.failures) for chain in chains):
+            self.engine_failures.labels("prm").inc(failures)
 
     def decoded(self, seconds: float) -> None:
         """Counts a picture."""

@@ -37,7 +37,7 @@ OPEN_PATHS = frozenset(
 )
 """What needs no key. Everything else does, whether it exists or not."""
 
-COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions"})
+COUNTED_PATHS = frozenset({"/solve", "/v1/solve", "/v1/chat/completions", "/v1/score", "/v1/rerank"})
 
 READABLE = ("X-Request-Id", "Retry-After")
 """Headers of ours that a page may read."""

@@ -122,6 +122,8 @@ class OtlpTracer:
         root.set_attributes({"http.response.status_code": ending.status, **recording.attributes()})
         if account is not None and account.outcome is not None:
             root.set_attribute("cos.outcome", account.outcome)
+        if account is not None and account.pictures is not None:
+            root.set_attribute("cos.pictures", account.pictures)
         if error is not None:
             root.set_attribute("cos.error", error)
         if self._questions and recording.job is not None:

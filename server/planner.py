@@ -32,8 +32,9 @@ class Planner:
 
     def plan(self, question: Question, options: SearchOptions, warnings: Iterable[str] = ()) -> Job:
         """Errors: InputError naming the field, the value and what is allowed; UnknownField."""
+        strategy = resolve(options.strategy or self.settings.strategy)
         spec = SearchSpec(
-            (strategy := resolve(options.strategy or self.settings.strategy)).name,
+            strategy.name,
             self._params(strategy, options),
             sampling=_sampling(options),
             score=self._score(options),

@@ -29,9 +29,9 @@ from cos.wire.job import Job
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int]
 Attributes = Mapping[str, Value]
-Fate = Literal["kept", "duplicate", "pruned", "failed", "aborted"]
-"""What became of a candidate: kept in the answer's chain, says what another one says, written and not kept, never
-written because its engine failed, or begun and not wanted any more."""
+CandidateOutcome = Literal["kept", "duplicate", "pruned", "failed", "aborted"]
+"""What became of a candidate: kept in the answer's chain, the same text as another, written and not kept, never written
+because its engine failed, or begun and not wanted any more."""
 
 ENGINES = {"draw": "policy", "read": "prm"}
 
@@ -134,7 +134,7 @@ class Recording:
             spans.append(_around(f"level {depth}", candidates, {"cos.depth": depth}))
         return sorted(spans, key=lambda span: span.began)
 
-    def outcomes(self) -> dict[Path, Fate]:
+    def outcomes(self) -> dict[Path, CandidateOutcome]:
         """What became of each written candidate. Nothing is known of that where the search did not come to its end."""
         if self.result is None:
             return {}
@@ -145,30 +145,30 @@ class Recording:
             numbers[path] = known.setdefault(words, len(known) + 1)
         kept = {candidate.path for candidate in self.result.chain.candidates}
         seen = {numbers[path] for path in kept}
-        outcomes: dict[Path, Fate] = dict.fromkeys(kept, "kept")
+        outcomes: dict[Path, CandidateOutcome] = dict.fromkeys(kept, "kept")
         for path in sorted(self.proposed):
             if path not in kept:
                 outcomes[path] = "duplicate" if numbers[path] in seen else "pruned"
                 seen.add(numbers[path])
         return outcomes
 
-    def _candidate(self, path: Path, pieces: Sequence[Interval], fate: Fate | None, model: str) -> Span:
+    def _candidate(self, path: Path, pieces: Sequence[Interval], outcome: CandidateOutcome | None, model: str) -> Span:
         """``pieces``: what was done for it, in the order in which it was begun."""
         candidate = self.proposed.get(path)
         attributes: dict[str, Value] = {"cos.path": list(path), "cos.depth": len(path)}
         draws = [piece for piece in pieces if piece.kind == "draw"]
         attributes["cos.begun_ahead"] = bool(draws) and draws[-1].ahead
         if candidate is None:
-            fate = "failed" if draws and draws[-1].outcome == "failed" else "aborted"
+            outcome = "failed" if draws and draws[-1].outcome == "failed" else "aborted"
         else:
             attributes |= {"cos.end": candidate.end, "cos.tokens": candidate.tokens}
             if candidate.score is not None:
                 attributes["cos.score"] = candidate.score
-        if fate is not None:
-            attributes["cos.fate"] = fate
+        if outcome is not None:
+            attributes["cos.outcome"] = outcome
         name = f"candidate {'.'.join(map(str, path))}"
         works = [_work(piece, model, failed=True) for piece in pieces]
-        return _around(name, works, attributes, failed=fate == "failed")
+        return _around(name, works, attributes, failed=outcome == "failed")
 
 
 def _place(piece: Interval) -> Path:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -11,23 +11,28 @@ from cos.checkpoints import resolve
 from cos.engines.checkpoint import takes_system_text
 from cos.engines.launch import Engines, launch
 from cos.engines.ports import HasMetrics
-from cos.prm.matching import match
+from cos.engines.preloading import preloading
+from cos.prm.matching import match, unseen_pictures
 from cos.search.errors import BadImage, InputError
 from cos.search.math_answers import MathComparer
 from cos.search.models import Models
 from cos.search.stop import Stop
-from cos.search.types import Picture, Question
+from cos.search.types import Picture
 from cos.server.admission import Admission
+from cos.server.checks.files import check_files
+from cos.server.checks.finding import heed
 from cos.server.exposition import Exposition, Source
 from cos.server.images import ImageReader, Upload
 from cos.server.lag import sample_lag
 from cos.server.metrics import Metrics
+from cos.server.picture_rule import PictureRule
 from cos.server.planner import Planner
 from cos.server.race import cancelled
 from cos.server.settings import Settings
 from cos.server.traces import TraceStore
 from cos.server.unmetered import Unmetered
 from cos.server.watch import ENGINES, Watch
+from cos.wire.asked import Sent
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,17 @@ StartEngines = Callable[[Settings], Awaitable[Engines]]
 
 
 async def launch_engines(settings: Settings) -> Engines:
+    """The engines that the settings ask for, unless their files tell that they cannot be used: warnings are logged.
+    Errors: InputError for a model that cannot be found, used or loaded."""
+    if settings.serves_shipped_pair:
+        # Its files are checked by the tests: nothing is left to find out, and the check takes two seconds.
+        return await start_engines(settings)
+    with preloading([settings.engine_settings("policy"), settings.engine_settings("prm")]):
+        heed(await check_files(settings))
+    return await start_engines(settings)
+
+
+async def start_engines(settings: Settings) -> Engines:
     """The engines that the settings ask for. Errors: InputError for a model that cannot be found or loaded."""
     policy = settings.engine_settings("policy")
     if policy is None:
@@ -61,6 +77,8 @@ class Service:
     """Knows how the engines are."""
     comparer: MathComparer
     """Tells which answers are the same."""
+    pictures: PictureRule
+    """How many pictures a question may have."""
     takes_system_text: bool = True
     """Whether the policy can do with a system message; its checkpoint says so."""
     traces: TraceStore | None = None
@@ -73,12 +91,14 @@ class Service:
         """Whether a search would be let in."""
         return self.watch.is_well and not self.admission.is_draining
 
-    async def take(self, source: str | bytes, param: str) -> Upload:
-        """A picture that was sent, not decoded yet. Errors: Overloaded when the server is full, whatever was sent;
-        BadImage, ImageUrlDisabled."""
-        self.admission.refuse_if_full()
+    async def take(self, sent: Sequence[Sent]) -> tuple[Upload, ...]:
+        """The pictures of one request, not decoded yet. Errors: Overloaded when the server is full, whatever was sent;
+        InputError for more than its models take, or none where they need one; BadImage, ImageUrlDisabled."""
+        if sent:
+            self.admission.refuse_if_full()
+        self.pictures.check(sent)
         with self._counting_refusals():
-            return await self.images.take(source, param)
+            return await self.images.take(sent) if sent else ()
 
     async def decode(self, upload: Upload) -> Picture:
         """A picture. Errors: BadImage."""
@@ -95,17 +115,6 @@ class Service:
         except BadImage as error:
             self.metrics.refused_picture(error.fault)
             raise
-
-    def question(self, text: str, upload: Upload | None, choices: tuple[str, ...] = ()) -> Question:
-        """A question whose picture, if it has one, is decoded later. Errors: InputError when there is none and this
-        server needs one."""
-        if upload is None and self.settings.image_required:
-            raise InputError(
-                "image is missing; send a data URI, or the file as multipart/form-data "
-                "(--no-image-required lets questions without one in)",
-                "image",
-            )
-        return Question(text, None, choices)
 
     async def drain(self) -> None:
         """Lets running searches end, up to the shutdown time-out, then ends them with the best they have."""
@@ -127,14 +136,18 @@ async def open_service(
     watch = Watch(engines, settings.engine_patience_s, metrics.froze)
     background = [asyncio.create_task(watch.run())]
     try:
+        chosen = settings.prm_choice
         models = match(
             engines.policy,
-            engines.prm,
+            chosen.reader(engines.policy, engines.prm),
             grammar=settings.grammar,
-            prm_format=settings.prm_format,
+            prm_format=chosen.prm_format,
             policy_suffix=settings.policy_suffix,
             prm_suffix=settings.prm_suffix,
+            verdict_tokens=settings.prm_verdict_tokens,
         )
+        if unseen := unseen_pictures(models):
+            logger.warning("%s; %s", *unseen)
         admission = Admission(settings.max_concurrent_searches, settings.max_queued_searches, metrics.refused)
         metrics.watch(admission, watch)
         if isinstance(metrics, Metrics):
@@ -153,6 +166,7 @@ async def open_service(
                     started_at=int(time.time()),
                     watch=watch,
                     comparer=comparer,
+                    pictures=PictureRule.of(settings, engines, models),
                     takes_system_text=takes_system_text(resolve("policy", settings.policy)),
                     traces=traces,
                 )

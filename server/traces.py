@@ -1,4 +1,4 @@
-"""Stored searches: one JSON file a search, its picture once, for training to read (`docs/traces.md`).
+"""Stored searches: one JSON file a search, each picture once, for training to read (`docs/traces.md`).
 
     DIR/<date>/<id>.json         date: UTC, id: the reply's
     DIR/images/<digest>.png      the decoded picture, never the bytes that were sent
@@ -15,11 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from cos.search.errors import InputError
 from cos.search.result import Result
+from cos.search.types import Picture
 from cos.wire.job import Job
 
 logger = logging.getLogger(__name__)
@@ -68,11 +70,12 @@ class TraceStore:
         done.add_done_callback(lambda done: context.run(self._note, job.id, done))
 
     def _store(self, job: Job, result: Result, grammar: str, ended: datetime) -> None:
-        picture = job.question.picture
-        image = None if picture is None else f"{IMAGES}/{picture.digest}.png"
-        trace = job.trace(result, ended=ended, image=image, policy=self._policy, grammar=grammar, prm=self._prm)
-        if picture is not None and image is not None and not (self._folder / image).exists():
-            _replace(self._folder / image, lambda partial: picture.image.save(partial, "PNG"))
+        question = job.question
+        trace = job.trace(result, ended=ended, file_of=_file_of, policy=self._policy, grammar=grammar, prm=self._prm)
+        for picture in question.all_pictures:
+            file = self._folder / _file_of(picture)
+            if not file.exists():
+                _replace(file, partial(picture.image.save, format="PNG"))
         day = self._folder / ended.date().isoformat()
         day.mkdir(parents=True, exist_ok=True)
         _replace(day / f"{job.id}.json", trace.model_dump_json().encode())
@@ -90,14 +93,18 @@ class TraceStore:
         await asyncio.to_thread(self._thread.shutdown)
 
 
+def _file_of(picture: Picture) -> str:
+    return f"{IMAGES}/{picture.digest}.png"
+
+
 def _replace(path: Path, content: bytes | Callable[[Path], Any]) -> None:
     """Writes a file under another name, then renames it: it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         if isinstance(content, bytes):
-            partial.write_bytes(content)
+            beside.write_bytes(content)
         else:
-            content(partial)
-        partial.replace(path)
+            content(beside)
+        beside.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)

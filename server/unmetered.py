@@ -1,5 +1,8 @@
 """A server that counts nothing (``--no-metrics``): what it tells of its work is not listened to."""
 
+from collections.abc import Sequence
+
+from cos.search.chain_scores import ScoredChain
 from cos.search.errors import ImageFault
 from cos.server.admission import Admission, Refusal
 from cos.server.metrics import Account, Outcome
@@ -27,6 +30,9 @@ class Unmetered:
 
     def decoded(self, seconds: float) -> None:
         del seconds
+
+    def scored(self, purpose: str, chains: Sequence[ScoredChain]) -> None:
+        del purpose, chains
 
     def refused_picture(self, fault: ImageFault) -> None:
         del fault

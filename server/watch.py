@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cos.engines.launch import Engines
-from cos.engines.ports import Runtime
+from cos.engines.ports import ComesBack, Runtime
 from cos.search.errors import EngineError
 from cos.server.race import cancelled
 
@@ -67,9 +67,9 @@ class Watch:
         return any(pulse.name == name and pulse.engine.is_alive and not pulse.is_frozen for pulse in self._pulses)
 
     async def run(self) -> None:
-        """Watches until an engine is lost, or until it is cancelled."""
+        """Watches until an engine is lost for good, or until it is cancelled."""
         try:
-            while self._engines.are_alive:
+            while all(engine.is_alive or isinstance(engine, ComesBack) for engine in self._engines.all):
                 for pulse in self._pulses:
                     self._feel(pulse)
                 # Counted by looks and not by the clock: what holds up this process is no fault of an engine.

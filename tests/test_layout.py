@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "engines": {"search"},
     "wire": {"search"},
     "server": {"search", "prm", "engines", "checkpoints", "wire"},
-    "clients": {"search", "prm", "engines", "checkpoints", "wire", "evaluation", "training", "benchmarks"},
+    "clients": {"search", "prm", "engines", "checkpoints", "wire", "server", "evaluation", "training", "benchmarks"},
     "evaluation": {"search", "prm", "engines", "checkpoints", "wire"},
     "ledger": {"search", "engines", "training"},
     "training": {"search", "prm", "engines", "checkpoints", "evaluation", "wire"},
@@ -44,8 +44,8 @@ HEAVY = (
 )
 HTTP_CLIENTS = {"requests", "httpx", "httpx2", "aiohttp", "urllib3", "urllib.request", "http.client", "openai"}
 MAY_SPEAK_HTTP = {"clients", "benchmarks"}
-ALSO_SPEAK_HTTP = {ROOT / "training" / "labels" / "llm_judge.py", ROOT / "engines" / "remote.py"}
-"""What asks a judge, and where a runtime on another machine belongs."""
+ALSO_SPEAK_HTTP = {ROOT / "training" / "labels" / "llm_judge.py", *(ROOT / "engines").glob("remote*.py")}
+"""What asks a judge, and the runtime on another server."""
 MOST_LINES = 400
 
 
@@ -122,7 +122,14 @@ def test_the_clients_load_what_searches_or_trains_only_when_a_command_asks_for_i
 
 def test_only_the_runtime_of_vllm_imports_vllm() -> None:
     found = {str(path.relative_to(ROOT)) for path in modules(*PACKAGES) if "vllm" in tops(path)}
-    assert found == {"engines/vllm.py", "engines/vllm_start.py", "engines/vllm_process.py"}
+    assert found == {
+        "engines/vllm.py",
+        "engines/vllm_adapter.py",
+        "engines/vllm_start.py",
+        "engines/vllm_process.py",
+        "engines/vllm_plugin.py",
+        "engines/vllm_value_head.py",
+    }
 
 
 @pytest.mark.parametrize("package", sorted(set(PACKAGES) - MAY_SPEAK_HTTP))

@@ -196,8 +196,8 @@ def run_stage(recipe: Recipe, stage: StageConfig, how: RunOptions | None = None)
     if ranks.first(lambda: begun.is_done) and how.fresh != "always":
         if not how.json_only and ranks.is_first:
             known = (context.folder / digest.STAGE).is_file()
-            doubt = "" if known else "; with which keys and data is not known, as it has no stage.json"
-            typer.echo(f"{name}: done before ({context.folder / DONE}){doubt}", err=True)
+            note = "" if known else "; with which keys and data is not known, as it has no stage.json"
+            typer.echo(f"{name}: done before ({context.folder / DONE}){note}", err=True)
     else:
         logging.basicConfig(level=logging.WARNING)
         _set_threads(context.threads)

@@ -1,5 +1,6 @@
 """One search that is ready to run, and how its events and its result go over the wire."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -11,10 +12,10 @@ from cos.search.scale import Scale as PrmScale
 from cos.search.spec import SearchSpec
 from cos.search.trust import answer_warnings
 from cos.search.types import Candidate as Proposal
-from cos.search.types import Question
+from cos.search.types import Picture, Question
 from cos.wire.events import Answered, Event, Opened, Proposed, Scored, Selected
 from cos.wire.reply import Candidate, Solution, Timings, Usage
-from cos.wire.trace import Scale, Trace
+from cos.wire.trace import Scale, StoredTurn, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +93,23 @@ class Job:
         )
 
     def trace(
-        self, result: Result, *, ended: datetime, image: str | None, policy: str, grammar: str, prm: str | None
+        self,
+        result: Result,
+        *,
+        ended: datetime,
+        file_of: Callable[[Picture], str],
+        policy: str,
+        grammar: str,
+        prm: str | None,
     ) -> Trace:
-        """This search as it is stored. ``image``: the picture's file, relative to the trace folder. ``policy``,
+        """This search as it is stored. ``file_of``: a picture's file, relative to the trace folder. ``policy``,
         ``prm``: the models' names."""
         return Trace(
             id=self.id,
             time=ended,
             question=self.question.text,
-            image=image,
+            images=tuple(map(file_of, self.question.pictures)),
+            history=tuple(StoredTurn.of(turn, file_of) for turn in self.question.history),
             policy=policy,
             grammar=grammar,
             prm=prm,

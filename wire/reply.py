@@ -60,6 +60,8 @@ class Usage(Message):
     prm_reads: int
     prm_prompt_tokens: int
     prm_cached_tokens: int
+    prm_tokens_generated: int = 0
+    """Written by a PRM that writes its verdicts, those that came to nothing included; in no other count."""
     unscored: int
     """Candidates whose score was missing or not finite."""
     requests_aborted: int
@@ -125,3 +127,8 @@ class Solution(Message):
     warnings: tuple[str, ...] = ()
     tree: tuple[Candidate, ...] | None = None
     """Every candidate in path order, on request."""
+
+    @property
+    def has_step_scores(self) -> bool:
+        """Whether steps may have scores: a PRM that judges whole answers gives the answer one, and its steps none."""
+        return self.answer_score is None or any(step.score is not None for step in self.steps)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from cos.search.scale import Aggregation
 from cos.search.select import ScoreKind
+from cos.wire.conversation import Message, usable_conversation
+from cos.wire.strict import RequestModel
 
 MAX_QUESTION_CHARS = 20_000
 
@@ -44,14 +46,6 @@ def usable_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
 
 
 QuestionText = Annotated[str, AfterValidator(usable_question)]
-
-
-class RequestModel(BaseModel):
-    """Closed, frozen and strict: no field is guessed, no text taken for a number, no NaN for one."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class BudgetOptions(RequestModel):
@@ -107,12 +101,22 @@ class SearchOptions(RequestModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-class SolveRequest(SearchOptions):
-    """A question about an image, and how to search for its answer."""
+class AskedFields(RequestModel):
+    """A question, the pictures it is about, and what was said before it."""
 
     question: QuestionText
     image: str | None = None
     """A data URI (``data:image/png;base64,...``) or bare base64 of a PNG, JPEG, WEBP, GIF or BMP file."""
+    images: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Several pictures, as ``image``, in the order in which they are shown: before the question. Give one of both."""
+    history: Annotated[tuple[Message, ...], Field(strict=False), AfterValidator(usable_conversation)] | None = None
+    """The conversation before the question, oldest message first, in the form of OpenAI's ``messages``. Policy and PRM
+    are shown all of it. The question itself, and its pictures, do not stand in it."""
+
+
+class SolveRequest(AskedFields, SearchOptions):
+    """A question, the pictures it is about, what was said before it, and how to search for its answer."""
+
     choices: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(usable_choices)] | None = None
     """The options of a multiple-choice question, A first: answers are compared by the option they mean, and the reply
     says which it is. The prompt stays as it is; name the options in the question, too."""
@@ -129,7 +133,7 @@ class Budget(TypedDict, total=False):
 
 
 class Options(TypedDict, total=False):
-    """`SearchOptions`, and the choices, as keyword arguments."""
+    """`SearchOptions`, the choices and the conversation, as keyword arguments."""
 
     strategy: str
     n: int
@@ -145,6 +149,8 @@ class Options(TypedDict, total=False):
     step_weight: float
     choices: Sequence[str]
     """The options of a multiple-choice question, A first."""
+    history: Sequence[Mapping[str, Any]]
+    """The conversation before the question, in the form of OpenAI's ``messages``."""
     budget: Budget
     speculate: bool
     return_tree: bool

@@ -2,17 +2,18 @@
 
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from cos.search.scale import Scale as PrmScale
-from cos.search.types import Path
+from cos.search.types import Path, Picture, Role, Turn
 from cos.wire.message import Message, SearchEnd
 from cos.wire.reply import Candidate, Timings, Usage
 
-VERSION = 2
+VERSION = 3
 """Of the documents' form. Raised when a reader of the last one would misread them."""
 
 
@@ -26,6 +27,8 @@ class Scale(Message):
     lowest: float | None
     """Null on a scale without this end."""
     highest: float | None
+    judges: Literal["steps", "answers", "pairs"] = "steps"
+    """Whether steps have scores, or whole answers only, or these by comparison with each other."""
 
     @classmethod
     def of(cls, scale: PrmScale) -> "Scale":
@@ -35,6 +38,34 @@ class Scale(Message):
             threshold=scale.threshold,
             lowest=scale.lowest if math.isfinite(scale.lowest) else None,
             highest=scale.highest if math.isfinite(scale.highest) else None,
+            judges=scale.judges,
+        )
+
+
+class StoredPart(Message):
+    """One part of a stored turn: text, or a picture."""
+
+    text: str | None = None
+    image: str | None = None
+    """The picture's file, relative to the trace folder."""
+
+
+class StoredTurn(Message):
+    """One turn of the conversation before the question."""
+
+    role: Role
+    content: tuple[StoredPart, ...]
+    """In the order in which its parts were shown."""
+
+    @classmethod
+    def of(cls, turn: Turn, file_of: Callable[[Picture], str]) -> "StoredTurn":
+        """A turn as it is stored. ``file_of``: a picture's file."""
+        return cls(
+            role=turn.role,
+            content=tuple(
+                StoredPart(text=part) if isinstance(part, str) else StoredPart(image=file_of(part))
+                for part in turn.parts
+            ),
         )
 
 
@@ -46,8 +77,10 @@ class Trace(Message):
     time: datetime
     """When the search ended, UTC."""
     question: str
-    image: str | None
-    """The picture's file, relative to the trace folder; null for a question about none."""
+    images: tuple[str, ...]
+    """The files of the question's pictures in order, relative to the trace folder."""
+    history: tuple[StoredTurn, ...]
+    """The conversation before the question, oldest turn first."""
     policy: str
     grammar: str
     """The step grammar that the policy's text was read by."""

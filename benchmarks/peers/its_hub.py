@@ -14,9 +14,9 @@ from cos.benchmarks.server_process import served
 from cos.benchmarks.setting import Setting
 from cos.benchmarks.side_by_side import Tally
 from cos.checkpoints import LedgerProblem, resolve
-from cos.engines.environment import fitting_dtype, is_cpu_build, set_environment
+from cos.engines.environment import CPU_KV_CACHE_MIB, fitting_dtype, is_cpu_build, set_environment
 from cos.engines.settings import EngineSettings, Role
-from cos.engines.vllm_start import CPU_BLOCK_TOKENS, CPU_KV_CACHE_MIB
+from cos.engines.vllm_start import CPU_BLOCK_TOKENS
 from cos.engines.vocabulary import HfVocabulary
 from cos.evaluation.provenance import Facts
 from cos.prm.cos import CosPrm, reading_marks
@@ -165,7 +165,7 @@ async def installed(folder: Path, what: str) -> str:
     await asyncio.to_thread(venv.create, folder, with_pip=True)
     python = str(folder / "bin" / "python")
     pip = await asyncio.create_subprocess_exec(
-        *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what),
+        *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", what),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -187,7 +187,7 @@ async def vllm_server(role: Role, model: str) -> AsyncGenerator[str]:
         *("--served-model-name", role),
         *("--dtype", fitting_dtype(settings, on_cpu=on_cpu)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
-        *("--gpu-memory-utilization", str(settings.memory_utilization / 2)),
+        *("--gpu-memory-utilization", str(settings.total_memory_utilization / 4)),
         *("--generation-config", "vllm"),
         *("--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
         "--disable-uvicorn-access-log",

@@ -52,7 +52,7 @@ class Prm(AbstractOutcomeRewardModel):
         return list(await asyncio.gather(*(self.chain_score(conversation) for conversation in messages)))
 
     async def chain_score(self, conversation):
-        """Steps' mean and answer, weighed. A chain without an answer, or longer than the PRM's context, is worth less
+        """Steps' mean and answer, weighed. A chain without an answer, or longer than the PRM's context, scores less
         than any other."""
         *asked, reply = (message.to_dict() for message in conversation)
         segments = self.piece.findall(reply["content"])

@@ -1,5 +1,5 @@
 """All peers, each beside ours at the same n, in turns: beside the same strategy, and beside the one that a server of
-ours has unless it is told otherwise."""
+ours has by default."""
 
 import asyncio
 import base64
@@ -66,8 +66,8 @@ def parse_peers(text: str) -> tuple[Peer, ...]:
 
 
 async def compare_with_peers(contest: Contest, peers: Iterable[Peer]) -> Facts:
-    """All rows. On top stands as well what our default is worth beside the first peer at the highest concurrency, and
-    as ``same_strategy_speedup`` what the peer's own strategy is.
+    """All rows. At the top stands the speedup of our default over the first peer at the highest concurrency, and as
+    ``same_strategy_speedup`` that of the peer's own strategy.
 
     Errors: InputError for too few problems; CosError when a peer cannot be installed or a server does not start.
     """

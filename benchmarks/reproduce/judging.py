@@ -1,4 +1,4 @@
-"""What the PRM is worth as a judge: accuracy on labelled chains, and where its labels came from."""
+"""The PRM's accuracy on labelled chains, and where its labels came from."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -16,10 +16,11 @@ from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem, resolve
 from cos.evaluation.accuracy import Record, ask, root_seed, search_one
 from cos.evaluation.cutting import cut
-from cos.evaluation.in_process import NO_PRM, open_models
+from cos.evaluation.in_process import open_models
 from cos.evaluation.journal import Journal
 from cos.evaluation.progress import side_by_side
 from cos.evaluation.provenance import commit, revision
+from cos.prm.choice import NO_PRM
 from cos.search.errors import InputError
 from cos.search.models import Models
 from cos.search.ports import Drawn

@@ -50,10 +50,10 @@ STEP_ACCURACY, ANSWER_ACCURACY = 87.3, 88.7
 """Table 3: the 38B PRM on unseen questions."""
 
 
-def ahead(curve: str, rival: str, width: int) -> str:
+def ahead(curve: str, baseline: str, width: int) -> str:
     """By how much one way to search is ahead of another at a width, on both sets."""
     at = WIDTHS.index(width)
-    gaps = [sets[curve][at] - sets[rival][at] for sets in (M3COT, MMSTAR)]
+    gaps = [sets[curve][at] - sets[baseline][at] for sets in (M3COT, MMSTAR)]
     return "{:+.1f} (M3CoT), {:+.1f} (MMStar)".format(*gaps)
 
 
@@ -64,7 +64,7 @@ def gained(curve: str, width: int, since: int) -> str:
     return "{:+.1f} (M3CoT), {:+.1f} (MMStar)".format(*gaps)
 
 
-def reward_gap(reward: str, rival: str) -> str:
-    """By how much pairs by one reward are worth more than by another, on all three sets."""
-    gaps = [mine - other for mine, other in zip(REWARDS[reward], REWARDS[rival], strict=True)]
+def reward_gap(reward: str, baseline: str) -> str:
+    """By how much the accuracy with pairs by one reward is above that with another, on all three sets."""
+    gaps = [mine - other for mine, other in zip(REWARDS[reward], REWARDS[baseline], strict=True)]
     return "{:+.1f}, {:+.1f}, {:+.1f} (MathVista, MMStar, M3CoT)".format(*gaps)

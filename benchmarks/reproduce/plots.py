@@ -6,7 +6,7 @@ from typing import Any
 
 from cos.benchmarks.reproduce import paper
 from cos.benchmarks.reproduce.findings import Estimate, mean
-from cos.benchmarks.reproduce.policies import Tried, steps_of
+from cos.benchmarks.reproduce.policies import PolicyResult, steps_of
 from cos.benchmarks.reproduce.scaling import CURVES, TENTHS, Scaling
 
 COLOURS = {
@@ -93,7 +93,7 @@ def _bars(axis: Any, names: Sequence[str], groups: Mapping[str, Sequence[Estimat
     axis.legend(frameon=False, fontsize=8)
 
 
-def plot_policies(path: Path, policies: Sequence[Tried], title: str, seed: int) -> None:
+def plot_policies(path: Path, policies: Sequence[PolicyResult], title: str, seed: int) -> None:
     """Greedy and one-sample accuracy of some policies."""
     figure, (axis,) = _axes(1, width=6.0)
     groups = {
@@ -105,7 +105,7 @@ def plot_policies(path: Path, policies: Sequence[Tried], title: str, seed: int) 
     _save(figure, path)
 
 
-def plot_steps(path: Path, rounds: Sequence[Tried], seed: int) -> None:
+def plot_steps(path: Path, rounds: Sequence[PolicyResult], seed: int) -> None:
     """Mean steps a chain by round, ours and the paper's."""
     figure, (axis,) = _axes(1, width=6.0)
     estimates = [steps_of(policy, seed) for policy in rounds]

@@ -18,7 +18,7 @@ REWARDS = {
 
 
 @dataclass(frozen=True)
-class Tried:
+class PolicyResult:
     """A policy's answers to all problems, greedy and sampled."""
 
     name: str
@@ -30,9 +30,11 @@ class Tried:
     """Each problem's mean number of steps over its answered samples; NaN without one."""
 
 
-def tried(name: str, fingerprint: str, greedy: Sequence[Record], samples: Sequence[Pool], size: int) -> Tried:
+def policy_result(
+    name: str, fingerprint: str, greedy: Sequence[Record], samples: Sequence[Pool], size: int
+) -> PolicyResult:
     """A policy's measurements, put together; ``size`` samples were asked for each problem."""
-    return Tried(
+    return PolicyResult(
         name,
         fingerprint,
         [float(record.is_right) for record in greedy],
@@ -46,7 +48,7 @@ def _mean_steps(pool: Pool) -> float:
     return sum(lengths) / len(lengths) if lengths else math.nan
 
 
-def _table(policies: Sequence[Tried], base: Tried, seed: int) -> Table:
+def _table(policies: Sequence[PolicyResult], base: PolicyResult, seed: int) -> Table:
     rows: list[tuple[str, ...]] = []
     for policy in policies:
         ahead = [
@@ -59,7 +61,7 @@ def _table(policies: Sequence[Tried], base: Tried, seed: int) -> Table:
     return Table(columns=columns, rows=tuple(rows))
 
 
-def _facts(policies: Sequence[Tried], seed: int) -> dict[str, object]:
+def _facts(policies: Sequence[PolicyResult], seed: int) -> dict[str, object]:
     return {
         policy.name: {
             "checkpoint": policy.fingerprint,
@@ -71,7 +73,7 @@ def _facts(policies: Sequence[Tried], seed: int) -> dict[str, object]:
     }
 
 
-def rounds_section(rounds: Sequence[Tried], seed: int) -> Section:
+def rounds_section(rounds: Sequence[PolicyResult], seed: int) -> Section:
     """SFT against the rounds of DPO; ``rounds`` begins with SFT."""
     first, last = rounds[0], rounds[-1]
     unlike = "The paper trains on some 20,000 pairs a round; ours are named in the recipe."
@@ -98,8 +100,8 @@ def rounds_section(rounds: Sequence[Tried], seed: int) -> Section:
     )
 
 
-def rewards_section(base: Tried, rewards: Mapping[str, Tried], seed: int) -> Section:
-    """What pairs by one reward are worth beside pairs by another (the paper's table 2)."""
+def rewards_section(base: PolicyResult, rewards: Mapping[str, PolicyResult], seed: int) -> Section:
+    """Policies trained on pairs by one reward against those by another (the paper's table 2)."""
     findings: list[Finding] = []
     unlike = "The paper's figures are after three rounds, these after one."
     for name, policy in rewards.items():
@@ -111,18 +113,18 @@ def rewards_section(base: Tried, rewards: Mapping[str, Tried], seed: int) -> Sec
                 otherwise=unlike,
             )
         )
-    for rival in ("answer", "outcome"):
-        if "prm" in rewards and rival in rewards:
+    for baseline in ("answer", "outcome"):
+        if "prm" in rewards and baseline in rewards:
             findings += [
                 Finding(
-                    claim=f"pairs by PRM above pairs by {REWARDS[rival]}, {kind}",
+                    claim=f"pairs by PRM above pairs by {REWARDS[baseline]}, {kind}",
                     ours=paired(mine, other, seed),
                     paper=figure,
                     otherwise=unlike,
                 )
                 for kind, mine, other, figure in (
-                    ("greedy", rewards["prm"].greedy, rewards[rival].greedy, paper.reward_gap("prm", rival)),
-                    ("one sample", rewards["prm"].sampled, rewards[rival].sampled, ""),
+                    ("greedy", rewards["prm"].greedy, rewards[baseline].greedy, paper.reward_gap("prm", baseline)),
+                    ("one sample", rewards["prm"].sampled, rewards[baseline].sampled, ""),
                 )
             ]
     policies = [base, *rewards.values()]
@@ -144,13 +146,13 @@ def rewards_section(base: Tried, rewards: Mapping[str, Tried], seed: int) -> Sec
     )
 
 
-def steps_of(policy: Tried, seed: int) -> Estimate:
+def steps_of(policy: PolicyResult, seed: int) -> Estimate:
     """Mean steps a chain."""
     known = [steps for steps in policy.steps if not math.isnan(steps)]
     return mean(known, seed) if known else Estimate(0.0, 0.0, 0.0)
 
 
-def steps_section(rounds: Sequence[Tried], outcome: Tried | None, seed: int) -> Section:
+def steps_section(rounds: Sequence[PolicyResult], outcome: PolicyResult | None, seed: int) -> Section:
     """Mean steps a chain, round by round (the paper's figure 6)."""
     first = rounds[0]
     rows = [
@@ -198,7 +200,7 @@ def steps_section(rounds: Sequence[Tried], outcome: Tried | None, seed: int) -> 
     )
 
 
-def _longer(policy: Tried, base: Tried, seed: int) -> Estimate:
+def _longer(policy: PolicyResult, base: PolicyResult, seed: int) -> Estimate:
     pairs = [
         (mine, other)
         for mine, other in zip(policy.steps, base.steps, strict=True)

@@ -13,7 +13,14 @@ from cos.benchmarks.reproduce import paper, plots
 from cos.benchmarks.reproduce.findings import Section
 from cos.benchmarks.reproduce.judging import accuracy_section, labels_section, read_facts
 from cos.benchmarks.reproduce.measures import Bench, LazyModels, ModelNames, identity, pools, rescored, searches
-from cos.benchmarks.reproduce.policies import REWARDS, Tried, rewards_section, rounds_section, steps_section, tried
+from cos.benchmarks.reproduce.policies import (
+    REWARDS,
+    PolicyResult,
+    policy_result,
+    rewards_section,
+    rounds_section,
+    steps_section,
+)
 from cos.benchmarks.reproduce.report import Origin, facts, markdown
 from cos.benchmarks.reproduce.scaling import scaling_of, scaling_section, weight_shares, weights_section
 from cos.evaluation.files import free_lock, replacing, take_lock
@@ -145,7 +152,7 @@ async def _search_sections(
     }
 
 
-async def _try(inputs: Inputs, bench: Bench, name: str, model: str) -> Tried | None:
+async def _measured(inputs: Inputs, bench: Bench, name: str, model: str) -> PolicyResult | None:
     """One policy's greedy and sampled answers."""
     async with AsyncExitStack() as stack:
         models = LazyModels(ModelNames(model), stack)
@@ -153,31 +160,31 @@ async def _try(inputs: Inputs, bench: Bench, name: str, model: str) -> Tried | N
         samples = await pools(bench, models, inputs.samples, scored=False)
     if greedy is None or samples is None:
         return None
-    return tried(name, identity("policy", model), greedy, samples, inputs.samples)
+    return policy_result(name, identity("policy", model), greedy, samples, inputs.samples)
 
 
 async def _policy_sections(inputs: Inputs, bench: Bench, drawing: _Plots) -> dict[str, Section]:
     titles = {"rounds": "SFT and rounds of DPO", "steps": "Steps a chain", "rewards": "What chooses the pairs"}
     found: dict[str, Section] = {}
-    rounds: list[Tried | None] = []
+    rounds: list[PolicyResult | None] = []
     for name, model in inputs.rounds:
-        rounds.append(await _try(inputs, _asked(bench, inputs, "rounds", "steps"), name, model))
+        rounds.append(await _measured(inputs, _asked(bench, inputs, "rounds", "steps"), name, model))
     whole = [policy for policy in rounds if policy is not None]
-    rewards: dict[str, Tried | None] = {}
+    rewards: dict[str, PolicyResult | None] = {}
     for name, model in inputs.rewards.items():
-        rewards[name] = await _try(inputs, _asked(bench, inputs, "rewards"), REWARDS[name], model)
-    tried_rewards = {name: policy for name, policy in rewards.items() if policy is not None}
+        rewards[name] = await _measured(inputs, _asked(bench, inputs, "rewards"), REWARDS[name], model)
+    measured_rewards = {name: policy for name, policy in rewards.items() if policy is not None}
     if len(whole) > 1 and len(whole) == len(rounds):
         found["rounds"] = rounds_section(whole, bench.seed)
-        found["steps"] = steps_section(whole, tried_rewards.get("outcome"), bench.seed)
+        found["steps"] = steps_section(whole, measured_rewards.get("outcome"), bench.seed)
         plots.plot_policies(drawing.path("rounds.png"), whole, titles["rounds"], bench.seed)
         plots.plot_steps(drawing.path("steps.png"), whole, bench.seed)
     else:
         why = _not_yet("rounds") if len(rounds) > 1 else "give the SFT policy and its rounds of DPO: --rounds SFT,DPO1"
         found |= {name: _missing(name, titles[name], why) for name in ("rounds", "steps")}
-    if tried_rewards and len(tried_rewards) == len(rewards) and whole:
-        found["rewards"] = rewards_section(whole[0], tried_rewards, bench.seed)
-        policies = [whole[0], *tried_rewards.values()]
+    if measured_rewards and len(measured_rewards) == len(rewards) and whole:
+        found["rewards"] = rewards_section(whole[0], measured_rewards, bench.seed)
+        policies = [whole[0], *measured_rewards.values()]
         plots.plot_policies(drawing.path("rewards.png"), policies, titles["rewards"], bench.seed)
     else:
         why = "give one policy a reward, --rewards prm=DIR,answer=DIR,outcome=DIR, and the SFT policy first in --rounds"

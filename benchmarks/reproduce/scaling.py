@@ -132,8 +132,8 @@ ALIKE = "Candidates of one good prefix are alike (its appendix E); arXiv 2509.23
 
 
 def _scaling_findings(scaling: Scaling) -> list[Finding]:
-    def finding(claim: str, ours: Sequence[float], rival: Sequence[float], figure: str, why: str) -> Finding:
-        return Finding(claim=claim, ours=paired(ours, rival, scaling.seed), paper=figure, otherwise=why)
+    def finding(claim: str, ours: Sequence[float], baseline: Sequence[float], figure: str, why: str) -> Finding:
+        return Finding(claim=claim, ours=paired(ours, baseline, scaling.seed), paper=figure, otherwise=why)
 
     found: list[Finding] = []
     if scaling.has("best_of_n", 8):

@@ -1,17 +1,23 @@
 """The step grammars by name. Third parties add theirs through the entry-point group ``cos.grammars``."""
 
+import logging
+
 from cos.search.distributions import Menu
 from cos.search.grammar import Grammar
 from cos.search.grammars.cos import CosGrammar
+from cos.search.grammars.marker import MarkerGrammar
 from cos.search.grammars.paragraph import ParagraphGrammar
 from cos.search.ports import Stops, Vocabulary
 
-__all__ = ["AUTO", "choose", "find", "menu"]
+__all__ = ["AUTO", "PARAGRAPH", "choose", "find", "menu"]
 
+logger = logging.getLogger(__name__)
+
+PARAGRAPH = ParagraphGrammar.name
 AUTO = "auto"
-"""Chooses by the policy's vocabulary."""
+"""Chooses by the policy's vocabulary; see `choose`."""
 
-BUILT_IN: tuple[type[Grammar], ...] = (CosGrammar, ParagraphGrammar)
+BUILT_IN: tuple[type[Grammar], ...] = (CosGrammar, ParagraphGrammar, MarkerGrammar)
 
 
 def _menu() -> Menu[type[Grammar]]:
@@ -24,19 +30,31 @@ def menu() -> dict[str, type[Grammar]]:
 
 
 def find(name: str) -> type[Grammar]:
-    """The grammar of a name. "auto" is the first of the menu: the format with control tokens of its own.
+    """The grammar of a name.
 
     Errors: InputError with the menu for an unknown name, or naming the entry point that cannot be used.
     """
-    return BUILT_IN[0] if name == AUTO else _menu().find(name)
+    return _menu().find(name)
 
 
 def choose(name: str, vocabulary: Vocabulary) -> Grammar:
-    """The grammar of a name, as `find` has it, for a policy of this vocabulary.
+    """The grammar of a name, as `find` has it, for a policy of this vocabulary. "auto" is the one that the policy was
+    trained to write in, or else `paragraph`, which any policy can be told to write in.
 
     Errors: as `find`, or InputError naming what the policy lacks for this grammar.
     """
-    grammar = find(name)(vocabulary)
+    grammar = (_recognised(vocabulary) if name == AUTO else find(name))(vocabulary)
     if not isinstance(stops := getattr(grammar, "stops", None), Stops):
         raise _menu().refusal(name, f"its `stops` is {stops!r}; it must be a cos.search.ports.Stops")
     return grammar
+
+
+def _recognised(vocabulary: Vocabulary) -> type[Grammar]:
+    for name, grammar in menu().items():
+        try:
+            # Somebody else's class need not inherit, and then may not have it.
+            if hasattr(grammar, "recognises") and grammar.recognises(vocabulary):
+                return grammar
+        except Exception as error:
+            logger.warning("grammar %r cannot tell whether it is the policy's: %s", name, error)
+    return ParagraphGrammar

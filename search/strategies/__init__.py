@@ -22,7 +22,7 @@ from cos.search.strategies.self_consistency import SelfConsistency
 from cos.search.strategies.self_critique import SelfCritique
 from cos.search.strategies.weighted_vote import WeightedVote
 
-__all__ = ["Params", "Strategy", "menu", "parse_params", "resolve"]
+__all__ = ["BUILT_IN", "Params", "Strategy", "menu", "parse_params", "resolve", "works_by_answers"]
 
 BUILT_IN: tuple[Strategy, ...] = (
     Auto(),
@@ -83,6 +83,11 @@ def resolve(name: str) -> Strategy:
         both = " and ".join(repr(strategy.name) for strategy in theirs)
         raise InputError(f"two strategies are called {wanted!r}: ask for one of {both}", "strategy")
     return theirs[0] if theirs else strategies.find(name)
+
+
+def works_by_answers(strategy: Strategy) -> bool:
+    """Whether a strategy can do with scores of whole answers, or without any."""
+    return not strategy.needs_scores or getattr(strategy, "takes_answer_scores", False)
 
 
 def parse_params(strategy: Strategy, given: Mapping[str, Any]) -> Params:

@@ -26,6 +26,8 @@ class Strategy(Protocol):
     params: ClassVar[type[Params]]
     needs_scores: ClassVar[bool]
     """Whether it decides by scores, so that it needs a PRM or the policy's likelihood."""
+    takes_answer_scores: ClassVar[bool] = False
+    """Whether it can do, where it needs scores, with those of whole answers."""
 
     @abstractmethod
     async def run(self, search: Search, params: Any) -> Chain:

@@ -31,8 +31,11 @@ class BestOfN(Strategy):
     aliases = ("bon",)
     params = BestOfNParams
     needs_scores = True
+    takes_answer_scores = True
 
     async def run(self, search: Search, params: BestOfNParams) -> Chain:
-        ranked = search.rank(await search.sample(params.n, scored=True, stop_hopeless=params.stop_hopeless))
+        chains = await search.sample(params.n, scored=True, stop_hopeless=params.stop_hopeless)
+        await search.compare(chains)
+        ranked = search.rank(chains)
         search.select(ranked[:1], ranked)
         return ranked[0]

@@ -30,9 +30,11 @@ class WeightedVote(Strategy):
     aliases = ("weighted_majority",)
     params = WeightedVoteParams
     needs_scores = True
+    takes_answer_scores = True
 
     async def run(self, search: Search, params: WeightedVoteParams) -> Chain:
         chains = await search.sample(params.n, scored=True)
+        await search.compare(chains)
         groups = await search.groups(chains)
         winner = search.rank(max(groups, key=lambda group: weight(search, group)) if groups else chains)[0]
         search.select([winner], chains)

@@ -4,10 +4,12 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 
+from cos.engines.ports import ComesBack
 from cos.search.strategies import menu
 from cos.server.errors import ModelNotFound
 from cos.server.routes.context import TheService
 from cos.server.service import Service
+from cos.server.watch import ENGINES
 from cos.wire.message import Message
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -22,6 +24,8 @@ class ModelReply(Message):
     owned_by: str = "cos-serve"
     prm: str | None
     """The PRM that judges its steps."""
+    elsewhere: dict[str, tuple[str, ...]]
+    """The models that run on other servers, "policy" or "prm", and what those servers cannot carry."""
 
 
 class ModelList(Message):
@@ -92,5 +96,12 @@ def _model(service: Service) -> ModelReply:
     settings = service.settings
     prm = settings.prm_name
     return ModelReply(
-        id=settings.model_name, created=service.started_at, prm=prm and prm.rstrip("/").rpartition("/")[2]
+        id=settings.model_name,
+        created=service.started_at,
+        prm=prm and prm.rstrip("/").rpartition("/")[2],
+        elsewhere={
+            name: engine.lacks
+            for name, engine in zip(ENGINES, service.engines.all, strict=False)
+            if isinstance(engine, ComesBack)
+        },
     )

@@ -170,3 +170,4 @@ def test_the_orchestrator_counts_steps_and_bytes(capsys: pytest.CaptureFixture[s
     assert facts["cost_ratio"] > 0
     assert 1_000 < facts["bytes_per_search"] < 64 * 2**10
     assert 1_000 < facts["text_bytes_per_search"] < 2**20
+    assert facts["candidates_held_per_search"] > 1

@@ -66,10 +66,27 @@ async def test_a_perfect_cache_computes_what_a_shared_tree_needs(problems: list[
     assert facts["computed_tokens"] == facts["prompt_tokens"] - facts["cached_tokens"]
 
 
+async def test_reads_of_a_policy_that_judges_itself_are_told_from_its_draws(problems: list[LedgerProblem]):
+    async with open_models("scripted", "judge") as engines:
+        facts = await measure(engines, problems[:4], Setting(strategy="beam", n=4), 0, 4)
+    assert facts["counted_by"] == "replies"
+    assert facts["prm_reads"] > 0
+    assert facts["computed_tokens"] == facts["prompt_tokens"] - facts["cached_tokens"]
+
+
 async def test_there_must_be_something_to_measure(problems: list[LedgerProblem]):
     async with open_models("scripted", "scripted") as engines:
         with pytest.raises(InputError, match="no PRM reads"):
             await measure(engines, problems[:2], Setting(strategy="self_consistency", n=2), 0, 2)
     async with open_models("scripted", "none") as engines:
         with pytest.raises(InputError, match="no PRM to measure"):
+            await measure(engines, problems[:2], Setting(strategy="best_of_n", n=2), 0, 2)
+
+
+@pytest.mark.parametrize("prm_format", ["thinkprm", "pointwise", "pairwise"])
+async def test_a_prm_that_is_not_read_at_each_step_is_refused_with_what_counts_it(
+    problems: list[LedgerProblem], prm_format: str
+):
+    async with open_models("scripted", "scripted", prm_format=prm_format) as engines:
+        with pytest.raises(InputError, match="cos bench cost --formats"):
             await measure(engines, problems[:2], Setting(strategy="best_of_n", n=2), 0, 2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cos.benchmarks.grid import Workload, compare, grid_of, grid_table, sweep
-from cos.benchmarks.setting import Setting, parse_rival
+from cos.benchmarks.setting import Setting, parse_baseline
 from cos.checkpoints import LedgerProblem
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.accuracy import Outcome, choose, evaluate, is_right, root_seed
@@ -86,7 +86,7 @@ async def test_a_comparison_is_on_the_same_problems(scripted: Models, problems: 
     assert sum(part["problems"] * part["accuracy"] for part in parts) == pytest.approx(24 * facts["accuracy"])
 
 
-async def test_a_rival_equal_to_oneself_makes_no_difference(scripted: Models, problems: list[LedgerProblem]):
+async def test_a_baseline_equal_to_oneself_makes_no_difference(scripted: Models, problems: list[LedgerProblem]):
     workload = Workload(models=scripted, problems=problems, seed=0, concurrency=8)
     facts = await compare(workload, Setting(strategy="beam", n=4), Setting(strategy="beam", n=4))
     assert (facts["difference_ci_low"], facts["difference_ci_high"]) == (0, 0)
@@ -118,12 +118,12 @@ def test_a_width_that_a_strategy_does_not_take_is_left_out_and_told():
         grid_of(Setting(strategy="beam"), ["beam", "self_critique"], (32,))
 
 
-async def test_the_grid_is_paired_with_a_rival(scripted: Models, problems: list[LedgerProblem]):
+async def test_the_grid_is_paired_with_a_baseline(scripted: Models, problems: list[LedgerProblem]):
     workload = Workload(models=scripted, problems=problems[:12], seed=0, concurrency=8)
     like = Setting(strategy="beam")
-    rival = parse_rival("best_of_n@1", like)
+    baseline = parse_baseline("best_of_n@1", like)
     settings = grid_of(like, CHOSEN, (1, 4)).settings
-    rows = {(row["strategy"], row["n"]): row async for row in sweep(workload, settings, rival)}
+    rows = {(row["strategy"], row["n"]): row async for row in sweep(workload, settings, baseline)}
     alone = rows["best_of_n", 1]
     assert (alone["difference"], alone["difference_ci_low"], alone["difference_ci_high"]) == (0.0, 0.0, 0.0)
     for row in rows.values():

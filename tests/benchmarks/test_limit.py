@@ -5,10 +5,13 @@ from typing import cast
 import pytest
 
 from cos.benchmarks.caches import caches_of
-from cos.benchmarks.limit import Log, Recorded, floor
+from cos.benchmarks.limit import Log, Recorded, floor, one_round
+from cos.benchmarks.setting import Setting
+from cos.checkpoints import LedgerProblem
 from cos.engines.launch import Engines
 from cos.engines.ports import Runtime
 from cos.engines.scripted import Script, ScriptedEngine
+from cos.evaluation.in_process import open_models
 from cos.search.errors import InputError
 from cos.search.ports import Draw, Policy, PolicySession, Stops
 from cos.search.prompt import Prompt, question_prompt
@@ -40,6 +43,13 @@ async def test_requests_of_every_kind_are_made_again():
     assert (policy.steps, prm.steps) == (1, 2)
     await floor(Engines(policy, prm), draws, reads, 2, 2)
     assert (policy.steps, prm.steps) == (2, 4)
+
+
+async def test_a_policy_that_judges_itself_stands_in_both_places(problems: list[LedgerProblem]):
+    async with open_models("scripted", "judge") as opened:
+        found = await one_round(opened, problems[:1], Setting(strategy="beam", n=2), 1, 0)
+        steps = opened.engines.policy.steps
+    assert steps == 2 * found.requests
 
 
 def test_a_recorded_engine_is_as_busy_as_the_engine_and_one_that_does_not_tell_has_room():

@@ -22,7 +22,7 @@ from cos.benchmarks.reproduce.measures import (
     rescored,
     searches,
 )
-from cos.benchmarks.reproduce.policies import Tried, rewards_section, rounds_section, steps_section
+from cos.benchmarks.reproduce.policies import PolicyResult, rewards_section, rounds_section, steps_section
 from cos.benchmarks.reproduce.run import PARTS, parse_named, parse_parts, parse_rounds
 from cos.benchmarks.reproduce.scaling import CURVES, scaling_of, weight_shares
 from cos.benchmarks.setting import Setting
@@ -185,13 +185,13 @@ def test_a_finding_agrees_when_sign_and_interval_say_so(found: Finding, verdict:
     assert bool(found.remark) == (verdict not in ("agrees", "no figure in the paper"))
 
 
-def tried(name: str, greedy: Sequence[float], steps: Sequence[float]) -> Tried:
-    return Tried(name, "f" * 12, greedy, [0.5 * hit for hit in greedy], steps)
+def policy_result(name: str, greedy: Sequence[float], steps: Sequence[float]) -> PolicyResult:
+    return PolicyResult(name, "f" * 12, greedy, [0.5 * hit for hit in greedy], steps)
 
 
 def test_rounds_rewards_and_lengths_are_compared_by_problem():
-    sft = tried("SFT", [0.0] * 50 + [1.0] * 50, [6.0] * 100)
-    dpo = tried("DPO round 1", [0.0] * 30 + [1.0] * 70, [5.0] * 99 + [float("nan")])
+    sft = policy_result("SFT", [0.0] * 50 + [1.0] * 50, [6.0] * 100)
+    dpo = policy_result("DPO round 1", [0.0] * 30 + [1.0] * 70, [5.0] * 99 + [float("nan")])
     rounds = rounds_section([sft, dpo], 0)
     assert rounds.findings[0].ours == paired(dpo.greedy, sft.greedy, 0)
     assert rounds.findings[0].verdict == "agrees"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from cos.benchmarks.setting import Setting, parse_rival
+from cos.benchmarks.setting import Setting, parse_baseline
 from cos.evaluation.accuracy import root_seed
 from cos.evaluation.in_process import prm_for, score_kind
 from cos.search.errors import InputError
@@ -35,17 +35,19 @@ def test_a_strategy_without_a_width_gets_none():
     assert Setting(strategy="bon", n=8).fitted() == Setting(strategy="best_of_n", n=8)
 
 
-def test_a_rival_differs_in_strategy_and_width_alone():
+def test_a_baseline_differs_in_strategy_and_width_alone():
     ours = Setting(strategy="beam", n=8, beam_width=4, temperature=0.5, score="likelihood")
-    assert parse_rival("best_of_n@1", ours) == Setting(strategy="best_of_n", n=1, temperature=0.5, score="likelihood")
-    assert parse_rival("self_consistency", ours).n == 8
-    assert parse_rival("greedy@3", ours).n is None
+    assert parse_baseline("best_of_n@1", ours) == Setting(
+        strategy="best_of_n", n=1, temperature=0.5, score="likelihood"
+    )
+    assert parse_baseline("self_consistency", ours).n == 8
+    assert parse_baseline("greedy@3", ours).n is None
 
 
 @pytest.mark.parametrize("text", ["best_of_n@", "best_of_n@0", "best_of_n@x", "best_of_m@2"])
-def test_a_rival_that_cannot_be_read_is_named(text: str):
+def test_a_baseline_that_cannot_be_read_is_named(text: str):
     with pytest.raises(InputError, match=text.partition("@")[0]):
-        parse_rival(text, Setting(strategy="beam", n=8))
+        parse_baseline(text, Setting(strategy="beam", n=8))
 
 
 @pytest.mark.parametrize(

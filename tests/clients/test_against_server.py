@@ -43,7 +43,7 @@ async def test_a_search_in_process_is_the_servers(transport: httpx.ASGITransport
         served = await client.solve(png, "How many rows?", strategy="best_of_n", n=4, return_tree=True)
     spec = spec_of({"strategy": "best_of_n", "n": 4}, seed=0, prm="scripted")
     async with open_models("scripted", "scripted") as opened:
-        events = [event async for event in stream(opened.models, "scripted", png, "How many rows?", spec)]
+        events = [event async for event in stream(opened.models, "scripted", [png], "How many rows?", spec)]
     last = events[-1]
     assert isinstance(last, Answered)
     assert essence(last.solution) == essence(served)

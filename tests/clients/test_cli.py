@@ -1,5 +1,6 @@
 """``cos`` as it is typed."""
 
+import base64
 import json
 import re
 import subprocess
@@ -11,11 +12,13 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
-from cos.clients import Solution, solving
+from cos.clients import Solution, find
 from cos.clients.async_client import AsyncClient
 from cos.clients.cli import main
+from cos.clients.model_servers import ModelServers
 
 LOCAL = ["--policy", "scripted"]
+TEXT = {"type": "text", "text": "How many rows?"}
 
 
 def run(*arguments: str) -> int:
@@ -39,7 +42,7 @@ def served(monkeypatch: pytest.MonkeyPatch, solution: dict[str, Any]) -> list[di
     def connect(url: str, *, api_key: str | None = None) -> AsyncClient:
         return AsyncClient(url, api_key=api_key, transport=httpx.MockTransport(server))
 
-    monkeypatch.setattr(solving, "AsyncClient", connect)
+    monkeypatch.setattr(find, "AsyncClient", connect)
     monkeypatch.delenv("COS_URL", raising=False)
     return bodies
 
@@ -107,6 +110,16 @@ def test_without_a_prm_the_likelihood_decides(png_path: str, capsys: pytest.Capt
     assert reply["tree"] is None
 
 
+@pytest.mark.parametrize("named", [["--prm", "judge"], ["--prm-format", "judge"]])
+def test_the_policy_judges_itself_where_it_is_asked_to(
+    named: list[str], png_path: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run("solve", png_path, "?", "--policy", "scripted", *named, "--json") == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert (reply["parameters"]["score"], reply["parameters"]["aggregation"]) == ("prm", "mean")
+    assert all(step["score"] is not None for step in reply["steps"])
+
+
 def test_a_server_is_asked_where_there_is_one(
     png_path: str, served: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ):
@@ -127,6 +140,69 @@ def test_a_server_is_asked_where_there_is_one(
     assert "asking the server at http://127.0.0.1:8000" in captured.err
 
 
+def test_several_pictures_are_sent_in_their_order_and_none_where_none_is_given(
+    png_path: str, tmp_path: Path, served: list[dict[str, Any]]
+):
+    (tmp_path / "b.png").write_bytes(Path(png_path).read_bytes() + b"\0")
+    assert run("solve", "--image", png_path, "--image", str(tmp_path / "b.png"), "Which is wider?") == 0
+    assert run("solve", png_path, "--image", str(tmp_path / "b.png"), "Which is wider?") == 0
+    assert run("solve", "What is 2 + 3?") == 0
+    first, second, bare = served
+    assert len(set(first["images"])) == 2
+    assert (second["images"], second["question"]) == (first["images"], "Which is wider?")
+    assert {"image", "images"} & set(bare) == set()
+
+
+def test_a_conversation_in_a_file_is_sent_as_it_is(png_path: str, tmp_path: Path, served: list[dict[str, Any]]):
+    conversation = [{"role": "user", "content": [TEXT]}, {"role": "assistant", "content": [{**TEXT, "text": "Two."}]}]
+    (tmp_path / "said.json").write_text(json.dumps(conversation), "utf-8")
+    assert run("solve", png_path, "And now?", "--history", str(tmp_path / "said.json")) == 0
+    assert served[0]["history"] == conversation
+
+
+def test_a_conversation_with_its_pictures_is_shown_to_the_models_in_this_process(
+    png_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    uri = f"data:image/png;base64,{base64.b64encode(Path(png_path).read_bytes()).decode()}"
+    said = [
+        {"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": uri}}]},
+        {"role": "assistant", "content": "Two."},
+    ]
+    (tmp_path / "said.json").write_text(json.dumps(said), "utf-8")
+    used: list[dict[str, Any]] = []
+    for more in ([], ["--history", str(tmp_path / "said.json")]):
+        assert run("solve", png_path, "And now?", *LOCAL, "--json", "--strategy", "greedy", *more) == 0
+        used.append(json.loads(capsys.readouterr().out)["usage"])
+    assert used[1]["policy_prompt_tokens"] > used[0]["policy_prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("content", "policy", "told"),
+    [
+        (None, LOCAL, "No such file"),
+        ("[", LOCAL, "its content: Invalid JSON"),
+        ('[{"role": "tool", "content": "x"}]', LOCAL, "[0].role: Value error, role 'tool' is not supported"),
+        ('[{"role": "user", "content": "x\\u0000"}]', LOCAL, "message 0 contains a NUL character"),
+        ('[{"role": "user", "content": "Hello."}]', ["--policy", "cos-tiny"], "was trained on questions alone"),
+    ],
+)
+def test_a_conversation_that_cannot_be_used_is_told_before_anything_starts(
+    content: str | None, policy: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "said.json"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    assert run("solve", "?", *policy, "--history", str(path)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_several_pictures_are_asked_about_in_this_process_and_drawn(png_path: str, tmp_path: Path):
+    drawn = tmp_path / "tree.svg"
+    assert run("solve", "--image", png_path, "--image", png_path, "?", *LOCAL, "--picture", str(drawn)) == 0
+    shown = [*ElementTree.parse(drawn).getroot().iter("{http://www.w3.org/2000/svg}image")]
+    assert len({image.attrib["x"] for image in shown}) == 2
+
+
 @pytest.mark.usefixtures("served")
 def test_the_environment_may_name_the_server(
     png_path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -142,16 +218,25 @@ def test_the_environment_may_name_the_server(
     ("arguments", "status", "message"),
     [
         (["no/such.png", "?", *LOCAL], 2, "no/such.png"),
-        (["IMAGE", "?", *LOCAL, "--strategy", "bem"], 2, "unknown strategy 'bem'; available: "),
+        (["IMAGE", "?", *LOCAL, "--strategy", "bem"], 2, "unknown strategy 'bem'; did you mean 'beam'? available: "),
         (["IMAGE", "?", *LOCAL, "--strategy", "greedy", "--n", "3"], 2, "has no parameter 'n'"),
         (["IMAGE", "?", *LOCAL, "--prm", "none", "--score", "prm"], 2, "needs a PRM"),
         (["IMAGE", "?", "--policy", "/no/such/policy", "--prm", "none"], 2, "/no/such/policy"),
         (["IMAGE", "?", "--policy", "some/model"], 2, "needs a --prm"),
         (["IMAGE", "?", *LOCAL, "--url", "http://127.0.0.1:9"], 2, "give one or the other"),
+        (["IMAGE", "?", "--prm-url", "http://a", "--url", "http://127.0.0.1:9"], 2, "give one or the other"),
+        (
+            ["IMAGE", "?", "--policy-url", "host:8000"],
+            2,
+            "--policy-url host:8000: expected the address of a vLLM server",
+        ),
+        (["IMAGE", "?", "--prm-api-key", "k"], 2, "--prm-api-key needs a --prm-url"),
+        (["IMAGE", "?", "--prm", "none", "--prm-url", "http://a"], 2, "--prm-url http://a needs a --prm"),
         (["IMAGE", "?", "--url", "localhost"], 2, "no http address"),
         (["IMAGE", "?", "--url", "http://127.0.0.1:9"], 1, "no server at http://127.0.0.1:9"),
         (["IMAGE", "?", "--score", "luck"], 2, "'luck' is not one of"),
         (["IMAGE"], 2, "QUESTION"),
+        (["IMAGE", "IMAGE", "?"], 2, "give several pictures by --image"),
     ],
 )
 def test_trouble_is_named_and_has_its_exit_status(
@@ -162,6 +247,24 @@ def test_trouble_is_named_and_has_its_exit_status(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_a_chain_is_not_scored_by_a_vllm_server_without_an_address(png_path: str, capsys: pytest.CaptureFixture[str]):
+    assert run("score", png_path, "?", "--step", "a", "--prm-url", "host:8000") == 2
+    assert "--prm-url host:8000: expected the address of a vLLM server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"), [(None, "sk-environment"), ("sk-flag", "sk-flag")], ids=["environment", "flag"]
+)
+def test_the_key_of_a_vllm_server_is_the_flag_s_or_the_environment_s(
+    flag: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COS_PRM_API_KEY", "sk-environment")
+    found = ModelServers(prm_url="http://two:8000/v1", prm_api_key=flag).checked()
+    assert (found.prm_url, found.prm_api_key) == ("http://two:8000", expected)
+    assert expected not in repr(found)
+    assert ModelServers(policy_url="http://one:8000").checked().prm_api_key is None
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8000/a.png", "https://example.com/a.png"])

@@ -87,6 +87,14 @@ def test_every_kind_of_image_becomes_the_same_picture(png: bytes, png_path: str)
     assert "image" not in json.loads(protocol.solve_body(None, "How many?", {}, stream=False))
 
 
+def test_several_pictures_and_the_conversation_are_sent(png: bytes, png_path: str):
+    history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
+    body = json.loads(protocol.solve_body([png, png_path], "Which?", {"history": history}, stream=False))
+    assert "image" not in body
+    assert [base64.b64decode(image) for image in body["images"]] == [png, png]
+    assert body["history"] == history
+
+
 @pytest.mark.parametrize("path", ["no/such.png", ".", "https://example.org/a.png"])
 def test_an_image_that_cannot_be_read_is_named(path: str):
     with pytest.raises(BadRequest, match="image") as caught:

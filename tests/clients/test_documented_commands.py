@@ -11,6 +11,7 @@ import typer
 
 from cos.benchmarks.cli import benches, evaluations
 from cos.clients.cli import app
+from cos.server.checks.command import AS_JSON, FILES_ONLY
 from cos.server.settings import Settings
 from cos.training.cli import app as training
 
@@ -25,7 +26,7 @@ PLACEHOLDERS = {"STAGE": "sft"}
 def documented(page: str) -> Iterator[str]:
     """Every command of a page: the lines of its fenced and indented blocks, and what stands in its text."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line.strip().removeprefix("uv run ") for line in text.splitlines()]
+    lines = [line.strip().removeprefix("uv run ").removeprefix("--no-sync ") for line in text.splitlines()]
     inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
     for line in dict.fromkeys([*lines, *inline]):
         if re.match(r"(cos|cos-serve) [a-z-]", line) and not re.match(r"cos-serve (is|has|speaks)\b", line):
@@ -58,4 +59,6 @@ def known_to_the_server() -> set[str]:
 def test_a_documented_command_exists_with_its_options(page: str, line: str) -> None:
     program, *words = shlex.split(line, comments=True)
     known = known_to_cos(list(words)) if program == "cos" else known_to_the_server()
+    if (program, words[0]) == ("cos", "check"):
+        known |= {*known_to_the_server(), AS_JSON, FILES_ONLY}
     assert options_of(words) <= {*known, "--help"}, page

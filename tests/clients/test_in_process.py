@@ -17,6 +17,6 @@ def doubtful(prompt: Prompt, written: str) -> float:
 
 async def test_an_answer_that_is_hardly_believed_says_so_here_too(png_path: str) -> None:
     models = match(ScriptedEngine(Script(judge=doubtful)), ScriptedEngine(Script(judge=doubtful)))
-    happening = stream(models, "scripted", Path(png_path).read_bytes(), "How many?", SearchSpec("greedy"))
+    happening = stream(models, "scripted", [Path(png_path).read_bytes()], "How many?", SearchSpec("greedy"))
     solutions = [event.solution async for event in happening if isinstance(event, Answered)]
     assert "the PRM gives this answer 0.30 of 1, so it is more likely wrong than right" in solutions[0].warnings

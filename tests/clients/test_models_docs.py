@@ -1,12 +1,15 @@
 """docs/models.md, followed to the letter in an environment without vLLM, torch or a server."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from cos.clients.cli import main
 from cos.prm import menu
+from cos.prm.wording import Wording
 from cos.search import grammars
 from tests.clients.bare import Bare
 
@@ -21,8 +24,8 @@ def files() -> dict[str, str]:
     before = ""
     for text, language, block in re.findall(r"(.*?)^```(\w*)\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE):
         before += text
-        if language:
-            found[re.findall(r"`(\w+\.(?:py|toml))`", before)[-1]] = block
+        if language not in ("", "text"):
+            found[re.findall(r"`(\w+\.(?:py|toml|yaml))`", before)[-1]] = block
     return found
 
 
@@ -37,6 +40,7 @@ def test_the_page_has_its_files_and_a_package() -> None:
         "cos_bullets.py",
         "cos_one_zero.py",
         "cos_three_way.py",
+        "my_prm.yaml",
         "pyproject.toml",
         "try_bullets.py",
         "try_one_zero.py",
@@ -66,6 +70,34 @@ def test_what_the_page_says_to_save_runs_as_it_says(bare: Bare, tmp_path: Path) 
     assert second.returncode == 0, second.stderr
     assert "Is this right (1) or wrong (0)?" in second.stdout
     assert re.fullmatch(r"chain 0\.\d\d", second.stdout.splitlines()[-1])
+
+
+def test_the_prm_that_the_page_words_in_yaml_judges_a_search_by_the_command_of_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command,) = [line for line in DOCS.splitlines() if line.startswith("cos solve ") and "my_prm.yaml" in line]
+    (tmp_path / "my_prm.yaml").write_text(files()["my_prm.yaml"], encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(command)[1:], "--json"])
+    assert not ended.value.code
+    reply = json.loads(capsys.readouterr().out)
+    assert reply["answer"]
+    assert "was not shown" not in str(reply["warnings"])
+
+
+@pytest.mark.parametrize("key", Wording.model_fields)
+def test_the_page_has_every_key_of_a_file(key: str) -> None:
+    rows = [line.split("|")[1] for line in DOCS.splitlines() if line.startswith("| `")]
+    assert any(f"`{key}`" in row for row in rows)
+
+
+def test_a_file_without_a_yaml_library_tells_what_to_install(bare: Bare) -> None:
+    asked = ("solve", "examples/ledger.png", "?", "--policy", "scripted", "--prm-format", "examples/prms/yes_no.yaml")
+    done = bare.cos(*asked)
+    assert done.returncode == 2
+    assert "a PRM format in a YAML file needs the package 'yaml'" in " ".join(done.stderr.split())
 
 
 def test_a_package_as_the_page_has_it_is_used_by_the_command_of_the_page(bare: Bare, tmp_path: Path) -> None:

@@ -95,3 +95,11 @@ def test_a_live_search_grows(solution: dict[str, Any]):
 def test_what_stands_beside_the_answer_is_shown_as_it_is(solution: dict[str, Any]) -> None:
     reply = Solution.model_validate({**solution, "answer_fields": {"reasoning": "So [bold]7[/bold] + 5."}})
     assert "So [bold]7[/bold] + 5." in drawn(chain_table(reply))
+
+
+def test_steps_of_a_prm_that_judges_whole_answers_are_not_called_unscored(solution: dict[str, Any]):
+    step = {**solution["steps"][0], "score": None}
+    whole = Solution.model_validate({**solution, "steps": [step], "answer_score": 7.5})
+    assert "unscored" not in drawn(chain_table(whole))
+    missing = Solution.model_validate({**solution, "steps": [step], "answer_score": None})
+    assert "unscored" in drawn(chain_table(missing))

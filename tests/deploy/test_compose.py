@@ -1,5 +1,6 @@
 """`docker compose up`: server, Prometheus and Grafana, on this machine alone."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from cos.server.settings import Settings
 ROOT = Path(__file__).parents[2]
 CPU = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker-compose.gpu.yml"
+REMOTE = ROOT / "docker-compose.remote.yml"
+MODELS = {"COS_POLICY": "org/policy", "COS_PRM": "org/prm"}
 
 
 def services(file: Path = CPU) -> dict[str, Any]:
@@ -25,18 +28,28 @@ def seconds(duration: str) -> int:
     return int(duration.removesuffix("s"))
 
 
-@pytest.mark.parametrize(("file", "expected"), [(CPU, ["cos-serve", "prometheus", "grafana"]), (GPU, ["cos-serve"])])
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [(CPU, ["cos-serve", "prometheus", "grafana"]), (GPU, ["cos-serve"]), (REMOTE, ["cos-serve", "policy", "prm"])],
+)
 def test_every_key_and_value_is_one_of_the_compose_specification(file: Path, expected: list[str]) -> None:
     assert PyCompose.from_yaml(file.read_text(encoding="utf-8")).service_names() == expected
 
 
-@pytest.mark.parametrize("files", [[CPU], [CPU, GPU]])
+@pytest.mark.parametrize("files", [[CPU], [CPU, GPU], [CPU, REMOTE]])
 def test_compose_renders_it(files: list[Path]) -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("docker-compose is not installed (apt-get install docker-compose)")
     options = [word for file in files for word in ("--file", str(file))]
-    done = subprocess.run([program, *options, "config"], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [program, *options, "config"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, **MODELS},
+    )
     assert done.returncode == 0, done.stderr
     server = yaml.safe_load(done.stdout)["services"]["cos-serve"]
     target = "cuda" if GPU in files else "cpu"
@@ -65,7 +78,7 @@ def test_a_stop_leaves_the_server_time_to_drain() -> None:
     assert seconds(server["stop_grace_period"]) == server["environment"]["COS_SHUTDOWN_TIMEOUT_S"] + 15
 
 
-@pytest.mark.parametrize("file", [CPU, GPU])
+@pytest.mark.parametrize("file", [CPU, GPU, REMOTE])
 def test_every_variable_is_a_setting_of_the_server(file: Path) -> None:
     variables = set(services(file)["cos-serve"]["environment"]) - {"HF_TOKEN"}
     assert variables <= {f"COS_{name.upper()}" for name in Settings.model_fields}
@@ -84,7 +97,7 @@ def test_every_setting_that_the_pages_tell_an_operator_to_change_can_be_set() ->
 def test_no_secret_is_written_down() -> None:
     found = {name: value for service in services().values() for name, value in service.get("environment", {}).items()}
     secrets = {name for name in found if re.search(r"KEY$|TOKEN$|PASSWORD$", name)}
-    assert secrets == {"COS_API_KEY", "HF_TOKEN"}
+    assert secrets == {"COS_API_KEY", "COS_POLICY_API_KEY", "COS_PRM_API_KEY", "HF_TOKEN"}
     assert {found[name] for name in secrets} == {None}
 
 
@@ -127,3 +140,14 @@ def test_the_second_file_adds_the_gpu() -> None:
     server = services(GPU)["cos-serve"]
     (device,) = server["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_third_file_adds_a_vllm_for_each_model_as_the_page_says_to_start_one() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^vllm serve MODEL (.*)$", page, re.MULTILINE)
+    every = services(REMOTE)
+    for name in ("policy", "prm"):
+        _, *options = every[name]["command"]
+        assert " ".join(options).replace("=", " ") == line
+        assert every["cos-serve"]["environment"][f"COS_{name.upper()}_URL"] == f"http://{name}:8000"
+        assert every["cos-serve"]["depends_on"][name] == {"condition": "service_healthy"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cos.server.flags import load_settings
 from cos.server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,15 @@ NOT_RUN = {
     "docker compose up": NO_DOCKER,
     "COS_POLICY=path-or-hub-name COS_PRM=path-or-hub-name docker compose up": NO_DOCKER,
     "docker compose -f docker-compose.yml -f docker-compose.gpu.yml up": NO_DOCKER,
+    "COS_POLICY=hub-name COS_PRM=hub-name docker compose -f docker-compose.yml -f docker-compose.remote.yml up": (
+        NO_DOCKER
+    ),
+    "vllm serve MODEL --enable-scale-out --scheduling-policy priority --enable-prompt-tokens-details": (
+        "tests/engines/test_remote.py starts vLLM with these options"
+    ),
+    "COS_POLICY_URL=http://host-a:8000 COS_PRM_URL=http://host-b:8000 cos-serve --policy MODEL --prm PRM": (
+        "needs servers elsewhere; tests/engines/test_remote.py has them"
+    ),
     "docker compose ps": NO_DOCKER,
     "docker compose up --build": NO_DOCKER,
     "docker run --rm --init -p 127.0.0.1:8000:8000 cos-serve:cpu": NO_DOCKER,
@@ -94,6 +104,20 @@ def test_every_setting_that_matters_exists_with_the_default_told() -> None:
     # The embedded policy brings its PRM.
     expected = {name: "none" if default in (None, ()) else str(default) for name, default in found.items()}
     assert {name: default.strip("`") for name, default in told.items()} == {**expected, "PRM": "cos-tiny"}
+
+
+def placements() -> list[str]:
+    """The command lines of the table of GPUs."""
+    table = PAGE[PAGE.index("| where the models run |") :].split("\n\n")[0]
+    return [row.split("|")[2].strip().strip("`") for row in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(placements()))
+def test_a_way_to_place_models_is_a_command_line_that_is_taken(line: str) -> None:
+    settings = load_settings(shlex.split(line))
+    policy, prm = settings.engine_settings("policy"), settings.engine_settings("prm")
+    assert policy is not None
+    assert (prm is None) is (settings.prm == "judge")
 
 
 def test_what_the_values_of_the_chart_are_told_to_be_exists() -> None:

@@ -21,7 +21,7 @@ def problems() -> list[LedgerProblem]:
 
 def question(text: str | None = None, *, ledger: int = 0) -> Question:
     """A held-out ledger, and the question that belongs to it or another."""
-    return Question(text or problems()[ledger].question, picture(ledger))
+    return Question(text or problems()[ledger].question, (picture(ledger),))
 
 
 def picture(ledger: int = 0) -> Picture:

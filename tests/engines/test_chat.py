@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from cos.engines.chat import ChatPrompt
+from cos.engines.chat import MOST_SHAPES, ChatPrompt
 from cos.engines.vocabulary import HfVocabulary
 from cos.search.errors import InputError
-from cos.search.prompt import Prompt, Turn
-from cos.search.types import Picture
+from cos.search.prompt import Prompt, Rendering
+from cos.search.types import Picture, Turn
 from tests.engines.small_tokenizer import CONTROLS, SPELT, tokenizer
 
 PICTURE = Picture(Image.new("RGB", (4, 4)), "digest")
@@ -52,16 +52,21 @@ class Template:
         self.vocabulary = HfVocabulary(self.tokenizer)
         self.prompt = ChatPrompt(self.vocabulary, self.tokenizer)
 
-    def text(self, *turns: tuple[str, str], picture: Picture | None = None, is_raw: bool = False) -> str:
+    def text(self, *turns: tuple[str, str], picture: Picture | None = None, rendering: Rendering = "reply") -> str:
         """A prompt, control tokens spelt out."""
-        return self.vocabulary.decode(self.ids(*turns, picture=picture, is_raw=is_raw))
+        return self.vocabulary.decode(self.ids(*turns, picture=picture, rendering=rendering))
 
-    def ids(self, *turns: tuple[str, str], picture: Picture | None = None, is_raw: bool = False) -> list[int]:
-        return self.prompt.render(Prompt(turns_of(turns), picture, is_raw))
+    def ids(self, *turns: tuple[str, str], picture: Picture | None = None, rendering: Rendering = "reply") -> list[int]:
+        return self.prompt.render(Prompt(turns_of(turns, picture), rendering))
 
 
-def turns_of(turns: Sequence[tuple[Any, str]]) -> tuple[Turn, ...]:
-    return tuple(Turn(role, text) for role, text in turns)
+def turns_of(turns: Sequence[tuple[Any, str]], picture: Picture | None = None) -> tuple[Turn, ...]:
+    """The picture stands before the text of the user's first turn, or else of the first."""
+    place = next((number for number, (role, _) in enumerate(turns) if role == "user"), 0)
+    return tuple(
+        Turn(role, (picture, text) if picture is not None and number == place else text)
+        for number, (role, text) in enumerate(turns)
+    )
 
 
 def said(role: str, text: str) -> str:
@@ -103,7 +108,7 @@ def test_a_system_turn_without_a_place_stands_before_the_users_first(template: s
 
 
 @pytest.mark.parametrize("template", [PARTS, NO_SYSTEM])
-def test_the_picture_is_shown_in_the_first_of_the_users_turns(template: str) -> None:
+def test_a_picture_is_shown_in_its_turn(template: str) -> None:
     turns = [("user", "How much?"), ("assistant", "Six."), ("user", "Sure?")]
     text = Template(template).text(*turns, picture=PICTURE)
     assert text.count("<IMG_CONTEXT>") == 1
@@ -111,7 +116,25 @@ def test_the_picture_is_shown_in_the_first_of_the_users_turns(template: str) -> 
 
 
 def test_a_raw_prompt_has_no_chat_template() -> None:
-    assert Template(PARTS).text(("user", "How much? "), ("assistant", "Six."), is_raw=True) == "How much? Six."
+    assert Template(PARTS).text(("user", "How much? "), ("assistant", "Six."), rendering="raw") == "How much? Six."
+
+
+@pytest.mark.parametrize("template", [PARTS, STRINGS, NO_SYSTEM])
+@pytest.mark.parametrize("roles", [("user",), ("user", "assistant"), ("user", "assistant", "user")])
+def test_a_prompt_that_is_ended_ends_the_last_turn_whoevers_it_is_and_begins_none(
+    template: str, roles: tuple[str, ...]
+) -> None:
+    turns = [(role, f"text {number}") for number, role in enumerate(roles)]
+    assert Template(template).text(*turns, rendering="ended") == "".join(said(*turn) for turn in turns)
+
+
+def test_a_raw_prompt_with_bos_begins_with_that_token_where_the_tokenizer_puts_none() -> None:
+    template = Template(PARTS)
+    template.tokenizer.bos_token = "<|im_start|>"
+    bare = template.ids(("user", "How much?"), rendering="raw")
+    assert bare == [*template.vocabulary.encode("How much?")]
+    begin = template.vocabulary.control_id("<|im_start|>")
+    assert template.ids(("user", "How much?"), rendering="raw_with_bos") == [begin, *bare]
 
 
 def test_a_raw_prompt_begins_as_the_tokenizer_begins_texts() -> None:
@@ -123,22 +146,22 @@ def test_a_raw_prompt_begins_as_the_tokenizer_begins_texts() -> None:
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", begin)]
     )
     assert template.tokenizer.encode("a")[0] == begin
-    assert template.ids(("user", "How much?"), is_raw=True) == [begin, *template.vocabulary.encode("How much?")]
+    assert template.ids(("user", "How much?"), rendering="raw") == [begin, *template.vocabulary.encode("How much?")]
     assert template.text(("user", "How much?")) == said("user", "How much?") + ASSISTANT
 
 
 @pytest.mark.parametrize("template", [PARTS, STRINGS, NO_SYSTEM])
 @given(texts=SPELT)
 def test_no_text_of_any_turn_adds_a_control_token(template: str, texts: str) -> None:
-    rendering = Template(template)
-    controls = {rendering.vocabulary.control_id(token) for token in CONTROLS}
+    chat = Template(template)
+    controls = {chat.vocabulary.control_id(token) for token in CONTROLS}
 
-    def count(text: str, *, is_raw: bool) -> int:
+    def count(text: str, rendering: Rendering) -> int:
         turns = [("system", text), ("user", text), ("assistant", text), ("user", text), ("assistant", text)]
-        return sum(token in controls for token in rendering.ids(*turns, is_raw=is_raw))
+        return sum(token in controls for token in chat.ids(*turns, rendering=rendering))
 
-    for is_raw in (False, True):
-        assert count(texts, is_raw=is_raw) == count("a", is_raw=is_raw)
+    for rendering in ("reply", "ended", "raw"):
+        assert count(texts, rendering) == count("a", rendering)
 
 
 def test_turns_that_a_chat_template_refuses_are_named_with_its_reason() -> None:
@@ -148,20 +171,45 @@ def test_turns_that_a_chat_template_refuses_are_named_with_its_reason() -> None:
         Template(ALTERNATES).text(("user", "How much?"), ("user", "Well?"))
 
 
-def test_a_picture_needs_a_turn_of_the_users() -> None:
-    with pytest.raises(InputError, match="a picture is shown in a turn of the user's, and the prompt has none"):
-        Template(PARTS).text(("system", "Count."), picture=PICTURE)
+@pytest.mark.parametrize("template", [PARTS, STRINGS])
+def test_pictures_stand_between_texts_in_turns_of_either_side(template: str) -> None:
+    asked = Turn("user", ("A: ", PICTURE, "B: ", PICTURE, "Which?"))
+    answered = Turn("assistant", ("This: ", PICTURE, "as"))
+    rendering = Template(template)
+    text = rendering.vocabulary.decode(rendering.prompt.render(Prompt((asked, answered))))
+    mark = "<image>\n" if template is STRINGS else "<IMG_CONTEXT>\n"
+    assert text == said("user", f"A: {mark}B: {mark}Which?") + ASSISTANT + f"This: {mark}as"
+
+
+BARE_REPLY = STRINGS.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant'")
+"""As of models whose replies begin with the space or the line break that the template writes in earlier turns."""
+
+
+@pytest.mark.parametrize("template", [PARTS, STRINGS, NO_SYSTEM, ALTERNATES, BARE_REPLY])
+def test_a_further_question_goes_on_from_an_answer_as_the_template_writes_the_whole(template: str) -> None:
+    chat = Template(template)
+    encode, marks = chat.vocabulary.encode, chat.prompt.reply_marks()
+    asked = chat.ids(("user", "How many?"), ("assistant", "3 rows."))
+    more = (*marks.to_user, *encode("Is it right?"), *marks.to_assistant)
+    whole = chat.ids(("user", "How many?"), ("assistant", "3 rows."), ("user", "Is it right?"))
+    assert [*asked, *more] == whole
+
+
+def test_a_template_that_takes_one_question_only_has_no_place_for_a_further_one() -> None:
+    single = "{% if messages | length > 1 %}{{ raise_exception('one question') }}{% endif %}" + STRINGS
+    with pytest.raises(InputError, match="one question"):
+        Template(single).prompt.reply_marks()
 
 
 def test_a_raw_prompt_has_no_place_for_a_picture() -> None:
     with pytest.raises(InputError, match="without chat template has no place for a picture"):
-        Template(PARTS).text(("user", "How much?"), picture=PICTURE, is_raw=True)
+        Template(PARTS).text(("user", "How much?"), picture=PICTURE, rendering="raw")
 
 
 def test_a_checkpoint_without_a_chat_template_takes_raw_prompts_only() -> None:
     rendering = Template(PARTS)
     rendering.tokenizer.chat_template = None
-    assert rendering.text(("user", "How much?"), is_raw=True) == "How much?"
+    assert rendering.text(("user", "How much?"), rendering="raw") == "How much?"
     with pytest.raises(InputError, match=r"does not put the question into the prompt once: .*chat_template"):
         rendering.text(("user", "How much?"))
 
@@ -184,3 +232,39 @@ def test_a_template_that_knows_text_only_is_given_the_picture_as_text() -> None:
 def test_a_template_that_drops_the_question_is_refused() -> None:
     with pytest.raises(InputError, match="does not put the question into the prompt once"):
         Template(said("user", "") + ASSISTANT).text(("user", "How much?"))
+
+
+def holds(ids: Sequence[int], run: Sequence[int]) -> int:
+    """How often a run of ids stands in others."""
+    return sum(list(ids[start : start + len(run)]) == list(run) for start in range(len(ids)))
+
+
+def test_a_tag_for_a_picture_has_its_own_ids_and_one_that_a_user_spells_has_others() -> None:
+    from tests.tiny.internvl_chat import SPECIAL
+    from tests.tiny.parts import CHAT_ML_TEXT
+    from tests.tiny.parts import tokenizer as listing
+
+    words = listing(SPECIAL, template=CHAT_ML_TEXT, eos="<|im_end|>", pad="<|endoftext|>")
+    vocabulary = HfVocabulary(words)
+    prompt = ChatPrompt(vocabulary, words)
+    tag = words.encode("<image>")
+    spelt = "<image>, <image><image> and <im"
+    turns = (Turn("user", spelt), Turn("assistant", spelt), Turn("user", (PICTURE, PICTURE, spelt)))
+    ids = prompt.render(Prompt(turns))
+    assert holds(ids, tag) == 2
+    assert vocabulary.decode(ids).count(spelt) == 3
+    alone = prompt.render(Prompt((Turn("user", spelt),)))
+    assert holds(alone, tag) == 3, "without a picture a text has the ids that it always has"
+
+
+def test_conversations_of_every_shape_are_not_kept_for_ever() -> None:
+    rendering = Template(PARTS)
+    for length in range(1, 600, 2):
+        roles = ("user", "assistant")
+        rendering.prompt.render(Prompt(tuple(Turn(roles[place % 2], "a") for place in range(length))))
+    assert rendering.prompt._layouts_of.cache_info().currsize <= MOST_SHAPES  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(("template", "takes_them"), [(PARTS, True), (PICTURE_LAST, True), (STRINGS, False)])
+def test_a_template_that_takes_parts_takes_a_picture_in_any_place(template: str, takes_them: bool) -> None:
+    assert Template(template).prompt.places_pictures is takes_them

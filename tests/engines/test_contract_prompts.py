@@ -13,9 +13,10 @@ from cos.search.errors import EngineError
 from cos.search.grammars.cos import ANSWER_END, REASONING_END, STEP_END, CosGrammar
 from cos.search.models import Models
 from cos.search.ports import Draw, Stops
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
+from cos.search.types import Turn
 from tests.engines.asking import a_draw, asked, first_step, ids_of, labels, picture, prm_of, question, tagged
 from tests.engines.lines import BLANK, Lines
 
@@ -125,7 +126,7 @@ async def test_log_probabilities_are_of_what_a_string_left(engines: Engines) -> 
 async def test_a_system_turn_is_shown(engines: Engines) -> None:
     for engine in engines.all:
         plain = await engine.open(asked("How much?"))
-        told = await engine.open(Prompt((Turn("system", "Count."), Turn("user", "How much?")), picture()))
+        told = await engine.open(Prompt((Turn("system", "Count."), Turn("user", (picture(), "How much?")))))
         assert told.prompt_tokens > plain.prompt_tokens
         assert ids_of(await told.draw((), a_draw(engine, max_tokens=2)))
 
@@ -138,7 +139,7 @@ async def test_an_open_turn_of_the_assistants_is_continued(engines: Engines) -> 
     session = await policy.open(asks)
     drawn = await session.draw((), a_draw(policy, temperature=0.0, stops=Stops(strings=("\n",))))
     text = "I look."
-    opened = await policy.open(Prompt((*asks.turns, Turn("assistant", text)), asks.picture))
+    opened = await policy.open(Prompt((*asks.turns, Turn("assistant", text))))
     assert opened.prompt_tokens == session.prompt_tokens + len(policy.vocabulary.encode(text))
     prefix = policy.vocabulary.encode(text)
     once = await opened.draw((), a_draw(policy, temperature=0.0, max_tokens=8))
@@ -151,13 +152,13 @@ async def test_an_open_turn_costs_what_it_says(engines: Engines) -> None:
     for engine in engines.all:
         asks = asked()
         session = await engine.open(asks)
-        opened = await engine.open(Prompt((*asks.turns, Turn("assistant", "I look.")), asks.picture))
+        opened = await engine.open(Prompt((*asks.turns, Turn("assistant", "I look."))))
         assert opened.prompt_tokens == session.prompt_tokens + len(engine.vocabulary.encode("I look."))
 
 
 async def test_a_raw_prompt_is_its_text(engines: Engines) -> None:
     for engine in engines.all:
-        raw = await engine.open(Prompt((Turn("user", "How much is "), Turn("assistant", "1 + 1?")), is_raw=True))
+        raw = await engine.open(Prompt((Turn("user", "How much is "), Turn("assistant", "1 + 1?")), "raw"))
         assert raw.prompt_tokens == len(engine.vocabulary.encode("How much is 1 + 1?"))
         assert ids_of(await raw.draw((), a_draw(engine, max_tokens=2)))
 

@@ -36,6 +36,9 @@ def test_a_cpu_computes_in_float32_where_bfloat16_is_slow_or_misjudges_unless_to
     monkeypatch.setattr(environment, "computes_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(environment, "has_bfloat16_tiles", lambda: has_tiles)
     assert fitting_dtype(EngineSettings(role=role, model="any", dtype=dtype), on_cpu=on_cpu) == found
+    if role == "prm":
+        adapted = EngineSettings(role="policy", model="any", dtype=dtype, adapter="a PRM")
+        assert fitting_dtype(adapted, on_cpu=on_cpu) == found
 
 
 def test_an_engine_computes_with_half_of_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ from cos.engines.ports import Runtime
 from cos.engines.settings import EngineSettings
 from cos.search.errors import EngineError
 from cos.search.ports import Draw, Stops
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
+from cos.search.types import Turn
 from tests.engines.small_tokenizer import tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]
 
-PROMPT = Prompt((Turn("user", "How much is 2 + 3? "),), is_raw=True)
+PROMPT = Prompt((Turn("user", "How much is 2 + 3? "),), "raw")
 
 
 def write_classifier(folder: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from cos.engines.scripted import ScriptedEngine
 from cos.search.errors import EngineDead
 from cos.search.ports import Draw, Stops
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
+from cos.search.types import Turn
 
 PROMPT = Prompt((Turn("user", "?"),))
 DRAW = Draw(max_tokens=4, stops=Stops(), seed=1)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -56,3 +57,22 @@ def test_ctrl_c_in_the_terminal_does_not_reach_an_engine_process() -> None:
     assert not has_ended(engine)
     with starter:
         os.killpg(starter.pid, signal.SIGKILL)
+
+
+def test_a_start_that_came_to_nothing_leaves_no_process_that_keeps_its_output_open(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    code = """
+from cos.engines.processes import drop_preloaded, preload
+
+if __name__ == "__main__":
+    assert preload(["slow"])
+    assert not preload(["slow"])
+    drop_preloaded()
+    assert preload(["slow"])
+    drop_preloaded()
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -27,10 +27,17 @@ class Spelling:
 
     encode_markup = encode
 
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        return "".join(map(chr, token_ids))
+
+    def control_id(self, token: str) -> None:
+        del token
+
 
 class Template:
-    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> str:
-        return "".join(f"<{''.join(part.get('text', '*') for part in message['content'])}>" for message in messages)
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool, **_: Any) -> str:
+        said = (f"<{''.join(part.get('text', '*') for part in message['content'])}>" for message in messages)
+        return "".join(said) + ("=" if add_generation_prompt else "")
 
 
 class Renderer:
@@ -43,9 +50,9 @@ class Renderer:
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        (question_prompt(Question("Which?"), suffix="Think."), "<Which?\nThink.>"),
-        (question_prompt(Question("Which?", PICTURE), instruction="Count."), "<Count.><*Which?>"),
-        (bare_prompt("Best?", Question("Which?", PICTURE)), "<*Best?>"),
+        (question_prompt(Question("Which?"), suffix="Think."), "<Which?\nThink.>="),
+        (question_prompt(Question("Which?", (PICTURE,)), instruction="Count."), "<Count.><*Which?>="),
+        (bare_prompt("Best?", Question("Which?", (PICTURE,))), "<*Best?>="),
     ],
 )
 async def test_vllm_is_given_the_prompt_as_the_chat_template_has_it_and_the_picture(
@@ -61,7 +68,7 @@ async def test_vllm_is_given_the_prompt_as_the_chat_template_has_it_and_the_pict
     engine = VllmEngine(settings, llm, ChatPrompt(spelling, Template()), spelling, CollectorRegistry(), Load())
     rendered = await engine.render(prompt)
     assert "".join(map(chr, rendered["prompt_token_ids"])) == said
-    assert rendered.get("multi_modal_data") == ({"image": PICTURE.image} if prompt.picture else None)
+    assert rendered.get("multi_modal_data") == ({"image": [PICTURE.image]} if prompt.pictures else None)
 
 
 async def test_a_single_token_is_refused_on_cpu_where_it_would_end_the_process_of_vllm(

@@ -20,6 +20,7 @@ from cos.engines.launch import Engines
 from cos.engines.ports import HasCaches, HasMetrics, Runtime
 from cos.engines.scripted import ScriptedEngine
 from cos.evaluation.in_process import OpenModels
+from cos.prm.choice import PrmChoice
 from cos.prm.matching import match
 from cos.search.grammars.cos import CosGrammar
 from cos.search.ports import Draw
@@ -57,7 +58,7 @@ def cached(request: pytest.FixtureRequest) -> Iterator[Cached]:
 
 def question() -> Question:
     problem = heldout()[LEDGER]
-    return Question(problem.question, Picture(Image.open(io.BytesIO(problem.image_png)).convert("RGB"), problem.id))
+    return Question(problem.question, (Picture(Image.open(io.BytesIO(problem.image_png)).convert("RGB"), problem.id),))
 
 
 async def bill(engine: Runtime, requests: AsyncIterator[Counters]) -> int:
@@ -155,7 +156,7 @@ async def test_a_search_computes_each_distinct_step_once_and_at_most_a_block_a_r
 ) -> None:
     for engine in cached.engines.all:
         await emptied(engine)
-    opened = OpenModels(cached.engines, match(cached.engines.policy, cached.engines.prm))
+    opened = OpenModels(cached.engines, match(cached.engines.policy, cached.engines.prm), PrmChoice("cos-tiny"))
     facts = await measure(opened, heldout()[LEDGER : LEDGER + 2], Setting(strategy=strategy, n=4), 0, 1)
     shared, computed, reads = (facts[name] for name in ("shared_tokens", "computed_tokens", "prm_reads"))
     assert isinstance(shared, int)

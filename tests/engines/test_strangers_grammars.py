@@ -11,10 +11,10 @@ from cos.prm.matching import match
 from cos.search.errors import InputError
 from cos.search.grammar import Span
 from cos.search.ports import Draw, Stops
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
-from cos.search.types import Piece, Question
+from cos.search.types import Piece, Question, Turn
 from tests.engines.lines import Lines
 
 

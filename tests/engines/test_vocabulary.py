@@ -1,6 +1,7 @@
 """A Hugging Face tokenizer as the search sees it: what a user or a policy spells never becomes a control token."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cos.ledger import tiny_model as models
 from cos.search.errors import InputError
 from cos.search.grammars.cos import CosGrammar
 from tests.engines.small_tokenizer import CHAT, CONTROLS, LONGEST_FIRST, SPELT, tokenizer
+from tests.tiny import internlm2
 from tests.training import tiny_models
 
 
@@ -56,6 +58,14 @@ def test_markup_is_encoded_to_its_control_id(vocabulary: HfVocabulary, token: st
     assert vocabulary.encode_markup(f"a{token}b")[1] == vocabulary.control_id(token)
     assert len(vocabulary.encode_markup(token)) == 1
     assert vocabulary.decode(vocabulary.encode_markup(f"a{token}b")) == f"a{token}b"
+
+
+def test_a_tokenizer_that_puts_spaces_around_control_tokens_is_read_without_them(tmp_path: Path) -> None:
+    vocabulary = HfVocabulary(internlm2.write_tokenizer(tmp_path))
+    text = "<|im_start|>user\n What is  it?<|im_end|>\n<|im_start|>assistant\n"
+    assert vocabulary.decode(vocabulary.encode_markup(text)) == text
+    for token in ("<|im_end|>", "<s>", "<img>"):
+        assert vocabulary.decode((vocabulary.control_id(token) or 0,)) == token
 
 
 def test_plain_text_has_the_same_ids_as_text_or_as_markup(vocabulary: HfVocabulary) -> None:
@@ -157,3 +167,14 @@ def test_a_character_that_has_no_other_id_keeps_the_one_it_has() -> None:
     assert list(vocabulary.encode("1\n2")) == listed.encode("1\n2", add_special_tokens=False)
     assert newline in vocabulary.encode("1\n2")
     assert vocabulary.control_id(MARK) not in vocabulary.encode(f"1\n{MARK}")
+
+
+def test_a_run_of_line_ends_is_ordinary_text_even_where_the_tokenizer_lists_it() -> None:
+    from tests.tiny.parts import tokenizer as listing
+
+    words = listing(("<end>",), template="", eos="<end>", pad="<end>", ordinary=("\n\n", "\n\n\n"))
+    text = "One.\n\nTwo.\n\n\n<end>"
+    vocabulary = HfVocabulary(words)
+    assert vocabulary.encode("One.\n\nTwo.\n\n\n") == tuple(words.encode("One.\n\nTwo.\n\n\n"))
+    assert words.convert_tokens_to_ids("<end>") not in vocabulary.encode(text)
+    assert vocabulary.decode(vocabulary.encode(text)) == text

@@ -98,10 +98,18 @@ async def test_a_chain_goes_on_behind_steps_that_are_given(case: str) -> None:
     assert ([step.text for step in found.steps], found.answer) == (["4 + 1 = 5."], Piece("answer", "5"))
 
 
-@pytest.mark.parametrize("end", ["Final ans", "Final answer:", ""])
+@pytest.mark.parametrize("end", ["Final answer:", ""])
 async def test_a_reply_that_ends_without_an_answer_has_the_steps_that_can_be_read(end: str) -> None:
     found = await one(sampler(ParagraphGrammar(ScriptedVocabulary()), f"I see 4.\n\n4 + 1 = 5.\n\n{end}"))
     assert ([step.text for step in found.steps], found.answer) == (["I see 4.", "4 + 1 = 5."], None)
+
+
+async def test_a_reply_that_marks_no_answer_has_it_in_its_last_line() -> None:
+    found = await one(sampler(ParagraphGrammar(ScriptedVocabulary()), "I see 4.\n\n4 + 1 = 5.\n\nIt is 5."))
+    assert ([step.text for step in found.steps], found.answer) == (
+        ["I see 4.", "4 + 1 = 5."],
+        Piece("answer", "It is 5."),
+    )
 
 
 async def test_a_reply_that_a_limit_cuts_has_the_steps_before_it_and_no_answer() -> None:

@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.engines.vocabulary import HfVocabulary
-from cos.prm.encoding import continued, single
+from cos.prm.encoding import continued, placed, single, untagged
 from cos.search.errors import InputError
+from tests.prm import tiny_text
 from tests.prm.tokenizers_of_tests import pieces_of_bytes, words
 
 KINDS = pytest.mark.parametrize("make", [words, pieces_of_bytes])
@@ -45,6 +46,47 @@ def test_a_text_of_several_tokens_is_refused_with_its_role_and_what_it_takes() -
 
 
 def test_a_text_that_is_joined_with_what_stands_before_it_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no single token 'nswer' \(a label\) but joins it") as error:
-        single(HfVocabulary(words("answer answer answer")), "nswer", "a label")
+    with pytest.raises(InputError, match=r"no single token '%' \(a label\) but joins it") as error:
+        single(HfVocabulary(words("a% " * 40)), "%", "a label")
     assert error.value.param == "prm"
+
+
+@KINDS
+def test_a_label_that_begins_with_a_letter_is_the_token_without_a_space(
+    make: Callable[[], PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = make()
+    assert single(HfVocabulary(tokenizer), "S", "a label") == tokenizer.convert_tokens_to_ids("S")
+
+
+@KINDS
+@pytest.mark.parametrize(("before", "text"), [("\n", "She sells 9 eggs."), ("a", " She sells"), ("\n", "- 3")])
+def test_a_text_is_placed_behind_what_stands_before_it(
+    make: Callable[[], PreTrainedTokenizerFast], before: str, text: str
+) -> None:
+    tokenizer = make()
+    ids = tokenizer.encode(f"How many?{before}{text}", add_special_tokens=False)
+    begin = tokenizer.encode(f"How many?{before}", add_special_tokens=False)
+    assert (*begin, *placed(HfVocabulary(tokenizer), text, before)) == tuple(ids)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "shown"),
+    [
+        (" ки", "It says ки", "It says к\u200bи"),
+        (" +", "3 + 4", "3 \u200b+ 4"),
+        (" \n\n\n\n", "One \n\n\n\nTwo\n\n", "One\n\nTwo"),
+        (" ки", "It says k", "It says k"),
+    ],
+)
+def test_a_tag_that_is_ordinary_text_is_parted_where_a_text_spells_it(tag: str, text: str, shown: str) -> None:
+    vocabulary = HfVocabulary(tiny_text.tokenizer())
+    its_id = single(vocabulary, tag, "the step tag")
+    assert untagged(vocabulary, text, tag, its_id) == shown
+    assert its_id not in vocabulary.encode(shown)
+
+
+@pytest.mark.parametrize("before", ["", "a"])
+def test_a_text_that_stands_alone_or_is_joined_with_what_is_before_it_has_its_own_ids(before: str) -> None:
+    vocabulary = HfVocabulary(words("a% " * 40))
+    assert placed(vocabulary, "% of it", before) == vocabulary.encode("% of it")

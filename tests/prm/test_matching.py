@@ -10,7 +10,7 @@ from cos.engines.scripted_vocabulary import ScriptedVocabulary
 from cos.prm import menu
 from cos.prm.cos import CosPrm
 from cos.prm.matching import match
-from cos.prm.ports import Judged, PrmFormat, Reader
+from cos.prm.ports import Checkpoint, Judged, PrmFormat, Reader
 from cos.search import distributions
 from cos.search.errors import InputError
 from cos.search.grammars.cos import COS_TOKENS, POLICY_TOKENS, CosGrammar
@@ -58,7 +58,7 @@ def refusal(**formats: Any) -> InputError:
 
 def test_the_side_that_does_not_fit_is_named() -> None:
     plain = ScriptedEngine(vocabulary=ScriptedVocabulary(["<pad>"]))
-    assert refusal(policy=plain).param == "policy"
+    assert refusal(policy=plain, grammar="cos").param == "policy"
     assert refusal(prm=Spy(POLICY_ONLY)).param == "prm"
 
 
@@ -87,7 +87,9 @@ async def test_the_prms_suffix_stands_behind_its_question_and_no_other() -> None
 
 def test_a_name_that_nobody_has_is_refused_with_the_menu() -> None:
     error = refusal(prm_format="cosy")
-    assert str(error) == "unknown PRM format 'cosy'; available: auto, " + ", ".join(sorted(menu.menu()))
+    assert str(error) == "unknown PRM format 'cosy'; did you mean 'cos'? available: auto, " + ", ".join(
+        sorted(menu.menu())
+    ) + ("; or a file that ends in .yaml, see docs/models.md")
     assert error.param == "prm_format"
     assert refusal(grammar="cosy").param == "grammar"
 
@@ -115,8 +117,48 @@ def test_two_formats_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch, n
     if name != menu.AUTO:
         with pytest.raises(InputError, match=f"two PRM formats are called '{name}'"):
             menu.find(name)
-    assert menu.find(menu.AUTO) is CosPrm
+    judged = Judged(vocabulary=POLICY_ONLY, grammar=CosGrammar(POLICY_ONLY))
+    assert isinstance(menu.choose(menu.AUTO, Spy(), judged), CosPrm)
     assert Headed not in menu.menu().values()
+
+
+CONFIG = {"architectures": ["Qwen2ForCausalLM"]}
+
+
+def has_this_config(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config == CONFIG
+
+
+def looks_for_what_is_not_there(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config["absent"]
+
+
+def test_auto_is_the_format_that_recognises_the_checkpoint() -> None:
+    models = match(ScriptedEngine(), Spy(config=CONFIG))
+    assert isinstance(models.scorer, CosPrm)
+
+
+def test_auto_refuses_a_checkpoint_that_no_format_recognises_and_says_what_to_do() -> None:
+    stranger = Spy(vocabulary=ScriptedVocabulary(("<pad>",)), config=CONFIG, model="some/prm")
+    error = refusal(prm=stranger)
+    assert error.param == "prm_format"
+    for told in ("some/prm", "its files name none that cos-serve knows", "--prm-format", "math_shepherd", "--prm none"):
+        assert told in str(error)
+
+
+def test_auto_refuses_a_checkpoint_that_two_formats_recognise(monkeypatch: pytest.MonkeyPatch) -> None:
+    added(monkeypatch, "headed")
+    monkeypatch.setattr(Headed, "recognises", staticmethod(has_this_config))
+    assert "cos and headed might all be its format" in str(refusal(prm=Spy(config=CONFIG)))
+
+
+def test_a_format_that_fails_to_look_at_a_checkpoint_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    added(monkeypatch, "headed")
+    monkeypatch.setattr(Headed, "recognises", staticmethod(looks_for_what_is_not_there))
+    assert isinstance(match(ScriptedEngine(), Spy(config=CONFIG)).scorer, CosPrm)
+    assert "'headed' cannot tell whether it is the PRM's" in caplog.text
 
 
 def test_an_ability_that_no_model_has_is_refused_where_its_format_is_written() -> None:

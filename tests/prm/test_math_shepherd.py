@@ -22,7 +22,7 @@ from cos.search.grammars import choose
 from cos.search.grammars.cos import COS_TOKENS, Step, step_piece
 from cos.search.grammars.paragraph import ParagraphGrammar
 from cos.search.ports import LabelRead
-from cos.search.prompt import Prompt
+from cos.search.prompt import Prompt, TurnMarks
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
 from cos.search.types import Candidate, Chain, Picture, Piece, Prefix, Question
@@ -81,6 +81,9 @@ class Plain:
         self.prompt: list[int] = []
         self.seen: list[tuple[int, ...]] = []
 
+    def turn_marks(self) -> TurnMarks:
+        return ChatPrompt(self.vocabulary, self.tokenizer).turn_marks()
+
     async def open(self, prompt: Prompt) -> "Plain":
         self.prompt = ChatPrompt(self.vocabulary, self.tokenizer).render(prompt)
         return self
@@ -116,12 +119,12 @@ async def test_the_prm_is_shown_text_alone_without_a_template_or_a_picture() -> 
     from PIL import Image
 
     spy = Spy(ScriptedVocabulary(CONTROLS))
-    question = Question(QUESTION, Picture(Image.new("RGB", (1, 1)), "one"))
+    question = Question(QUESTION, (Picture(Image.new("RGB", (1, 1)), "one"),))
     await MathShepherd(spy, judged("Think.")).open(question)
     (prompt,) = spy.prompts
     assert [(turn.role, turn.text) for turn in prompt.turns] == [("user", f"{QUESTION}\nThink.")]
-    assert prompt.is_raw
-    assert prompt.picture is None
+    assert prompt.rendering == "raw"
+    assert not prompt.pictures
 
 
 async def test_good_is_read_before_bad_behind_the_tag_of_the_newest_step() -> None:

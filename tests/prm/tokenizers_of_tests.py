@@ -32,14 +32,14 @@ def words(more: str = "") -> PreTrainedTokenizerFast:
     return _finished(raw)
 
 
-def pieces_of_bytes() -> PreTrainedTokenizerFast:
-    """As GPT-2, Llama 3 and Qwen."""
+def pieces_of_bytes(more: str = "") -> PreTrainedTokenizerFast:
+    """As GPT-2, Llama 3 and Qwen. ``more``: text to learn words of."""
     raw: Any = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     raw.train_from_iterator(
-        CORPUS * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>"], initial_alphabet=alphabet)
+        (*CORPUS * 3, more), trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>"], initial_alphabet=alphabet)
     )
     return _finished(raw)
 

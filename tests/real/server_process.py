@@ -71,10 +71,15 @@ class ServerProcess:
 
 
 def newcomers_environment() -> dict[str, str]:
-    """This environment without the virtual environment that the tests run in."""
+    """This environment without the virtual environment that the tests run in. ``uv run`` finds that, and may not sync
+    it: it would put vLLM in anew while other tests import it (docs/decisions.md, 2026-11-29)."""
     own = str(Path(sys.executable).parent)
     kept = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    return {**kept, "PATH": os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own)}
+    return {
+        **kept,
+        "UV_NO_SYNC": "1",
+        "PATH": os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != own),
+    }
 
 
 def start(command: str, ready_line: str = ServerProcess.ready_line) -> ServerProcess:

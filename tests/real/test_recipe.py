@@ -55,6 +55,8 @@ def test_the_recipe_of_the_embedded_default_runs_from_its_first_stage_to_its_las
     for stage in recipe["stages"]:
         if stage["stage"] == "sft":
             stage["checked"] = 16
+        if stage["stage"] == "sight":
+            stage["averaged_over"] = 512
     recipe |= {"runs": str(tmp_path / "runs"), "threads": 1}
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

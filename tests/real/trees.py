@@ -83,7 +83,7 @@ async def search(engines: Engines, strategy: str, ledger: int) -> Result:
     image = Image.open(io.BytesIO(asked.image_png)).convert("RGB")
     params = {"n": N} if "n" in resolve(strategy).params.model_fields else {}
     spec = SearchSpec(strategy, params, sampling=Sampling(seed=ledger))
-    question = Question(asked.question, Picture(image, asked.id))
+    question = Question(asked.question, (Picture(image, asked.id),))
     return await solve(question, spec, match(engines.policy, engines.prm))
 
 

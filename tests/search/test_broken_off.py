@@ -182,7 +182,7 @@ WAYS: list[Way] = [
 async def test_a_search_that_is_broken_off_leaves_no_picture_to_the_collector(way: Way, strategy: str) -> None:
     image = Image.new("RGB", (8, 8))
     gone = weakref.ref(image)
-    asked = Question("How much is it?", Picture(image, "digest"))
+    asked = Question("How much is it?", (Picture(image, "digest"),))
     with uncollected():
         await way(asked, spec_of(strategy))
         # The event loop holds the error that it has just thrown into this test, for this one turn.
@@ -196,7 +196,7 @@ async def test_five_hundred_broken_off_searches_with_a_large_picture_leave_memor
     process = psutil.Process()
 
     async def break_off(number: int) -> None:
-        asked = Question("How much is it?", Picture(Image.new("RGB", (4000, 3000), "white"), str(number)))
+        asked = Question("How much is it?", (Picture(Image.new("RGB", (4000, 3000), "white"), str(number)),))
         await WAYS[number % len(WAYS)](asked, spec_of(EVERY[number % len(EVERY)]))
 
     def held() -> int:

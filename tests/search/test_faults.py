@@ -269,7 +269,7 @@ async def test_a_search_that_is_over_leaves_no_picture_to_the_collector(strategy
     gone = weakref.ref(image)
     models = match(ScriptedEngine(), ScriptedEngine())
     spec = SearchSpec(strategy, {"n": 4}, limits=limits)
-    asked = Question("How much is it?", Picture(image, "digest"))
+    asked = Question("How much is it?", (Picture(image, "digest"),))
     gc.disable()
     try:
         with suppress(SearchFailed):

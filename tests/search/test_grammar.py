@@ -26,6 +26,7 @@ from cos.search.grammars.cos import (
     render_segments,
     segment_ids,
     spans_of,
+    step_piece,
     step_text,
 )
 from cos.search.ports import Drawn, Stops
@@ -218,3 +219,15 @@ def test_a_vocabulary_without_step_tokens_is_refused_by_their_names() -> None:
 
 def test_the_backtrack_token_that_no_code_uses_may_be_missing() -> None:
     CosGrammar(ScriptedVocabulary([token for token in COS_TOKENS if token != REASONING_BACKTRACK]))
+
+
+def test_the_fields_of_a_step_are_a_mapping_of_its_parts() -> None:
+    fields = step_piece(Step("Add", "1 + 1 = 2", "Right.")).fields
+    assert dict(fields) == {"name": "Add", "thought": "1 + 1 = 2", "reflection": "Right."} == fields
+    assert list(fields.values()) == list(dict(fields).values())
+    with pytest.raises(KeyError):
+        fields["score"]
+
+
+def test_a_step_whose_parts_are_all_empty_says_nothing() -> None:
+    assert not step_piece(Step("", "", "")).text

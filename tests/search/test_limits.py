@@ -85,10 +85,10 @@ async def test_an_answer_that_cannot_be_scored_any_more_stands_with_a_warning(fi
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_time_that_runs_out_ends_with_the_best_chain_so_far(find: Find, strategy: str) -> None:
     policy = ScriptedEngine(Script(delay=lambda kind, number: 0.0 if number == 0 else 30.0))
-    result = await find(strategy, policy=policy, limits=Limits(seconds=0.2))
+    result = await find(strategy, policy=policy, limits=Limits(seconds=0.6))
     assert result.finish_reason == "seconds"
     assert result.chain.candidates
-    assert 0.2 <= result.timings.total_s < 5
+    assert 0.6 <= result.timings.total_s < 5
     assert policy.in_flight == 0
     assert result.usage.requests_aborted == policy.aborted > 0
 

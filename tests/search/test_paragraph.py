@@ -86,14 +86,55 @@ def test_what_the_last_token_says_behind_the_blank_line_is_kept() -> None:
     assert GRAMMAR.read(drawn("One.\n\n#", BLANK_LINE)) == Piece("step", "One.\n#")
 
 
-@pytest.mark.parametrize("text", ["2019 shows", "Final answer: 4", "One.\n\n"])
-def test_a_piece_that_a_token_limit_ended_is_truncated_whatever_it_says(text: str) -> None:
+def test_a_paragraph_that_a_token_limit_cut_is_a_step_and_the_next_goes_on() -> None:
+    assert GRAMMAR.read(drawn("2019 shows", is_cut=True)) == Piece("step", "2019 shows")
+
+
+@pytest.mark.parametrize("text", ["Final answer: 4", r"So \boxed{4", r"So \boxed{4}", "Final answer:"])
+def test_an_answer_that_a_token_limit_cut_is_truncated(text: str) -> None:
     assert GRAMMAR.read(drawn(text, is_cut=True)) == Piece("truncated", text)
 
 
-@pytest.mark.parametrize("text", ["So it is 45.", "", "Final answer:", "Final answer:\n\n", r"It is \boxed{4"])
-def test_a_turn_that_ends_without_an_answer_and_an_answer_that_says_nothing_are_broken_and_whole(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "\n", "Final answer:", "Final answer:\n\n", r"It is \boxed{4"])
+def test_a_turn_without_a_word_and_an_answer_that_says_nothing_are_broken_and_whole(text: str) -> None:
     assert GRAMMAR.read(drawn(text)) == Piece("broken", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "reasoning"),
+    [
+        ("Answer: 45", "45", ""),
+        ("**Answer:** 45", "45", ""),
+        ("We add.\nSo the answer is 45.", "45", "We add.\nSo the answer is 45."),
+        ("The answer is (B) the tower.", "B", "The answer is (B) the tower."),
+        ("The correct option is B.", "B", "The correct option is B."),
+        ("It must be the tower.\nB", "B", "It must be the tower."),
+        ("45", "45", ""),
+        ("So it is 45.", "So it is 45.", ""),
+        (
+            "First the answer is 4, but then the answer is: 45",
+            "45",
+            "First the answer is 4, but then the answer is: 45",
+        ),
+        ("What is the answer:", "What is the answer:", ""),
+    ],
+)
+def test_a_turn_that_marks_no_answer_has_it_in_its_last_line(text: str, read: str, reasoning: str) -> None:
+    piece = GRAMMAR.read(drawn(text, None))
+    assert piece.kind == "answer"
+    assert (piece.text, piece.fields.get("reasoning", "")) == (read, reasoning)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("<think>\nFirst I look.\n\n", "First I look."),
+        ("So it is 9.\n</think>\n\n", "So it is 9."),
+        ("</think>\n\n", "</think>"),
+    ],
+)
+def test_the_tags_of_a_think_block_are_no_words_of_its_steps(text: str, read: str) -> None:
+    assert GRAMMAR.read(drawn(text)) == Piece("step", read)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +149,19 @@ def test_a_turn_that_ends_without_an_answer_and_an_answer_that_says_nothing_are_
         ("**Final answer: 45**", "45"),
         ("Final answer: **45**", "45"),
         ("### Final answer: 45", "45"),
+        ("*Final answer:* 45", "45"),
+        ("_Final answer:_ 45", "45"),
+        ("__Final answer__: 45", "45"),
+        ("***Final answer:*** 45", "45"),
+        ("*Final answer: 45*", "45"),
+        ("_Final answer: x_1_", "x_1"),
+        ("*Final answer: 3*4 cm", "3*4 cm"),
+        ("Final answer：45", "45"),
+        (r"Final answer: \boxed{}", None),
+        (r"Final answer: $\boxed{ }$.", None),
+        (r"\boxed{}", None),
+        (r"The answer is **\boxed{}**.", None),
+        (r"Final answer: 45, not \boxed{}", r"45, not \boxed{}"),
         ("Final answer:\n45", "45"),
         ("Final answer:\nx = 1\ny = 2", "x = 1\ny = 2"),
         ("Final answer: 45\nI added both.", "45"),
@@ -126,8 +180,8 @@ def test_a_turn_that_ends_without_an_answer_and_an_answer_that_says_nothing_are_
         (r"\boxed{4} is wrong. Final answer: 45", "45"),
         (r"Final answer: the sum, \boxed{45}.", "45"),
         (r"Final answer: \boxed{4", None),
-        ("the final answer: we add", None),
-        ("Answer: 45", None),
+        ("the final answer: we add\n\n", None),
+        ("Answer: 45\n\n", None),
     ],
 )
 def test_an_answer_is_found_where_models_put_it(text: str, read: str | None) -> None:
@@ -185,6 +239,53 @@ def test_whatever_is_written_can_be_read_and_nothing_is_lost_in_silence(
         assert piece.text.split() == text.split()
 
 
+async def test_rules_and_brackets_around_formulas_do_not_end_a_chain_as_repetitions() -> None:
+    paragraphs = ["First:", r"\[", "x = 1", r"\]", "---", "Then:", r"\[", "y = 2", r"\]", "---", "Final answer: 3"]
+
+    def write(prompt: Prompt, before: str, rng: random.Random) -> str:
+        del prompt
+        said = paragraphs[before.count(BLANK_LINE)]
+        return said if said.startswith("Final") else said + BLANK_LINE
+
+    result = await search("greedy", Script(writer=write))
+    assert [candidate.piece.text for candidate in result.chain.candidates] == [*paragraphs[:-1], "3"]
+    assert result.is_complete
+
+
+@pytest.mark.parametrize(
+    ("parts", "answer"),
+    [
+        (["**Final Answer:**\n\n", "$$\\boxed{42}$$"], "42"),
+        (["Final answer:\n\n", "42\n\n"], "42"),
+        (["So.\n### Final answer: \n\n", "\n\n", "42"], "42"),
+    ],
+)
+async def test_the_paragraph_behind_a_final_answer_alone_is_the_answer(parts: list[str], answer: str) -> None:
+    def write(prompt: Prompt, before: str, rng: random.Random) -> str:
+        del prompt
+        for part in parts:
+            if not before.startswith(part):
+                return part
+            before = before.removeprefix(part)
+        return "And more."
+
+    result = await search("greedy", Script(writer=write))
+    (candidate,) = result.chain.candidates
+    assert (candidate.end, candidate.piece.text) == ("answer", answer)
+    assert candidate.tokens == result.usage.tokens_generated == result.usage.tokens_kept
+    assert result.is_complete
+
+
+async def test_a_final_answer_that_never_comes_is_broken_at_the_limit() -> None:
+    result = await search("greedy", Script(writer=lambda prompt, before, rng: "" if before else "Final answer:\n\n"))
+    assert [candidate.end for candidate in result.chain.candidates] == ["broken"]
+
+
+async def test_a_sign_directly_behind_itself_is_a_repetition() -> None:
+    result = await search("greedy", Script(writer=lambda prompt, before, rng: "---" + BLANK_LINE))
+    assert [candidate.end for candidate in result.chain.candidates] == ["step", "repeated"]
+
+
 SEARCHES = ["beam", "best_of_n", "self_consistency", "auto", "greedy"]
 
 
@@ -193,7 +294,7 @@ def blunt(prompt: Prompt, written: str, rng: random.Random) -> str:
     del prompt
     if written.count(BLANK_LINE) >= 2:
         return rng.choice(
-            ["Then 4 + 5 = 9.\n**Final answer:** 9", r"So it is \boxed{9}.", "Final answer: 10", "So it is."]
+            ["Then 4 + 5 = 9.\n**Final answer:** 9", r"So it is \boxed{9}.", "Final answer: 10", "Final answer:"]
         )
     return rng.choice([f"First I count {rng.randint(1, 9)}.{BLANK_LINE}", f"I read it.{BLANK_LINE}", BLANK_LINE])
 

@@ -44,7 +44,8 @@ def test_a_strategy_answers_to_its_aliases_and_spellings(called: str, name: str)
 
 
 def test_an_unknown_strategy_is_answered_with_the_menu() -> None:
-    with pytest.raises(InputError, match=f"unknown strategy 'bem'; available: {', '.join(sorted(menu()))}") as error:
+    told = rf"unknown strategy 'bem'; did you mean 'beam'\? available: {', '.join(sorted(menu()))}"
+    with pytest.raises(InputError, match=told) as error:
         SearchSpec("bem")
     assert error.value.param == "strategy"
 

@@ -10,7 +10,7 @@ from cos.engines.scripted import Script, ScriptedEngine, ScriptedSession
 from cos.engines.story import story
 from cos.prm.matching import match
 from cos.search.grammars.cos import Step, answer_text, step_text
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
 from cos.search.spec import SearchSpec
@@ -19,7 +19,7 @@ from cos.search.strategies.particle import odds
 from cos.search.strategies.rebase import apportion
 from cos.search.strategies.self_critique import chosen
 from cos.search.terms import Sampling
-from cos.search.types import Candidate, Chain, Piece, Question
+from cos.search.types import Candidate, Chain, Piece, Question, Turn
 from tests.search.planting import planted
 
 Find = Callable[..., Awaitable[Result]]

@@ -4,9 +4,14 @@ import math
 
 import pytest
 
+from cos.engines.scripted import ScriptedEngine
+from cos.prm.matching import match
+from cos.search.run import solve
 from cos.search.scale import Aggregation
 from cos.search.select import Ruler
+from cos.search.spec import SearchSpec
 from cos.search.trust import answer_warnings
+from cos.search.types import Question
 from tests.search.test_select import chain_of
 
 LOW = math.log(0.3)
@@ -40,3 +45,15 @@ def test_a_likelihood_is_doubted_by_what_a_token_has_and_not_by_the_length_of_th
 
 def test_what_is_unscored_is_not_called_doubtful() -> None:
     assert answer_warnings(chain_of([0.9, None]), Ruler("prm", "cos")) == []
+
+
+async def test_chains_that_the_prm_has_no_room_for_are_asked_about_once_and_told() -> None:
+    policy = ScriptedEngine()
+    prm = ScriptedEngine(context_tokens=250)
+    models = match(policy, prm)
+    result = await solve(Question("How much?"), SearchSpec("best_of_n", {"n": 2}), models)
+    scores = [candidate.score for candidate in result.chain.candidates]
+    assert scores[0] is not None
+    assert scores[-1] is None
+    assert result.usage.requests_failed == 0
+    assert any("chains are longer than the PRM's context has room for" in warning for warning in result.warnings)

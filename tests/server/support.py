@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import uvicorn
@@ -77,7 +77,7 @@ async def served(
 ) -> AsyncGenerator[Served]:
     """A server without a socket."""
     chosen = settings(**values)
-    policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_name else None
+    policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_choice.model else None
     app = app_over(chosen, policy, prm, tracer)
     async with (
         app.router.lifespan_context(app),
@@ -88,16 +88,46 @@ async def served(
         yield Served(app, http, policy, prm)
 
 
+class Lent:
+    """An engine that outlives the server over it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self) -> None:
+        """Its owner stops it."""
+
+
+@asynccontextmanager
+async def served_by(engine: Any, **values: Any) -> AsyncGenerator[httpx.AsyncClient]:
+    """A server without a socket over a policy that is running already and goes on running."""
+
+    async def start(_: Settings) -> Engines:
+        return Engines(cast("Any", Lent(engine)), None)
+
+    app = create_app(Settings(**values), start=start)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=60) as http,
+    ):
+        yield http
+
+
 @asynccontextmanager
 async def listening(
     script: Script | None = None, *, tracer: Tracer | None = None, **values: Any
 ) -> AsyncGenerator[Served]:
     """A server behind a real socket."""
     chosen = settings(**values)
-    policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_name else None
+    policy, prm = ScriptedEngine(script), ScriptedEngine(script) if chosen.prm_choice.model else None
     app = app_over(chosen, policy, prm, tracer)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    # The client is to close idle connections first: one that the server closes may just be in use again.
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=60)
+    server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([listener]))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:

@@ -26,8 +26,7 @@ class Seen:
         self._pictures: list[weakref.ref[Image.Image]] = []
 
     def note(self, prompt: Prompt) -> None:
-        if prompt.picture is not None:
-            self._pictures.append(weakref.ref(prompt.picture.image))
+        self._pictures += [weakref.ref(picture.image) for picture in prompt.pictures]
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -3,15 +3,12 @@
 import random
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import pytest_asyncio
 
-from cos.checkpoints import embedded
-from cos.engines.checkpoint import takes_system_text
 from cos.engines.scripted import Script
 from cos.search.grammars.cos import NAME_START, STEP_END, answer_text
 from cos.search.prompt import Prompt
@@ -118,12 +115,6 @@ def told(reply: dict[str, Any]) -> list[str]:
     return [warning for warning in reply["cos"]["warnings"] if "ignored" in warning]
 
 
-async def test_system_messages_go_before_the_question(server: Served) -> None:
-    before = ({"role": "system", "content": "Be brief."}, {"role": "developer", "content": [TEXT]})
-    cos = (await ask(server, messages=messages(IMAGE, TEXT, before=before)))["cos"]
-    assert cos["question"] == "Be brief.\nHow many rows?\nHow many rows?"
-
-
 async def test_a_bare_string_is_an_image_address_too(server: Served) -> None:
     part = {"type": "image_url", "image_url": data_uri(picture_bytes())}
     assert (await ask(server, messages=messages(TEXT, part)))["cos"]["complete"] is True
@@ -198,12 +189,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cos": {"stream": True}}, "stream"),
     ({"temperature": 3.0}, "temperature"),
     ({"messages": []}, "messages"),
-    ({"messages": messages() + messages()}, "messages[1].content[1].image_url"),
     ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
-    ({"messages": messages(before=({"role": "assistant", "content": "x"},))}, "messages[0].role"),
-    ({"messages": messages(TEXT, IMAGE, IMAGE)}, "messages[0].content[2].image_url"),
+    ({"messages": messages(before=({"role": "tool", "content": "x"},))}, "messages[0].role"),
+    ({"messages": [*messages(), {"role": "assistant", "content": "x"}]}, "messages[1].role"),
+    ({"messages": [*messages(), {"role": "assistant", "content": "", "tool_calls": [1]}]}, "messages[1].tool_calls"),
+    ({"messages": messages(TEXT, *[IMAGE] * 9)}, "messages[0].content[9].image_url"),
     ({"messages": messages(IMAGE)}, "messages[0].content"),
-    ({"messages": messages(TEXT)}, "messages"),
     ({"messages": messages({"type": "text"})}, "messages[0].content[0]"),
     ({"messages": messages({"type": "input_audio", "input_audio": {}})}, "messages[0].content[0].type"),
     ({"messages": messages(TEXT, {**IMAGE, "uuid": "x"})}, "messages[0].content[1].uuid"),
@@ -259,11 +250,12 @@ async def test_consecutive_user_messages_are_one_question(server: Served) -> Non
     assert (await ask(server, messages=turns))["cos"]["question"] == "How many rows?"
 
 
-async def test_a_hello_without_a_picture_is_told_what_this_model_needs(server: Served) -> None:
+async def test_a_hello_without_a_picture_is_told_what_this_model_needs() -> None:
     fields = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}], "stream": True}
-    response = await server.http.post("/v1/chat/completions", json=fields)
+    async with served(image_required=True) as server:
+        response = await server.http.post("/v1/chat/completions", json=fields)
     assert response.status_code == 400
-    assert "answers questions about one picture" in error_of(response)["message"]
+    assert "answers questions about a picture" in error_of(response)["message"]
     assert "image_url" in error_of(response)["message"]
 
 
@@ -289,13 +281,6 @@ async def test_a_policy_that_knows_no_system_text_is_spared_it_and_the_reply_say
     cos = (await ask(server, messages=messages(before=before)))["cos"]
     assert cos["question"] == "How many rows?"
     assert any(warning.startswith("the system message was left out") for warning in cos["warnings"])
-
-
-def test_the_embedded_policy_says_that_it_knows_no_system_text(tmp_path: Path) -> None:
-    assert not takes_system_text(str(embedded("policy")))
-    assert takes_system_text("some/hub-name")
-    (tmp_path / "config.json").write_text("{}")
-    assert takes_system_text(str(tmp_path))
 
 
 def doubtful(prompt: Prompt, written: str) -> float:

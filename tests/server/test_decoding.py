@@ -18,6 +18,7 @@ from cos.engines.scripted import Script
 from cos.search.types import Picture
 from cos.server import images
 from cos.server.images import DECODERS, ImageReader
+from cos.wire.asked import Sent
 from tests.server.support import Served, body, data_uri, error_of, listening, picture_bytes, served, until
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -209,7 +210,8 @@ async def test_what_a_header_tells_is_told_before_there_is_a_place(image: str) -
 
 async def test_a_reader_that_is_closed_leaves_no_threads() -> None:
     with ImageReader(SERVED) as reader:
-        picture = await reader.decode(await reader.take(picture_bytes(), "image"))
+        (upload,) = await reader.take([Sent(picture_bytes(), "image")])
+        picture = await reader.decode(upload)
         assert picture.image.size == (32, 24)
         decoders = [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]
         assert len(decoders) > 0

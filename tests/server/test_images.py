@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cos.engines.pictures import Origin, PictureLimits, decode
+from cos.engines.pictures import Origin, PictureLimits, decode, decode_base64
 from cos.search.errors import BadImage
 from cos.server.errors import ImageUrlDisabled
-from cos.server.images import decode_base64
 from tests.server.support import data_uri, picture_bytes
 
 IMAGE = Origin("image")

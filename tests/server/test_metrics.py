@@ -82,7 +82,7 @@ async def test_metrics_tell_what_was_searched(server: Served) -> None:
     assert candidates["duplicate", "beam"] == usage["candidates_duplicate"]
     assert candidates["aborted", "beam"] == usage["candidates_aborted"]
     tokens = await values(server, "cos_policy_tokens_total")
-    assert all(tokens[fate, "beam"] == usage[f"tokens_{fate}"] for fate, _ in tokens)
+    assert all(tokens[outcome, "beam"] == usage[f"tokens_{outcome}"] for outcome, _ in tokens)
     assert sum(tokens.values()) == usage["tokens_generated"]
     ahead = await values(server, "cos_candidates_begun_ahead_total")
     assert ahead == {

@@ -16,7 +16,9 @@ from cos.search.errors import EngineDead, EngineError
 from cos.search.grammars.cos import ANSWER_END, answer_text, step_piece
 from cos.search.prompt import Prompt
 from cos.server.app import create_app
-from cos.server.selfcheck import Unusable, self_check
+from cos.server.checks.arithmetic import ARITHMETIC
+from cos.server.checks.finding import Unusable
+from cos.server.selfcheck import self_check
 from cos.server.settings import Settings
 
 
@@ -75,13 +77,33 @@ async def test_a_prm_whose_scores_are_missing_is_refused(models: dict[str, objec
         await checked(Script(), fails, **models)
 
 
-@pytest.mark.parametrize("models", [EMBEDDED, FOREIGN])
-async def test_a_model_that_was_not_taught_to_judge_is_refused_as_prm(models: dict[str, object]) -> None:
-    def indifferent(prompt: Prompt, written: str) -> float:
-        return random.Random(written).uniform(0.35, 0.48)
+def indifferent(prompt: Prompt, written: str) -> float:
+    return random.Random(written).uniform(0.35, 0.48)
 
+
+async def test_an_embedded_prm_that_says_nothing_is_refused() -> None:
     with pytest.raises(Unusable, match="it was not trained to judge"):
-        await checked(Script(), Script(judge=indifferent), **models)
+        await checked(Script(), Script(judge=indifferent), **EMBEDDED)
+
+
+async def test_another_prm_that_says_nothing_of_a_sum_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    # It may have been trained for another domain or another language.
+    await checked(Script(), Script(judge=indifferent), **FOREIGN)
+    assert any(
+        "it was not trained to judge, or not this kind of question" in record.message for record in caplog.records
+    )
+
+
+async def test_another_prm_is_asked_for_a_sum_without_a_picture() -> None:
+    asked: set[tuple[str, int]] = set()
+
+    def judge(prompt: Prompt, written: str) -> float:
+        asked.add((prompt.asked, len(prompt.pictures)))
+        return 0.9
+
+    settings = {**FOREIGN, "strategy": "greedy", "prm_format": "math_shepherd"}
+    await checked(Script(), Script(judge=judge), **settings)
+    assert any(ARITHMETIC.question in question and not pictures for question, pictures in asked)
 
 
 def upside_down(prompt: Prompt, written: str) -> float:
@@ -144,3 +166,28 @@ async def test_a_policy_that_answers_nothing_is_only_warned_of(caplog: pytest.Lo
 
     await checked(Script(writer=chat), Script(judge=decided), **FOREIGN)
     assert any("without an answer" in record.message for record in caplog.records)
+
+
+class ReadsText(ScriptedEngine):
+    """A runtime whose model reads text alone."""
+
+    most_pictures = 0
+
+
+async def test_a_policy_that_reads_text_alone_is_asked_the_example_without_its_picture() -> None:
+    shown: list[Prompt] = []
+
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        shown.append(prompt)
+        return answering("62")(prompt, written, rng)
+
+    engines = Engines(ReadsText(Script(writer=write)), ScriptedEngine(Script(judge=decided)))
+
+    async def start(_: Settings) -> Engines:
+        return engines
+
+    app = create_app(Settings.model_validate(FOREIGN), start=start)
+    async with app.router.lifespan_context(app):
+        await self_check(app.state.service, Console(file=io.StringIO(), width=200))
+    assert shown
+    assert not any(prompt.pictures for prompt in shown)

@@ -63,12 +63,14 @@ def engines_of(settings: Settings) -> tuple[EngineSettings, EngineSettings]:
 
 
 PAIR = ("--policy", "a/b", "--prm", "c/d")
+MODELS = {"policy": "a/b", "prm": "c/d"}
 OPTIONS: dict[str, tuple[object, object, object]] = {
     "max_model_len": (4096, 8192, 16384),
     "max_num_seqs": (8, 16, 32),
     "dtype": ("bfloat16", "float16", "float32"),
+    "quantization": ("fp8", "int8_per_channel_weight_only", "mxfp8"),
+    "devices": ("0", "2", "1"),
     "tensor_parallel_size": (2, 4, 8),
-    "memory_utilization": (0.3, 0.2, 0.6),
     "kv_cache_mib": (64, 128, 512),
     "threads": (1, 2, 3),
     "enforce_eager": (True, False, True),
@@ -85,7 +87,11 @@ def flag(name: str, value: object) -> tuple[str, ...]:
 
 
 def test_every_engine_option_has_a_flag_for_both_engines_and_one_for_each() -> None:
-    assert {*OPTIONS, "role", "model", "runtime", "grammar"} == {field.name for field in fields(EngineSettings)}
+    elsewhere = {"url", "api_key", "timeout_s", "retries", "adapter"}
+    shares = {"memory_utilization", "total_memory_utilization"}
+    assert {*OPTIONS, *elsewhere, *shares, "role", "model", "runtime", "grammar", "max_images"} == {
+        field.name for field in fields(EngineSettings)
+    }
 
 
 @pytest.mark.parametrize(("name", "values"), OPTIONS.items())
@@ -94,7 +100,8 @@ def test_an_option_of_one_engine_wins_over_that_of_both(name: str, values: tuple
     one, other = f"policy_{name}", f"prm_{name}"
 
     def found(*arguments: str) -> list[object]:
-        return [getattr(engine, name) for engine in engines_of(load_settings([*PAIR, *arguments]))]
+        values = [getattr(engine, name) for engine in engines_of(load_settings([*PAIR, *arguments]))]
+        return [",".join(map(str, value)) if isinstance(value, tuple) else value for value in values]
 
     assert found(*flag(name, both)) == [both, both]
     assert found(*flag(name, both), *flag(one, of_policy)) == [of_policy, both]
@@ -112,7 +119,9 @@ def test_an_option_of_one_engine_is_a_variable_and_a_yaml_key_too(
     assert (policy.max_num_seqs, prm.max_num_seqs, policy.dtype, prm.dtype) == (8, 2, "float16", "auto")
 
 
-@pytest.mark.parametrize("option", ["--prm-max-num-seqs", "--policy-threads", "--prm-memory-utilization"])
+@pytest.mark.parametrize(
+    "option", ["--prm-max-num-seqs", "--policy-threads", "--prm-memory-utilization", "--policy-tensor-parallel-size"]
+)
 def test_an_option_of_one_engine_has_the_bounds_of_the_common_one(
     capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
@@ -121,8 +130,38 @@ def test_an_option_of_one_engine_has_the_bounds_of_the_common_one(
 
 def test_each_engine_gets_its_own_model_and_share() -> None:
     policy, prm = engines_of(Settings(policy="a/b", prm="c/d"))
-    assert (policy.model, policy.memory_utilization, policy.runtime) == ("a/b", 0.5, "vllm")
-    assert (prm.model, prm.memory_utilization, prm.runtime) == ("c/d", 0.4, "vllm")
+    assert (policy.model, policy.memory_utilization, policy.runtime) == ("a/b", None, "vllm")
+    assert (prm.model, prm.memory_utilization, prm.runtime) == ("c/d", None, "vllm")
+    own = engines_of(
+        Settings.model_validate({**MODELS, "policy_memory_utilization": 0.2, "prm_memory_utilization": 0.6})
+    )
+    assert [engine.memory_utilization for engine in own] == [0.2, 0.6]
+
+
+def test_the_common_share_is_that_of_all_engines_on_a_gpu() -> None:
+    assert [engine.total_memory_utilization for engine in engines_of(Settings(policy="a/b", prm="c/d"))] == [0.9, 0.9]
+    both = engines_of(Settings(policy="a/b", prm="c/d", memory_utilization=0.6))
+    assert [(engine.memory_utilization, engine.total_memory_utilization) for engine in both] == [(None, 0.6)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "sizes"),
+    [
+        ({"policy_devices": "0,1", "prm_devices": "2"}, [(0, 1), (2,)], [2, 1]),
+        ({"policy_devices": "0, 1", "policy_tensor_parallel_size": 2}, [(0, 1), None], [2, 1]),
+        ({"devices": "0,1"}, [(0, 1), (0, 1)], [2, 2]),
+        ({"devices": "0,1", "prm_devices": "3"}, [(0, 1), (3,)], [2, 1]),
+        ({"policy_devices": [2, 3], "prm_devices": 1}, [(2, 3), (1,)], [2, 1]),
+        ({"tensor_parallel_size": 4}, [None, None], [4, 4]),
+        ({}, [None, None], [1, 1]),
+    ],
+)
+def test_a_list_of_gpus_is_as_many_as_the_weights_are_spread_over(
+    given: dict[str, object], devices: list[tuple[int, ...] | None], sizes: list[int]
+) -> None:
+    found = engines_of(Settings.model_validate({**MODELS, **given}))
+    assert [engine.devices for engine in found] == devices
+    assert [engine.tensor_parallel_size for engine in found] == sizes
 
 
 def test_scripted_names_the_runtime_without_a_model() -> None:
@@ -146,12 +185,26 @@ def test_the_model_is_called_by_the_last_part_of_its_policy(policy: str, name: s
         (("--n", "0"), "--n 0: Input should be greater than or equal to 1"),
         (("--n", "65"), "--n 65 is above --max-n 64"),
         (("--port", "70000"), "--port 70000"),
-        (("--strategy", "bem"), "unknown strategy 'bem'; available: auto"),
-        (("--grammar", "cosy"), "unknown grammar 'cosy'; available: auto, cos"),
-        (("--prm-format", "cosy"), "unknown PRM format 'cosy'; available: auto, cos"),
+        (("--strategy", "bem"), "unknown strategy 'bem'; did you mean 'beam'? available: auto"),
+        (("--grammar", "cosy"), "unknown grammar 'cosy'; did you mean 'cos'? available: auto, cos"),
+        (("--prm-format", "cosy"), "unknown PRM format 'cosy'; did you mean 'cos'? available: auto, cos"),
         (("--dtype", "int3"), "'auto', 'bfloat16'"),
+        ((*PAIR, "--prm-devices", "one"), "--prm-devices one: expected the numbers of GPUs, as 0,1"),
+        ((*PAIR, "--devices", "0,-1"), "--devices 0,-1: expected the numbers of GPUs, as 0,1"),
+        ((*PAIR, "--devices", "0,1,"), "--devices 0,1,: expected the numbers of GPUs, as 0,1"),
+        ((*PAIR, "--policy-devices", "0,1,0"), "--policy-devices 0,1,0: names GPU 0 twice"),
+        (
+            (*PAIR, "--prm-devices", "2,3", "--tensor-parallel-size", "4"),
+            "the PRM has 2 GPUs (2, 3) and a tensor parallel size of 4; leave out --tensor-parallel-size, or give as",
+        ),
         (("--maxn", "3"), "unknown argument --maxn; did you mean --max-n?"),
-        (("a-model",), "unknown argument a-model"),
+        (("--model", "a-model"), "unknown argument --model; did you mean --policy?"),
+        (("--gpu-memory-utilization=0.4",), "did you mean --memory-utilization?"),
+        (("a-model",), "unknown argument a-model; a model is given by its flag: --policy a-model or --prm a-model"),
+        (("--policy", "a/b", "--prm", "mine.yaml"), "give it as --prm-format, and the PRM itself as --prm"),
+        (("--prm-format", "visual_prm"), "unknown PRM format 'visual_prm'; did you mean 'visualprm'? available: auto"),
+        (("--prm-format", "VisualPRM"), "did you mean 'visualprm'?"),
+        (("--grammar", "paragraf"), "unknown grammar 'paragraf'; did you mean 'paragraph'? available: auto"),
         (("--n",), "argument --n: expected one argument"),
         (("--config", "/nope.yaml"), "--config /nope.yaml: No such file"),
     ],

@@ -33,8 +33,8 @@ async def test_a_reply_tells_answer_steps_scores_parameters_and_cost(server: Ser
     assert reply["parameters"]["seed"] == 7
     assert reply["parameters"]["n"] == 4
     usage = reply["usage"]
-    fates = ("kept", "duplicate", "asked", "aborted", "discarded")
-    assert sum(usage[f"tokens_{fate}"] for fate in fates) == usage["tokens_generated"]
+    outcomes = ("kept", "duplicate", "asked", "aborted", "discarded")
+    assert sum(usage[f"tokens_{outcome}"] for outcome in outcomes) == usage["tokens_generated"]
     assert usage["candidates"] == 16
     assert reply["timings"]["total_s"] > 0
     assert reply["tree"] is None

@@ -72,7 +72,8 @@ async def test_a_trace_holds_the_whole_search_with_scores_and_likelihoods(tmp_pa
     kept = [candidate["path"] for candidate in trace["tree"] if candidate["kept"]]
     assert kept[-1] == trace["chain"]
     assert (trace["policy"], trace["grammar"], trace["prm"]) == ("scripted", "cos", "scripted")
-    assert trace["scale"] == {"is_probability": True, "threshold": 0.5, "lowest": 0.0, "highest": 1.0}
+    probability = {"is_probability": True, "threshold": 0.5, "lowest": 0.0, "highest": 1.0}
+    assert trace["scale"] == {**probability, "judges": "steps"}
     assert all(found["logprob"] is None and found["score"] is not None for found in trace["tree"])
 
 
@@ -113,16 +114,44 @@ async def test_a_picture_is_stored_once_decoded_however_often_and_in_what_format
         await server.solve(image=data_uri(red.getvalue()))
     assert len(images(tmp_path)) == 2
     found = traces(tmp_path)
-    assert len({trace["image"] for trace in found[:3]}) == 1
-    with Image.open(tmp_path / found[3]["image"]) as stored:
+    assert len({trace["images"][0] for trace in found[:3]}) == 1
+    with Image.open(tmp_path / found[3]["images"][0]) as stored:
         assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (9, 7))
         assert stored.getpixel((0, 0)) == (200, 0, 0)
 
 
 async def test_a_question_without_a_picture_names_none(tmp_path: Path) -> None:
-    async with served(trace_dir=tmp_path, image_required=False) as server:
+    async with served(trace_dir=tmp_path) as server:
         await server.solve(image=None)
-    assert traces(tmp_path)[0]["image"] is None
+    assert traces(tmp_path)[0]["images"] == []
+
+
+async def test_all_pictures_and_the_conversation_are_stored_in_the_order_in_which_they_were_shown(
+    tmp_path: Path,
+) -> None:
+    shown = [data_uri(picture_bytes(width)) for width in (10, 20, 30)]
+    earlier = [
+        {"type": "text", "text": "Look: "},
+        {"type": "image_url", "image_url": {"url": shown[0]}},
+        {"type": "text", "text": "How many?"},
+    ]
+    history = [{"role": "user", "content": earlier}, {"role": "assistant", "content": "2"}]
+    async with served(trace_dir=tmp_path) as server:
+        await server.solve(image=None, images=shown[1:], history=history)
+    (trace,) = traces(tmp_path)
+
+    def width(name: str) -> int:
+        with Image.open(tmp_path / name) as stored:
+            return stored.width
+
+    assert [width(name) for name in trace["images"]] == [20, 30]
+    asked, answered = trace["history"]
+    assert [(part["text"], part["image"] and width(part["image"])) for part in asked["content"]] == [
+        ("Look: ", None),
+        (None, 10),
+        ("How many?", None),
+    ]
+    assert (answered["role"], answered["content"][0]["text"]) == ("assistant", "2")
 
 
 async def test_chat_streams_and_partial_searches_leave_traces_too(tmp_path: Path) -> None:

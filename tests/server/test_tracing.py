@@ -20,8 +20,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from cos.engines.scripted import Script
 from cos.engines.story import story
 from cos.search.errors import EngineError
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
 from cos.search.strategies import menu
+from cos.search.types import Turn
 from cos.server.otel import OtlpTracer
 from tests.server.support import Served, body, listening, served, sse_events, until
 from tests.server.test_broken_off import chat_body
@@ -119,6 +120,15 @@ def late(kind: str, number: int) -> float:
     return random.Random(f"{kind} {number}").random() * 0.003
 
 
+async def test_a_request_span_tells_how_many_pictures_there_are() -> None:
+    async with traced() as (server, told):
+        await server.http.post("/solve", json={"question": "How much?"})
+        await server.http.post("/solve", json={"question": "Same?", "images": [body()["image"]] * 2})
+        await server.http.post("/v1/score", json={"question": "?", "image": body()["image"], "answer": "1"})
+        await server.http.post("/solve", json=body(image="%"))
+    assert [of(root).get("cos.pictures") for root in told.roots] == [0, 2, 1, None]
+
+
 @pytest.mark.parametrize("strategy", sorted(menu()))
 async def test_the_spans_of_a_search_agree_with_its_reply(strategy: str) -> None:
     n = 4 if "n" in menu()[strategy].params.model_fields else None
@@ -150,17 +160,17 @@ async def test_the_spans_of_a_search_agree_with_its_reply(strategy: str) -> None
             candidate["score"],
             candidate["end"],
         )
-        assert (span["cos.fate"] == "kept") == candidate["kept"]
+        assert (span["cos.outcome"] == "kept") == candidate["kept"]
     assert sum(span["cos.begun_ahead"] for span in written.values()) == usage["candidates_begun_ahead"]
     assert len(told.named("read")) == usage["prm_reads"]
     tokens: Counter[str] = Counter()
     for span in written.values():
-        tokens[span["cos.fate"]] += span["cos.tokens"]
+        tokens[span["cos.outcome"]] += span["cos.tokens"]
     discarded, duplicate = tokens["pruned"], tokens["duplicate"]
     assert (discarded, duplicate) == (usage["tokens_discarded"], usage["tokens_duplicate"])
-    duplicates = [span for span in written.values() if span["cos.fate"] == "duplicate"]
+    duplicates = [span for span in written.values() if span["cos.outcome"] == "duplicate"]
     assert len(duplicates) == usage["candidates_duplicate"]
-    assert all(span["cos.fate"] in ("aborted", "failed") for path, span in spans.items() if path not in written)
+    assert all(span["cos.outcome"] in ("aborted", "failed") for path, span in spans.items() if path not in written)
     assert {span.name for span in told.spans} >= {"queue", "decode", "open", "level 1"}
 
 
@@ -255,7 +265,7 @@ async def test_a_search_whose_client_leaves_ends_its_spans_there() -> None:
     assert told.root.status.status_code is StatusCode.UNSET
     broken_off = [span for span in told.named("draw") if of(span)["cos.outcome"] == "aborted"]
     assert broken_off
-    assert all(of(told.parent(span))["cos.fate"] == "aborted" for span in broken_off)
+    assert all(of(told.parent(span))["cos.outcome"] == "aborted" for span in broken_off)
 
 
 async def test_a_search_that_fails_says_so_where_it_failed() -> None:
@@ -271,7 +281,7 @@ async def test_a_search_that_fails_says_so_where_it_failed() -> None:
     failed = [span for span in told.named("draw") if span.status.status_code is StatusCode.ERROR]
     assert failed
     assert all(of(span)["cos.outcome"] == "failed" for span in failed)
-    assert "failed" in {of(span).get("cos.fate") for span in told.named("candidate")}
+    assert "failed" in {of(span).get("cos.outcome") for span in told.named("candidate")}
 
 
 async def test_a_stream_that_fails_after_it_began_is_an_error_though_its_status_is_200() -> None:

@@ -1,6 +1,7 @@
 """One rank of a run under test: ``cos train run``, broken off in its first tries as the test plans.
 
-Started by torchrun, which begins anew after a rank has ended badly: the same command again.
+Started by torchrun, which begins anew after a rank has ended badly: the same command again. `forking_torchrun` has it
+import everything once, as each import of this takes a processor some 8 seconds.
 """
 
 from __future__ import annotations
@@ -111,7 +112,23 @@ def as_if_on_accelerators(by: str) -> None:
     deepspeed.comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
+def forking_torchrun() -> None:
+    """torchrun by ``sys.argv``, but that ranks are forks of this process. The script is run
+    in them."""
+    from torch.distributed.run import main as torchrun
+
+    torchrun(["--start-method", "fork", "--run-path", *sys.argv[1:]])
+
+
+def as_just_started() -> None:
+    """Has signals do what they do in a program that was just started: a fork has torchrun's handlers."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    as_just_started()
     recipe, plan = sys.argv[1:]
     planned = json.loads(Path(plan).read_text())
     if planned["shards"]:
@@ -124,4 +141,9 @@ if __name__ == "__main__":
         torch.save(heads.state_dict(), folder / f"heads-{rank}.pt")
     if attempt < len(planned["breaks"]):
         break_off(**planned["breaks"][attempt])
-    main(["train", "run", "--config", recipe])
+    try:
+        main(["train", "run", "--config", recipe])
+    except SystemExit as ended:
+        # torchrun takes a fork that has exited for one that has failed, whatever its status: this one has to return.
+        if ended.code:
+            raise

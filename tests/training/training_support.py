@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cos.search.grammars.cos import Step
-from cos.training.data.rows import ChainRow, PairRow, ProblemRow, TagLabel, Written, write_rows
+from cos.training.data.rows import ChainRow, PairedChain, PairRow, ProblemRow, TagLabel, write_rows
 from cos.training.learning.encode import Collator, Sample, TurnEncoder, load_checkpoint, model_inputs
 from cos.training.runs.folder import StageContext
 
@@ -62,8 +62,8 @@ def write_pairs(path: Path, count: int) -> Path:
         rows.append(
             PairRow(
                 problem=problem,
-                chosen=Written(id=f"{problem.id}/0", steps=_steps(10 + index, True), answer=problem.answer),
-                rejected=Written(id=f"{problem.id}/1", steps=_steps(10 + index, False), answer="0"),
+                chosen=PairedChain(id=f"{problem.id}/0", steps=_steps(10 + index, True), answer=problem.answer),
+                rejected=PairedChain(id=f"{problem.id}/1", steps=_steps(10 + index, False), answer="0"),
                 chosen_score=0.9,
                 rejected_score=0.1,
             )

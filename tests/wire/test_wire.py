@@ -56,7 +56,12 @@ def result() -> Result:
 
 def stored() -> dict[str, Any]:
     trace = job().trace(
-        result(), ended=datetime(2026, 1, 2, tzinfo=UTC), image="images/a.png", policy="p", grammar="g", prm="q"
+        result(),
+        ended=datetime(2026, 1, 2, tzinfo=UTC),
+        file_of=lambda picture: f"images/{picture.digest}.png",
+        policy="p",
+        grammar="g",
+        prm="q",
     )
     return json.loads(trace.model_dump_json())
 
@@ -68,7 +73,7 @@ def test_all_that_a_search_counts_is_told(told: type[BaseModel], known: type[Any
 
 @pytest.mark.parametrize(
     ("arguments", "model", "more"),
-    [(Options, SearchOptions, {"choices", "strategy_params"}), (Budget, BudgetOptions, set[str]())],
+    [(Options, SearchOptions, {"choices", "history", "strategy_params"}), (Budget, BudgetOptions, set[str]())],
 )
 def test_the_clients_arguments_are_the_servers_options(
     arguments: type[Any], model: type[BaseModel], more: set[str]
@@ -160,7 +165,13 @@ def test_a_reader_takes_what_a_newer_server_adds() -> None:
 def test_a_stored_trace_is_read_as_it_was_written() -> None:
     trace = stored()
     assert trace["version"] == VERSION
-    assert trace["scale"] == {"is_probability": False, "threshold": 0.4, "lowest": None, "highest": 1.0}
+    assert trace["scale"] == {
+        "is_probability": False,
+        "threshold": 0.4,
+        "lowest": None,
+        "highest": 1.0,
+        "judges": "steps",
+    }
     assert trace["tree"][2]["text"] == LONG
     read = read_trace(json.dumps({**trace, "novelty": 1}).encode())
     assert read.is_judged
@@ -172,7 +183,7 @@ def test_a_stored_trace_is_read_as_it_was_written() -> None:
     [
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
-        (b"[]", "a trace of version None, and this program reads version 2"),
+        (b"[]", "a trace of version None, and this program reads version 3"),
         (json.dumps({**stored(), "version": 1}).encode(), "a trace of version 1"),
         (json.dumps({**stored(), "question": 3}).encode(), "question: "),
         (json.dumps({**stored(), "tree": [{"path": [0]}]}).encode(), "tree.0.text: Field required"),

@@ -1,1 +1,1 @@
-"""Recipes: what a run is told, and what is checked before it begins."""
+"""Recipes: the keys of a run, and what is checked before it begins."""

@@ -17,7 +17,7 @@ from typing import Any, cast
 from cos.search.errors import CosError
 from cos.training.config.keys import TrainingKeys
 from cos.training.config.label_sources import label_faults
-from cos.training.config.packages import missing
+from cos.training.config.packages import missing_packages
 from cos.training.config.recipe import DpoConfig, PrmConfig, Recipe, RoundsConfig, SftConfig, StageConfig, folder_name
 from cos.training.config.references import ROWS, Reference, faults_of, references
 from cos.training.config.trial import Step, one_step
@@ -145,7 +145,10 @@ def _check_stage(recipe: Recipe, stage: StageConfig, asked: dict[str, dict[str, 
     changed = _changed(recipe, stage, folder)
     if (folder / DONE).is_file():
         return replace(report, notes=("done before",), faults=tuple(changed))
-    faults, notes = [*changed, *faults_of(named, in_order=True), *(said for said, _ in missing(stage))], list[str]()
+    faults, notes = (
+        [*changed, *faults_of(named, in_order=True), *(message for message, _ in missing_packages(stage))],
+        list[str](),
+    )
     intake = Intake(replace(recipe.context(stage), skip_bad=True))
     facts: dict[str, Any] = {}
     try:
@@ -214,7 +217,7 @@ def _check_held_out(by_key: Mapping[str, Sequence[AnyRow]]) -> None:
 
 
 def _sizes(recipe: Recipe, stage: StageConfig, intake: Intake, rows: list[AnyRow], notes: list[str]) -> dict[str, Any]:
-    """Pictures, lengths and memory, as far as they can be told. Rows that are too long are taken out of ``rows``."""
+    """Pictures, lengths and memory, as far as they are known. Rows that are too long are taken out of ``rows``."""
     facts: dict[str, Any] = {}
     if intake.sizes:
         by_area = sorted(intake.sizes.values(), key=lambda size: size[0] * size[1])
@@ -339,7 +342,7 @@ def table(report: Report) -> str:
     lines = [f"recipe {report.recipe}: {len(report.stages)} stages"]
     for stage in report.stages:
         lines += ["", stage.name if stage.name == stage.kind else f"{stage.name} ({stage.kind})"]
-        lines += [f"  {what:<13} {told}" for what, told in _told(stage)]
+        lines += [f"  {label:<13} {text}" for label, text in _lines_of(stage)]
     count = len(report.faults)
     lines += ["", f"{count} fault{'s' * (count > 1)}:" if count else "no faults"]
     lines += [f"  {fault}" for fault in report.faults]
@@ -349,7 +352,7 @@ def table(report: Report) -> str:
 STATES = {"here": "", "hub": "  (from the hub; not looked at)", "missing": "  MISSING"}
 
 
-def _told(stage: StageReport) -> Iterator[tuple[str, str]]:
+def _lines_of(stage: StageReport) -> Iterator[tuple[str, str]]:
     for one in stage.references:
         state = f"  (the stage {one.maker!r} writes it)" if one.state == "planned" else STATES[one.state]
         yield one.key, f"{one.name}{state}"

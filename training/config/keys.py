@@ -75,14 +75,14 @@ class JudgeKeys(Keys):
 
 
 class StageKeys(Keys):
-    """What every stage can be told."""
+    """The keys of every stage."""
 
     name: FolderName | None = None
     """The stage's folder below the recipe's; the stage's kind unless given."""
 
 
 class FailureKeys(Keys):
-    """What a stage that asks a model can be told about requests that fail."""
+    """The keys for requests that fail, of a stage that asks a model."""
 
     failed_at_most: float = Field(default=0.1, ge=0, le=1)
     """Largest share of the chains that may fail. Above it the stage ends with an error that says why, keeps what
@@ -109,12 +109,12 @@ class LoraKeys(Keys):
     train_tokens: bool = True
     """Whether the rows of the step, answer and PRM tokens in embeddings and head are trained, too."""
     modules_to_save: tuple[str, ...] = ()
-    """Names of modules that are trained in full beside the adapters, such as ``lm_head``."""
+    """Names of modules that are trained in full, in addition to the adapters, such as ``lm_head``."""
     quantize: Quantized | None = None
     """Hold the text layers' weights in 4 bits (``nf4``) or 8 (``int8``) while adapters are trained, by bitsandbytes
     (QLoRA, arXiv 2305.14314). The adapters are merged into the weights as they were before."""
     keep_adapters: bool = False
-    """Whether the adapters by themselves are kept as well, in the folder ``adapters`` beside ``model``."""
+    """Whether the adapters by themselves are kept as well, in the folder ``adapters`` next to ``model``."""
 
 
 class RateKeys(Keys):
@@ -140,7 +140,7 @@ class ValidationKeys(Keys):
 
 
 class TrainingKeys(Keys):
-    """What every stage that trains can be told."""
+    """The keys of every stage that trains."""
 
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps. Give steps or epochs."""
@@ -201,7 +201,7 @@ class TrainingKeys(Keys):
     validation: ValidationKeys | None = None
     """Held-out rows."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Who else is told what metrics.jsonl is told; the package has to be installed."""
+    """Where else the values of metrics.jsonl go; the package has to be installed."""
     workers: int = Field(default=0, ge=0)
     """Processes that read pictures and make batches ahead of training; 0: training does so itself, between steps."""
     gradient_checkpointing: bool = False
@@ -241,7 +241,7 @@ class JudgingKeys(VerdictKeys):
     judging_heads: OtherFile | None = None
     """Train an earlier `prm` stage's judging layers further: the heads.safetensors in its folder."""
     tag_weight: float = Field(default=0.5, ge=0)
-    """With judging layers: weight of the label loss beside theirs."""
+    """With judging layers: weight of the label loss, which is added to theirs."""
     stream_noise: float = Field(default=0.0, ge=0)
     """With judging layers: relative noise on the residual stream, so that scores bear an engine's rounding."""
 
@@ -250,7 +250,7 @@ class JudgingKeys(VerdictKeys):
         if self.judging_layers and self.lora is not None:
             raise ValueError("judging_layers are new: adapters alone cannot teach them; leave out lora")
         if self.judging_layers and (self.until_error or self.balanced):
-            raise ValueError("until_error and balanced are for rows alone: leave them out beside judging_layers")
+            raise ValueError("until_error and balanced are for rows alone: leave them out with judging_layers")
         return self
 
 
@@ -264,7 +264,7 @@ PreferenceKind = Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "a
 
 
 class PreferenceKeys(Keys):
-    """What a stage that learns from pairs can be told besides."""
+    """Further keys of a stage that learns from pairs."""
 
     beta: float = Field(default=0.1, gt=0)
     """How closely the policy is held to the reference."""

@@ -1,4 +1,4 @@
-"""Whose labels a recipe's stages ask for, and whether they will be there: told before hours of sampling."""
+"""Whose labels a recipe's stages ask for, and whether they will be there: reported before hours of sampling."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def label_faults(
             chains = [row for row in rows if isinstance(row, ChainRow)]
             others = sorted({source for row in chains for source in row.labels})
             if chains and all(stage.labels not in row.labels for row in chains):
-                told = f"set labels: {others[0]}" if others else "run the stage `label` on them"
+                fix = f"set labels: {others[0]}" if others else "run the stage `label` on them"
                 yield (
                     f"labels: none of {len(chains)} chains has labels by {stage.labels!r} (they have "
-                    f"{', '.join(others) or 'none at all'}); {told}"
+                    f"{', '.join(others) or 'none at all'}); {fix}"
                 )
             for maker in _makers(recipe, named):
                 if stage.labels not in maker.sources and _draws(recipe, maker):

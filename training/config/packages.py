@@ -10,7 +10,7 @@ from cos.training.config.keys import Keys, TrainingKeys
 from cos.training.config.recipe import RoundsConfig
 
 
-def missing(keys: Keys) -> list[tuple[str, str]]:
+def missing_packages(keys: Keys) -> list[tuple[str, str]]:
     """What a stage lacks, each with the key that asks for it."""
     trained = keys.dpo if isinstance(keys, RoundsConfig) else keys
     if not isinstance(trained, TrainingKeys):
@@ -28,5 +28,5 @@ def missing(keys: Keys) -> list[tuple[str, str]]:
 def check_packages(stages: Iterable[Keys]) -> None:
     """Errors: InputError for the first package that is not installed."""
     for stage in stages:
-        for said, key in missing(stage):
-            raise InputError(said, key)
+        for message, key in missing_packages(stage):
+            raise InputError(message, key)

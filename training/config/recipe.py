@@ -1,4 +1,4 @@
-"""A recipe: the stages of a training run in order. What a stage can be told is a class here.
+"""A recipe: the stages of a training run in order. The keys of each kind of stage are a class here.
 
 Paths of models and files are absolute, relative to the working directory, or relative to the recipe's runs folder
 (``sft/model`` is what the stage ``sft`` wrote there).
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
+from cos.prm.choice import ITSELF
 from cos.search.errors import InputError
 from cos.training.config.keys import (
     MOST_SEED,
@@ -50,6 +51,8 @@ class SightConfig(StageKeys, TrainingKeys):
     """Whose size and digits."""
     towards: Checkpoint | None = None
     """A checkpoint whose view of each digit is to be learnt, so that both stand before the same text model."""
+    averaged_over: int = Field(default=5120, ge=512)
+    """Pictures that this view is the average of, in whole batches of 128."""
 
 
 class SftConfig(StageKeys, TrainingKeys, RowKeys, MixKeys):
@@ -155,7 +158,7 @@ class PrmConfig(StageKeys, JudgingKeys, RowKeys, MixKeys):
     bad_weight: float = Field(default=1.0, gt=0)
     """Weight of bad tags in the label loss; good ones weigh 1. Above 1 makes for lower scores."""
     lm_weight: float = Field(default=0.0, ge=0)
-    """Weight of a next-token loss beside the label loss, so that the model goes on reading."""
+    """Weight of a next-token loss that is added to the label loss, so that the model goes on reading."""
 
     @model_validator(mode="after")
     def _has_data(self) -> PrmConfig:
@@ -182,14 +185,14 @@ class PairsConfig(StageKeys, FailureKeys):
     prm: Checkpoint | None = None
     """The checkpoint that scores them; chains that carry scores need none."""
     reward: Literal["steps_and_answer", "answer", "outcome"] = "steps_and_answer"
-    """What a chain is worth: step_weight x mean step score + the rest x answer score, the answer score alone, or
+    """A chain's reward: step_weight x mean step score + the rest x answer score, the answer score alone, or
     whether the answer is right."""
     step_weight: float = Field(default=0.2, ge=0, le=1)
-    """Share of the steps in a chain's worth."""
+    """Share of the steps in a chain's reward."""
     gap: float = Field(default=0.2, ge=0)
-    """Smallest difference in worth."""
+    """Smallest difference in reward."""
     least: float = Field(default=0.0, ge=0)
-    """What the better chain must be worth: among chains that are all poor, the best one teaches what is wrong."""
+    """Smallest reward of the better chain: among chains that are all poor, the best one teaches what is wrong."""
     per_question: int = Field(default=1, ge=1)
     """Most pairs a question."""
     concurrency: int = Field(default=96, ge=1)
@@ -265,7 +268,7 @@ class EvaluateConfig(StageKeys, RowKeys):
     policy: Checkpoint | None = None
     """The checkpoint that answers the problems."""
     prm: Checkpoint | None = None
-    """The checkpoint that judges the chains and guides the search."""
+    """The checkpoint that judges the chains and guides the search, or "judge": the policy itself."""
     chains: tuple[ChainSource, ...] = ()
     """JSONL files of labelled chains that the PRM is measured on."""
     seen_chains: tuple[ChainSource, ...] = ()
@@ -291,14 +294,14 @@ class EvaluateConfig(StageKeys, RowKeys):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> EvaluateConfig:
-        if self.policy is None and self.prm is None:
-            raise ValueError("give policy or prm")
+        if self.policy is None and self.prm in (None, ITSELF):
+            raise ValueError("give policy or prm" if self.prm is None else f"prm: {ITSELF} asks the policy: give one")
         if self.policy is not None and self.problems is None:
             raise ValueError("a policy is measured on problems: give some")
         if self.policy is None and not self.chains:
             raise ValueError("a PRM is measured on labelled chains: give some")
         if self.seen_chains and not self.chains:
-            raise ValueError("seen_chains are reported beside chains: give those too")
+            raise ValueError("seen_chains are reported next to chains: give those too")
         return self
 
 
@@ -370,10 +373,9 @@ class Recipe(Keys):
 
     def find(self, stage: str) -> StageConfig:
         """The stage of that name, or the only one of that kind. Errors: InputError."""
-        found = [one for one in self.stages if folder_name(one) == stage] or [
-            one for one in self.stages if one.stage == stage
-        ]
-        names = ", ".join(folder_name(one) for one in (found or self.stages))
+        named = [one for one in self.stages if folder_name(one) == stage]
+        found = named or [one for one in self.stages if one.stage == stage]
+        names = ", ".join(map(folder_name, found or self.stages))
         if not found:
             raise InputError(f"recipe {self.name!r} has no stage {stage!r}; it has {names}", "stage")
         if len(found) > 1:

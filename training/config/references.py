@@ -15,6 +15,7 @@ from typing import Literal
 
 from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.settings import SCRIPTED
+from cos.prm.choice import ITSELF
 from cos.search.errors import InputError
 from cos.training.config.names import Named, Thing, meant, named_in, nearest
 from cos.training.config.recipe import Recipe, StageConfig, folder_name
@@ -89,8 +90,8 @@ def _root_of(one: Reference, roots: Mapping[str, Path], context: StageContext) -
     if one.source is not None and one.source.images is not None:
         return context.resolve(one.source.images)
     *sections, _ = one.key.split(".")
-    beside = [".".join([*sections[:depth], "images"]) for depth in range(len(sections), -1, -1)]
-    return next((roots[one] for one in beside if one in roots), None)
+    keys = [".".join([*sections[:depth], "images"]) for depth in range(len(sections), -1, -1)]
+    return next((roots[one] for one in keys if one in roots), None)
 
 
 def check_references(recipe: Recipe, stages: Sequence[StageConfig], *, in_order: bool, anew: bool = False) -> None:
@@ -100,10 +101,10 @@ def check_references(recipe: Recipe, stages: Sequence[StageConfig], *, in_order:
     Errors: InputError naming all that is missing, with stage and key, and what it may mean.
     """
     faults = [
-        f"stage {folder_name(stage)!r}: {told}"
+        f"stage {folder_name(stage)!r}: {fault}"
         for stage in stages
         if anew or not (recipe.folder / folder_name(stage) / DONE).is_file()
-        for told in faults_of(references(recipe, stage), in_order=in_order)
+        for fault in faults_of(references(recipe, stage), in_order=in_order)
     ]
     if faults:
         raise InputError(f"recipe {recipe.name!r} names what is not there:\n  " + "\n  ".join(faults), "recipe")
@@ -111,13 +112,13 @@ def check_references(recipe: Recipe, stages: Sequence[StageConfig], *, in_order:
 
 def faults_of(found: Iterable[Reference], *, in_order: bool) -> list[str]:
     """What is missing of a stage's references, a sentence each."""
-    told: list[str] = []
+    faults: list[str] = []
     for one in found:
         if one.state == "missing":
-            told.append(f"{one.key} {one.name!r}: {one.fault}")
+            faults.append(f"{one.key} {one.name!r}: {one.fault}")
         elif one.state == "planned" and not in_order:
-            told.append(f"{one.key} {one.name!r}: there is no {one.path} yet; run the stage {one.maker!r} first")
-    return told
+            faults.append(f"{one.key} {one.name!r}: there is no {one.path} yet; run the stage {one.maker!r} first")
+    return faults
 
 
 def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
@@ -138,9 +139,12 @@ def _found(recipe: Recipe, stage: StageConfig, named: Named) -> Reference:
         fault = _unfit(path, named)
         return reference("missing" if fault else "here", fault)
     if maker is not None:
-        fault = _unwritten(recipe, stage, maker, named.name, rest)
+        fault = _not_an_output(recipe, stage, maker, named.name, rest)
         return reference("missing" if fault else "planned", fault)
     if named.to == "checkpoint" and named.name == SCRIPTED:
+        return reference("hub")
+    if stage.stage == "evaluate" and (named.key, named.name) == ("prm", ITSELF):
+        # No checkpoint of its own: the policy judges.
         return reference("hub")
     near = _near(recipe, stage, context, named)
     is_path = named.name.startswith((".", "/", "~")) or Path(named.name).name == MODEL
@@ -163,12 +167,12 @@ def _unfit(path: Path, named: Named) -> str:
     return ""
 
 
-def _unwritten(recipe: Recipe, stage: StageConfig, maker: StageConfig, name: str, rest: str) -> str:
+def _not_an_output(recipe: Recipe, stage: StageConfig, maker: StageConfig, name: str, rest: str) -> str:
     """Why an earlier stage will not have written a thing; empty where it will."""
     own, order = folder_name(maker), [folder_name(one) for one in recipe.stages]
-    written = [f"{own}/{what}" for what in WRITES[maker.stage]]
-    if name not in written and not (maker.stage == "rounds" and _ROUND.fullmatch(rest)):
-        return f"the stage {own!r} writes {', '.join(written)}{meant(name, written)}"
+    outputs = [f"{own}/{what}" for what in WRITES[maker.stage]]
+    if name not in outputs and not (maker.stage == "rounds" and _ROUND.fullmatch(rest)):
+        return f"the stage {own!r} writes {', '.join(outputs)}{meant(name, outputs)}"
     if order.index(own) >= order.index(folder_name(stage)):
         return f"the stage {own!r} does not come before this one; put it first"
     return ""
@@ -178,18 +182,18 @@ def _near(recipe: Recipe, stage: StageConfig, context: StageContext, named: Name
     """What may be meant: something that an earlier stage writes, or that stands where the name would."""
     before = takewhile(lambda one: folder_name(one) != folder_name(stage), recipe.stages)
     is_model = named.to == "checkpoint"
-    written = [
+    outputs = [
         f"{folder_name(one)}/{what}" for one in before for what in WRITES[one.stage] if (what == MODEL) == is_model
     ]
-    if (found := nearest(named.name, written)) is not None:
+    if (found := nearest(named.name, outputs)) is not None:
         return found
     head, _, last = named.name.rpartition("/")
     if (found := _sibling(context, head, last)) is not None:
         return found
     # The folder itself may be misspelt.
     parent, _, folder = head.rpartition("/")
-    beside = _sibling(context, parent, folder) if folder else None
-    return f"{beside}/{last}" if beside is not None and context.resolve(f"{beside}/{last}").exists() else None
+    sibling = _sibling(context, parent, folder) if folder else None
+    return f"{sibling}/{last}" if sibling is not None and context.resolve(f"{sibling}/{last}").exists() else None
 
 
 def _sibling(context: StageContext, head: str, last: str) -> str | None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cos.search.errors import InputError
 from cos.training.data.preflight import Intake, problem_of
-from cos.training.data.rows import ChainRow, PairRow, Written
+from cos.training.data.rows import ChainRow, PairedChain, PairRow
 from cos.training.learning.encode import Collator, Sample, Turn, TurnEncoder
 
 Row = TypeVar("Row", ChainRow, PairRow)
@@ -35,14 +35,14 @@ class Lengths:
 
     def tokens(self, row: ChainRow | PairRow) -> int:
         """Tokens of a chain, or of the longer chain of a pair."""
-        return self._prompt(row) + max(map(self._turn, _written(row)))
+        return self._prompt(row) + max(map(self._turn, _chains_of(row)))
 
     def at_most(self, row: ChainRow | PairRow) -> int:
         """A bound from above, without tokenising the turn: no tokenizer makes more tokens than a text has bytes, and
         control tokens count with their spelling."""
-        return self._prompt(row) + max(sum(len(text.encode()) for text in one.segments) for one in _written(row))
+        return self._prompt(row) + max(sum(len(text.encode()) for text in one.segments) for one in _chains_of(row))
 
-    def _turn(self, chain: ChainRow | Written) -> int:
+    def _turn(self, chain: ChainRow | PairedChain) -> int:
         segments = self._encoder.segments(chain.steps, chain.answer)
         return sum(map(len, segments)) + (len(segments) if self._tagged else 1)
 
@@ -55,7 +55,7 @@ class Lengths:
         return self._prompts[size] + len(self._encoder.encode(problem.question))
 
 
-def _written(row: ChainRow | PairRow) -> Sequence[ChainRow | Written]:
+def _chains_of(row: ChainRow | PairRow) -> Sequence[ChainRow | PairedChain]:
     return (row,) if isinstance(row, ChainRow) else (row.chosen, row.rejected)
 
 

@@ -21,13 +21,13 @@ Batch = TypeVar("Batch")
 class Failure:
     """An error on its way out of a worker process, in place of a sample or a batch."""
 
-    said: str
+    message: str
     param: str | None
     """Of an `InputError`."""
 
     def error(self) -> CosError:
         """The error again."""
-        return StageError(self.said) if self.param is None else InputError(self.said, self.param)
+        return StageError(self.message) if self.param is None else InputError(self.message, self.param)
 
 
 def handed_on(error: CosError) -> Failure:

@@ -23,8 +23,8 @@ def steps_and_answer(pieces: Sequence[Piece]) -> tuple[Steps, str]:
     """A whole chain, its answer last, as rows hold it. What the answer's piece says beside the answer (reasoning before
     it, in some grammars) becomes a step of its own."""
     *steps, answer = pieces
-    beside = " ".join(answer.fields.values())
-    return steps_of([*steps, *([Piece("step", beside)] if beside else [])]), answer.text
+    reasoning = " ".join(answer.fields.values())
+    return steps_of([*steps, *([Piece("step", reasoning)] if reasoning else [])]), answer.text
 
 
 def pieces_of(steps: Sequence[Step]) -> tuple[Piece, ...]:

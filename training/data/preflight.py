@@ -1,7 +1,7 @@
 """What is looked at before a stage's first step: all rows, their pictures, their lengths.
 
-A line that is no row, a picture that is missing or cannot be read, and a row that is too long are told together, each
-by file and line. They are an error, or, with ``--skip-bad``, left out, counted, logged and listed in the stage's
+A line that is no row, a picture that is missing or cannot be read, and a row that is too long are reported together,
+each by file and line. They are an error, or, with ``--skip-bad``, left out, counted, logged and listed in the stage's
 folder.
 """
 
@@ -30,8 +30,8 @@ from cos.training.runs.folder import SKIPPED, StageContext
 Row = TypeVar("Row", ProblemRow, ChainRow, PairRow)
 FileRow = TypeVar("FileRow", ChainRow, PairRow)
 
-MOST_TOLD = 20
-"""How many faults an error and the log tell; the rest are counted."""
+MOST_LISTED = 20
+"""How many faults an error and the log list; the rest are counted."""
 
 
 class Intake:
@@ -46,7 +46,7 @@ class Intake:
         """What is wrong, a sentence each, by file and line."""
         self.sizes: dict[str, tuple[int, int]] = {}
         """Width and height of every picture that was looked at, pixels."""
-        self._told = 0
+        self._reported = 0
         self.read = 0
         """Rows that were read: good ones and bad ones."""
 
@@ -124,13 +124,13 @@ class Intake:
         return good
 
     def settle(self, what: str) -> None:
-        """Tells what was found since the last time.
+        """Reports what was found since the last time.
 
         Errors: InputError naming the first faults and their number, unless bad rows are to be skipped; and when no row
         is left. ``what``: rows of what, for the message.
         """
-        new = self.faults[self._told :]
-        self._told = len(self.faults)
+        new = self.faults[self._reported :]
+        self._reported = len(self.faults)
         if new and not self._context.skip_bad:
             raise InputError(
                 f"{len(self.faults)} of {self.read} {what} cannot be used:\n  "
@@ -139,8 +139,8 @@ class Intake:
                 "data",
             )
         if new and self._context.ranks.is_first:
-            told = "\n  ".join(_first(new))
-            logging.getLogger(__name__).warning("%d of %d %s are skipped:\n  %s", len(new), self.read, what, told)
+            listed = "\n  ".join(_first(new))
+            logging.getLogger(__name__).warning("%d of %d %s are skipped:\n  %s", len(new), self.read, what, listed)
             with replacing(self._context.folder / SKIPPED) as file:
                 file.writelines(f"{fault}\n" for fault in self.faults)
         if self.read and len(self.faults) >= self.read:
@@ -251,8 +251,8 @@ def _in_threads(items: Sequence[str], work: Callable[[str], Found]) -> list[Foun
 
 
 def _first(faults: Sequence[str]) -> list[str]:
-    rest = len(faults) - MOST_TOLD
-    return [*faults[:MOST_TOLD], *([f"and {rest} more"] if rest > 0 else [])]
+    rest = len(faults) - MOST_LISTED
+    return [*faults[:MOST_LISTED], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 def training_facts(history: Sequence[Mapping[str, float]], steps: int) -> dict[str, object]:

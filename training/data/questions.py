@@ -20,7 +20,7 @@ async def question_of(problem: ProblemRow) -> Question:
     name the picture, not the problem."""
     if problem.image is None:
         return Question(problem.question)
-    return Question(problem.question, await asyncio.to_thread(_picture, problem.image))
+    return Question(problem.question, (await asyncio.to_thread(_picture, problem.image),))
 
 
 def _picture(path: str) -> Picture:

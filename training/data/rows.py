@@ -1,8 +1,8 @@
 """What passes between stages: problems, chains and pairs, one JSON object a line.
 
 A row's steps are those of the CoS format, whatever wrote them (`cos.training.data.pieces`): this is a part of the
-trainer that knows CoS. Pictures' paths in a file are absolute or relative to a folder, the file's own unless told; once
-read they are absolute. A file is written beside and renamed, so it is there whole or not at all.
+trainer that knows CoS. Pictures' paths in a file are absolute or relative to a folder, by default the file's own; once
+read they are absolute. A file is written under a temporary name and renamed: it is there whole or not at all.
 
 What is read is JSON as its standard has it: NaN and Infinity, a key that stands twice in one object, a key that nobody
 reads (what else is known about a problem belongs into its ``meta``) and every type other than the declared one are
@@ -122,8 +122,8 @@ class ChainRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A chain of a pair: what was written, nothing of what was thought of it."""
+class PairedChain:
+    """One chain of a preference pair, without labels or scores."""
 
     id: str
     steps: tuple[Step, ...]
@@ -142,8 +142,8 @@ class PairRow:
     __pydantic_config__: ClassVar = ONLY_DECLARED
 
     problem: ProblemRow
-    chosen: Written
-    rejected: Written
+    chosen: PairedChain
+    rejected: PairedChain
     chosen_score: float
     rejected_score: float
 
@@ -350,8 +350,8 @@ def _complaints(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False)[:3]:
         place = ".".join(str(part) for part in problem["loc"])
         unknown = problem["type"] == "unexpected_keyword_argument"
-        said = "no such key; notes belong into a problem's meta" if unknown else problem["msg"]
-        yield f"{place}: {said}" if place else said.removeprefix("Value error, ")
+        message = "no such key; notes belong into a problem's meta" if unknown else problem["msg"]
+        yield f"{place}: {message}" if place else message.removeprefix("Value error, ")
 
 
 @lru_cache

@@ -15,7 +15,7 @@ from cos.training.config.section import Keys
 
 
 class RowKeys(Keys):
-    """What a section that reads rows from files can be told about them."""
+    """The keys of a section that reads rows from files."""
 
     images: ImageFolder | None = None
     """Folder that the pictures' paths in its files are relative to; each file's own folder unless given."""
@@ -25,7 +25,7 @@ Form = Literal["prm800k", "visualprm", "math_shepherd"]
 
 
 class FileKeys(RowKeys):
-    """One file of rows. Its path alone will do where nothing else is to be said of it."""
+    """One file of rows. Its path alone stands for a file without other keys."""
 
     path: str
     """A JSONL file."""
@@ -59,11 +59,11 @@ class ChainSource(FileKeys):
 
 
 class WeightKeys(Keys):
-    """What a file among others that are trained on can be told."""
+    """The keys of a file among others that are trained on."""
 
     weight: float | None = Field(default=None, gt=0)
-    """How often its rows come, beside the weights of the other files; where one file has a weight all need one. Without
-    weights every row comes once an epoch."""
+    """How often its rows come, relative to the weights of the other files; where one file has a weight all need one.
+    Without weights every row comes once an epoch."""
 
 
 class MixedChains(ChainSource, WeightKeys):
@@ -95,7 +95,7 @@ class MixKeys(Keys):
             if bare and len(bare) < len(given):
                 raise ValueError(f"{key}: {bare[0]} has no weight, and others have; give all of them one, or none")
             if given and not bare and getattr(self, "ledger", None) is not None:
-                raise ValueError(f"{key}: weights are for files alone; leave them out beside a ledger")
+                raise ValueError(f"{key}: weights are for files alone; leave them out with a ledger")
         return self
 
 

@@ -201,11 +201,11 @@ def _compared(
         questions, same = names.keys() & other.questions, sorted(digits & other.digits)
         if not (questions or same):
             continue
-        told = [f"the digits {', '.join(map(repr, same))}"] if same else []
+        shared = [f"the digits {', '.join(map(repr, same))}"] if same else []
         if questions:
             first = next(row for key, row in names.items() if key in questions)
-            told.append(f"{len(questions)} question{'s' * (len(questions) > 1)}, the first {first!r}")
-        leak = f"{stage!r} ({use}) and stage {name!r} ({TITLES[other.role]}) share {' and '.join(told)}"
+            shared.append(f"{len(questions)} question{'s' * (len(questions) > 1)}, the first {first!r}")
+        leak = f"{stage!r} ({use}) and stage {name!r} ({TITLES[other.role]}) share {' and '.join(shared)}"
         if context.leaks == "error":
             raise InputError(
                 f"stage {leak}; take them out of one of the two, or, if there is no stage {name!r} any more, "
@@ -223,7 +223,7 @@ def check_digits(recipe: Recipe, where: str) -> None:
     Errors: InputError where one set of digits serves two roles, unless leaks are to be reported, or where a stage has
     the name of the records' folder.
     """
-    written: dict[str, frozenset[Split]] = {}
+    digits_by_stage: dict[str, frozenset[Split]] = {}
     served: dict[Split, dict[Role, list[str]]] = {}
     for stage in recipe.stages:
         name = folder_name(stage)
@@ -232,10 +232,10 @@ def check_digits(recipe: Recipe, where: str) -> None:
                 f"{where}: {SPLITS} is the folder of the stages' records; name the stage otherwise", "name"
             )
         role, digits, files = _plan(stage)
-        before = (written.get(file.split("/")[0], frozenset[Split]()) for file in files)
-        written[name] = frozenset(digits).union(*before)
+        before = (digits_by_stage.get(file.split("/")[0], frozenset[Split]()) for file in files)
+        digits_by_stage[name] = frozenset(digits).union(*before)
         if role is not None:
-            for one in sorted(written[name]):
+            for one in sorted(digits_by_stage[name]):
                 served.setdefault(one, {}).setdefault(role, []).append(name)
     twice = [
         f"digits {one!r} serve " + " and ".join(f"{TITLES[role]} ({', '.join(names)})" for role, names in roles.items())

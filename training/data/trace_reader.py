@@ -37,7 +37,8 @@ def harvest(folders: Iterable[Path], *, hard_at: float = 0.5, skip_bad: bool = F
     Counted: traces; bad (only with ``skip_bad``); unanswered chains; duplicate chains (the same text
     for the same question: the first that has labels stays); unscored chains (no label of some tag); chains.
     Errors: InputError for a folder that cannot be read or holds no trace, and, unless ``skip_bad``, for a file that is
-    no trace of this version.
+    no trace of this version, or a search that training has no row for: a question after a conversation, or one about
+    several pictures.
     """
     counts = Counter[str]()
     found: dict[str, dict[tuple[Any, ...], ChainRow]] = {}
@@ -108,10 +109,19 @@ def _chains(folder: Path, trace: Trace, hard_at: float, counts: Counter[str]) ->
 
 
 def _problem(folder: Path, trace: Trace) -> ProblemRow:
-    """Named by question, picture and PRM, so that chains which two PRMs scored are never compared by their scores."""
-    path = None if trace.image is None else (folder / trace.image).resolve()
+    """Named by question, picture and PRM, so that chains which two PRMs scored are never compared by their scores.
+    Errors: ValueError for what training has no row for."""
+    if trace.history:
+        raise ValueError(
+            f"history: the question follows a conversation of {len(trace.history)} turns; "
+            "training takes questions that stand alone"
+        )
+    if len(trace.images) > 1:
+        raise ValueError(f"images: {len(trace.images)} pictures; training takes questions about one picture at most")
+    image = next(iter(trace.images), None)
+    path = None if image is None else (folder / image).resolve()
     if path is not None and not (path.is_relative_to(folder.resolve()) and path.is_file()):
-        raise ValueError(f"image: there is no picture {trace.image!r} in the trace folder")
+        raise ValueError(f"images: there is no picture {image!r} in the trace folder")
     key = repr((trace.question, path and path.name, trace.prm)).encode()
     return ProblemRow(
         id=f"serving-{hashlib.sha256(key).hexdigest()[:16]}",

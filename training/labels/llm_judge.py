@@ -1,7 +1,7 @@
 """Labels by a judge: a model that sees picture, question, gold answer and chain rates every step Good, Neutral or Bad.
 
 Source: arXiv 2509.19003, section 3.3, which asks GPT-4o; the instructions here are ours. Any OpenAI-compatible chat
-endpoint will do. What a reply is worth is read by `cos.training.labels.ratings`. The only module outside clients and
+endpoint will do. A reply is parsed by `cos.training.labels.ratings`. The only module outside clients and
 benchmarks that speaks HTTP, through the client of the package ``openai``: it asks again after time-outs, broken
 connections and the statuses 408, 409, 429 and 5xx, with growing pauses or those that a ``Retry-After`` asks for.
 """
@@ -32,7 +32,7 @@ from cos.search.errors import InputError
 from cos.search.types import Picture
 from cos.training.data.questions import is_right, question_of
 from cos.training.data.rows import ChainRow, TagLabel
-from cos.training.labels.ratings import MOST_TOLD, RATINGS, Verdict, completion_of, labels_of, ratings_of, summary_of
+from cos.training.labels.ratings import MOST_QUOTED, RATINGS, Verdict, completion_of, labels_of, ratings_of, summary_of
 
 if TYPE_CHECKING:
     from cos.training.config.keys import JudgeKeys
@@ -110,8 +110,8 @@ async def judge_labels(
 def key_of(chain: ChainRow) -> str:
     """Names what the judge is asked about a chain, whatever its id."""
     problem = chain.problem
-    said = [problem.image, problem.question, problem.answer, [asdict(step) for step in chain.steps], chain.answer]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+    content = [problem.image, problem.question, problem.answer, [asdict(step) for step in chain.steps], chain.answer]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def settings_of(keys: JudgeKeys) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Judge:
                 body = await self._ask(messages, steps)
             except openai.APIError as error:
                 # A time-out, a refused request or a failed server; the client itself has tried again where that helps.
-                return replace(verdict, why=_told(error, self._keys))
+                return replace(verdict, why=_reason(error, self._keys))
             try:
                 reply = completion_of(body)
                 verdict = verdict.plus(*reply.tokens)
@@ -226,11 +226,11 @@ async def messages_of(chain: ChainRow) -> list[ChatCompletionMessageParam]:
     Errors: InputError naming the picture.
     """
     problem = chain.problem
-    picture = (await question_of(problem)).picture
-    shown = [] if picture is None else [_shown(await asyncio.to_thread(_data_uri, picture))]
+    pictures = (await question_of(problem)).pictures
+    shown = [_shown(await asyncio.to_thread(_data_uri, picture)) for picture in pictures]
     steps = [{"number": number, **asdict(step)} for number, step in enumerate(chain.steps, start=1)]
     asked = {"question": problem.question, "correct_answer": problem.answer}
-    written = {"steps": steps, "answer": chain.answer}
+    solution = {"steps": steps, "answer": chain.answer}
     return [
         {"role": "system", "content": INSTRUCTIONS},
         {
@@ -238,7 +238,7 @@ async def messages_of(chain: ChainRow) -> list[ChatCompletionMessageParam]:
             "content": [
                 *shown,
                 {"type": "text", "text": json.dumps(asked, ensure_ascii=False)},
-                {"type": "text", "text": json.dumps(written, ensure_ascii=False)},
+                {"type": "text", "text": json.dumps(solution, ensure_ascii=False)},
             ],
         },
     ]
@@ -276,50 +276,50 @@ def format_of(steps: int) -> ResponseFormatJSONSchema:
 
 def _fatal(error: openai.APIError, keys: JudgeKeys) -> InputError | None:
     """The error of a request as one that ends the stage, if it would meet every chain."""
-    told = _told(error, keys)
+    reason = _reason(error, keys)
     match error:
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             state = "refused" if os.environ.get(keys.key_env, "").strip() else "not set"
             return InputError(
-                f"{keys.url} does not let us in: {told}; the key in the environment variable {keys.key_env} is "
+                f"{keys.url} does not let us in: {reason}; the key in the environment variable {keys.key_env} is "
                 f"{state}: set it to one that may use {keys.model!r}, or name another variable as judge.key_env",
                 "judge.key_env",
             )
         case openai.NotFoundError():
             return InputError(
-                f"{keys.url} has no model {keys.model!r}, or is no chat endpoint: {told}; give a judge.model that it "
+                f"{keys.url} has no model {keys.model!r}, or is no chat endpoint: {reason}; give a judge.model that it "
                 "serves, and a judge.url that ends where /chat/completions begins, mostly in /v1",
                 "judge.model",
             )
         case openai.RateLimitError():
             return InputError(
-                f"{keys.url} limits the rate of {keys.model!r} or its quota is spent: {told}; lower judge.concurrency, "
-                "raise judge.retries or wait, and run the same command again: it goes on",
+                f"{keys.url} limits the rate of {keys.model!r} or its quota is spent: {reason}; lower "
+                "judge.concurrency, raise judge.retries or wait, and run the same command again: it goes on",
                 "judge.concurrency",
             )
         case openai.APIConnectionError() if isinstance(error.__cause__, UNREACHABLE):
             return InputError(
-                f"the judge {keys.model!r} cannot be reached at {keys.url}: {told}; start it or correct judge.url, and "
-                "run the same command again: it goes on",
+                f"the judge {keys.model!r} cannot be reached at {keys.url}: {reason}; start it or correct judge.url, "
+                "and run the same command again: it goes on",
                 "judge.url",
             )
         case _:
             return None
 
 
-def _told(error: openai.APIError, keys: JudgeKeys) -> str:
+def _reason(error: openai.APIError, keys: JudgeKeys) -> str:
     """An error in short, its kind first; one without an answer says nothing but for what is behind it."""
     match error:
         case openai.APITimeoutError():
-            told = f"no whole reply came within judge.timeout_s: {keys.timeout_s:g} s"
+            reason = f"no whole reply came within judge.timeout_s: {keys.timeout_s:g} s"
         case openai.APIConnectionError():
-            told = f"no reply could be read: {error.__cause__ or error}"
+            reason = f"no reply could be read: {error.__cause__ or error}"
         case openai.APIStatusError():
-            told = f"the server answered {error.status_code}: {error}"
+            reason = f"the server answered {error.status_code}: {error}"
         case _:
-            told = f"the request failed: {error}"
+            reason = f"the request failed: {error}"
     # A server's own words may hold what cannot be written to a file.
-    return told[:MOST_TOLD].encode(errors="replace").decode()
+    return reason[:MOST_QUOTED].encode(errors="replace").decode()
 
 
 def _warn(chains: Sequence[ChainRow], verdicts: Sequence[Verdict]) -> None:

@@ -2,7 +2,7 @@
 step's soft label.
 
 Source: Math-Shepherd (arXiv 2312.08935) as the CoS paper uses it (section 3.3: N = 16, temperature 1.0, top-p 0.95).
-The hard label is good when the share is above a threshold; 0, any right continuation, unless told otherwise. The answer
+The hard label is good when the share is above a threshold; 0, any right continuation, by default. The answer
 leaves nothing to continue: it is good when it is right. Chains that share their first steps share the continuations.
 """
 

@@ -128,8 +128,8 @@ def _key(group: Sequence[ChainRow]) -> str:
     """Names a question with these very chains: other chains of the same question are not taken for them."""
     problem = group[0].problem
     picture = problem.image and File(problem.image).name
-    told = repr([(problem.question, picture), [(row.steps, row.answer) for row in group]])
-    return f"{problem.id} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    content = repr([(problem.question, picture), [(row.steps, row.answer) for row in group]])
+    return f"{problem.id} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 async def _read_question(

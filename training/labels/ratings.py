@@ -17,7 +17,7 @@ from cos.training.data.rows import BAD, GOOD, TagLabel
 
 Rating = Literal["Good", "Neutral", "Bad"]
 RATINGS: tuple[Rating, ...] = ("Good", "Neutral", "Bad")
-MOST_TOLD = 300
+MOST_QUOTED = 300
 """Longest piece of a server's own words in a message, characters."""
 MOST_TOKENS = 1 << 53
 """More than that are no count of tokens."""
@@ -69,8 +69,8 @@ class Completion(BaseModel):
         """Tokens in and out, by the server's count; 0 where it does not say."""
         found = self.usage if isinstance(self.usage, dict) else {}
         counts = (found.get("prompt_tokens"), found.get("completion_tokens"))
-        told = [count if type(count) is int and 0 <= count < MOST_TOKENS else 0 for count in counts]
-        return told[0], told[1]
+        known = [count if type(count) is int and 0 <= count < MOST_TOKENS else 0 for count in counts]
+        return known[0], known[1]
 
 
 def completion_of(body: bytes) -> Completion:
@@ -82,9 +82,9 @@ def completion_of(body: bytes) -> Completion:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        said = f"{place}: {first['msg']}" if place else first["msg"]
-        begins = body[:MOST_TOLD].decode(errors="replace")
-        raise ValueError(f"the reply is no chat completion: {said}; it begins {begins!r}") from error
+        fault = f"{place}: {first['msg']}" if place else first["msg"]
+        begins = body[:MOST_QUOTED].decode(errors="replace")
+        raise ValueError(f"the reply is no chat completion: {fault}; it begins {begins!r}") from error
 
 
 def ratings_of(reply: Completion, steps: int) -> tuple[Rating, ...]:
@@ -94,11 +94,11 @@ def ratings_of(reply: Completion, steps: int) -> tuple[Rating, ...]:
     if choice.finish_reason == "length":
         raise ValueError("the reply was cut at its longest; raise judge.max_tokens")
     if not choice.message.content:
-        raise ValueError(f"the reply is empty: refusal {choice.message.refusal!r}"[:MOST_TOLD])
+        raise ValueError(f"the reply is empty: refusal {choice.message.refusal!r}"[:MOST_QUOTED])
     try:
         labels = _Labels.model_validate_json(choice.message.content).labels
     except ValidationError as error:
-        raise ValueError(f"the reply does not keep to the schema: {choice.message.content[:MOST_TOLD]!r}") from error
+        raise ValueError(f"the reply does not keep to the schema: {choice.message.content[:MOST_QUOTED]!r}") from error
     if len(labels) != steps:
         raise ValueError(f"the reply has another number of labels than of steps: {len(labels)} for {steps}")
     return labels

@@ -120,8 +120,8 @@ def merge_lora(model: PreTrainedModel, keys: TrainingKeys, folder: Path, checkpo
     if not isinstance(model, PeftModel):
         return model
     if keys.lora is not None and keys.lora.keep_adapters:
-        with replacing_folder(folder / ADAPTERS) as beside:
-            cast(Any, model).save_pretrained(beside)
+        with replacing_folder(folder / ADAPTERS) as partial:
+            cast(Any, model).save_pretrained(partial)
     if quantized_by(keys) is not None:
         return merged_at_full_precision(model, checkpoint, folder)
     return cast(PreTrainedModel, cast(Any, model).merge_and_unload())

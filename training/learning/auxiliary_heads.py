@@ -86,11 +86,11 @@ class AuxiliaryLoss:
         turn = {name: batch[name][:, first:] for name in ("input_ids", "should", "verdict", "is_tag")}
         layers = len(cast(Any, model).model.language_model.layers)
         depths = (layers - LAYERS, layers - LAYERS + 1, layers - LAYERS + 2, layers)
-        read, compared, told, last = (
+        read, compared, departing, last = (
             stream[:, first:] for stream in residual_streams(model, batch, depths, self.stream_noise)
         )
         reading = next_token_sum(head_logits(model, read), turn["should"])
-        comparing, skills = self._comparing(compared, told, turn, own, by)
+        comparing, skills = self._comparing(compared, departing, turn, own, by)
         margins = label_margins(head_logits(model, last), self.label.labels)
         tags, numbers = self.label.over(margins, turn, by["tags"])
         judged = _is_dense(turn)
@@ -105,7 +105,7 @@ class AuxiliaryLoss:
         return value, {**found, **numbers, **skills}
 
     def _comparing(
-        self, compared: Tensor, told: Tensor, turn: Mapping[str, Tensor], own: Counts, by: Counts
+        self, compared: Tensor, departing: Tensor, turn: Mapping[str, Tensor], own: Counts, by: Counts
     ) -> tuple[Tensor, dict[str, float]]:
         """The losses of the throw-away heads over the places where one knows what should stand there."""
         known = turn["should"] != IGNORED
@@ -113,8 +113,8 @@ class AuxiliaryLoss:
         differ = should != ids
         guessed = self.heads.here(_normed(compared[known])).float()
         here = functional.cross_entropy(guessed, should, reduction="none")
-        written = functional.cross_entropy(self.heads.own(_normed(compared[known])).float(), ids, reduction="sum")
-        margins = self.heads.departs(_normed(told[known])).float()[..., 0]
+        current = functional.cross_entropy(self.heads.own(_normed(compared[known])).float(), ids, reduction="sum")
+        margins = self.heads.departs(_normed(departing[known])).float()[..., 0]
         found = functional.binary_cross_entropy_with_logits(margins, differ.float(), reduction="none")
         numbers = {
             "here": _evenly(here, differ, own).item(),
@@ -122,7 +122,7 @@ class AuxiliaryLoss:
             "departures_found": (margins[differ] > 0).float().mean().item() if bool(differ.any()) else 1.0,
             "false_alarms": (margins[~differ] > 0).float().mean().item(),
         }
-        value = _evenly(here, differ, by) + 0.3 * over(written, by["known"])
+        value = _evenly(here, differ, by) + 0.3 * over(current, by["known"])
         return value + 0.5 * _evenly(found, differ, by) + DEPARTURES * over(found.sum(), by["known"]), numbers
 
 

@@ -24,8 +24,8 @@ def part_of(parameter: str) -> Part:
 
 def trained_parts(keys: TrainingKeys) -> frozenset[Part]:
     """The parts that a stage trains."""
-    told = {"vision": keys.train_vision, "projector": keys.train_projector, "text": keys.train_text}
-    return frozenset(part for part in PARTS if told[part])
+    is_trained = {"vision": keys.train_vision, "projector": keys.train_projector, "text": keys.train_text}
+    return frozenset(part for part in PARTS if is_trained[part])
 
 
 def modules_of(model: nn.Module, wanted: Callable[[str], bool]) -> list[str]:
@@ -46,7 +46,7 @@ def modules_of(model: nn.Module, wanted: Callable[[str], bool]) -> list[str]:
             return
         alone = [before + own for own, _ in module.named_parameters(recurse=False) if wanted(before + own)]
         if alone:
-            raise InputError(f"{alone[0]} cannot be trained beside adapters; leave lora out", "lora")
+            raise InputError(f"{alone[0]} cannot be trained together with adapters; leave lora out", "lora")
         for child, inner in module.named_children():
             visit(before + child, inner)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from cos.training.config.recipe import DpoConfig
-    from cos.training.data.rows import PairRow, Written
+    from cos.training.data.rows import PairedChain, PairRow
     from cos.training.runs.folder import StageContext
 
 REFERENCE = "reference.json"
@@ -107,7 +107,7 @@ def turns_of(row: PairRow, encoder: TurnEncoder, *, first_step: bool) -> tuple[T
     chosen, rejected = ((*chain.steps, chain.answer) for chain in (row.chosen, row.rejected))
     alike = sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], zip(chosen, rejected, strict=False)))
 
-    def turn(chain: Written) -> Turn:
+    def turn(chain: PairedChain) -> Turn:
         whole = encoder.chain(chain.steps, chain.answer)
         if not first_step or alike >= len(chain.steps):
             return whole

@@ -60,10 +60,10 @@ def merged_at_full_precision(adapted: PeftModel, checkpoint: str | Path, folder:
 
     Written by way of a folder in ``folder``, as PEFT has it.
     """
-    with TemporaryDirectory(dir=folder, prefix=".adapters-") as beside:
-        cast(Any, adapted).save_pretrained(beside)
+    with TemporaryDirectory(dir=folder, prefix=".adapters-") as temporary:
+        cast(Any, adapted).save_pretrained(temporary)
         base, _ = load_checkpoint(checkpoint)
-        whole: Any = PeftModel.from_pretrained(cast(Any, base), beside)
+        whole: Any = PeftModel.from_pretrained(cast(Any, base), temporary)
         return cast(PreTrainedModel, whole.merge_and_unload())
 
 

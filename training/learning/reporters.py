@@ -1,4 +1,4 @@
-"""TensorBoard, told what metrics.jsonl is told: one curve, also where a run was stopped and goes on."""
+"""TensorBoard, with the values of metrics.jsonl: one curve, also where a run was stopped and goes on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ EVENTS = "tensorboard"
 
 
 def tensorboard(folder: Path, step: int) -> TrainerCallback:
-    """Writes events into the stage's ``folder``. What was told of steps behind ``step``, where the run goes on from, is
-    told anew."""
+    """Writes events into the stage's ``folder``. What was logged of steps behind ``step``, where the run goes on
+    from, is logged anew."""
     from torch.utils.tensorboard import SummaryWriter
 
     return TensorBoardCallback(SummaryWriter(log_dir=str(folder / EVENTS), purge_step=step + 1))

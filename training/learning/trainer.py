@@ -1,11 +1,11 @@
 """The trainer that every stage shares: transformers' Trainer with atomic checkpoints, exact resume, a stop at the first
 loss that is not finite, one metrics log and one progress bar.
 
-What it adds to the library's: a checkpoint is written beside and renamed, so that a kill at any moment leaves the last
-one loadable; weights are resumed through ``from_pretrained`` (saved key names differ from the module's for some
-architectures, and ``load_state_dict(strict=False)`` would then load nothing); heads that are thrown away after training
-(`extra`) are saved and resumed beside the model; a signal that ends the run saves a checkpoint first. In several
-processes all ranks train, and the first one alone writes (`cos.training.runs.ranks`).
+What it adds to the library's: a checkpoint is written to a temporary folder and renamed, so that a kill at any moment
+leaves the last one loadable; weights are resumed through ``from_pretrained`` (saved key names differ from the module's
+for some architectures, and ``load_state_dict(strict=False)`` would then load nothing); heads that are thrown away after
+training (`extra`) are saved and resumed beside the model; a signal that ends the run saves a checkpoint first. In
+several processes all ranks train, and the first one alone writes (`cos.training.runs.ranks`).
 """
 
 from __future__ import annotations
@@ -234,8 +234,8 @@ class StageTrainer(HeldOutTrainer):
         return str(self._partial) if self._saving else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes beside, then renames; older checkpoints go once the new one stands. Every rank writes the state of its
-        random numbers, the first one all else."""
+        """Writes to a temporary folder, then renames it; older checkpoints go once the new one stands. Every rank
+        writes the state of its random numbers, the first one all else."""
         self._ranks.first(lambda: check_disk(self._folder, _bytes_of(self.model, self.extra) * CHECKPOINT_COPIES))
         self._saving = True
         try:
@@ -246,7 +246,7 @@ class StageTrainer(HeldOutTrainer):
         self._ranks.first(self._publish)
 
     def _publish(self) -> None:
-        """Puts the checkpoint that is whole beside in place of older ones."""
+        """Renames the temporary folder, now whole, and removes older checkpoints."""
         name = f"checkpoint-{self.state.global_step}"
         older = checkpoints(self._folder)
         if not (self._folder / name).exists():

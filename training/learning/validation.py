@@ -32,7 +32,7 @@ from cos.training.runs.folder import StageContext
 
 BEST = "best"
 """The folder of the best weights, in the stage's."""
-TOLD = "best.json"
+RECORD = "best.json"
 """Their step and loss, in that folder."""
 
 
@@ -59,7 +59,7 @@ class Validation:
         return self.folder / BEST
 
     @property
-    def beside(self) -> Path:
+    def partial(self) -> Path:
         """Where weights are written before they become the best."""
         return self.folder / f".{BEST}.partial"
 
@@ -73,19 +73,19 @@ class Validation:
         return self.keys.patience is not None and waited >= self.keys.patience
 
     def accept(self, best: Best) -> None:
-        """The weights written beside become the best."""
-        (self.beside / TOLD).write_text(json.dumps({"step": best.step, "loss": best.loss}), encoding="utf-8")
+        """The weights in `partial` become the best."""
+        (self.partial / RECORD).write_text(json.dumps({"step": best.step, "loss": best.loss}), encoding="utf-8")
         shutil.rmtree(self.weights, ignore_errors=True)
-        os.replace(self.beside, self.weights)
+        os.replace(self.partial, self.weights)
 
 
 def found_before(folder: Path, step: int) -> Best | None:
     """The best of a run that goes on from ``step``; None where there is none, or it is of a later step."""
     try:
-        told = json.loads((folder / BEST / TOLD).read_text(encoding="utf-8"))
+        record = json.loads((folder / BEST / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    best = Best(int(told["step"]), float(told["loss"]))
+    best = Best(int(record["step"]), float(record["loss"]))
     return best if best.step <= step else None
 
 
@@ -189,8 +189,8 @@ class HeldOutTrainer(Trainer):
         return float(cast(Tensor, self.accelerator.reduce(torch.stack(parts).sum(), reduction="sum")))
 
     def _keep_best(self, validation: Validation) -> None:
-        shutil.rmtree(validation.beside, ignore_errors=True)
-        self.save_model(str(validation.beside), _internal_call=True)
+        shutil.rmtree(validation.partial, ignore_errors=True)
+        self.save_model(str(validation.partial), _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero() and validation.best is not None:
             validation.accept(validation.best)

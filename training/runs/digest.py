@@ -90,8 +90,8 @@ class StageRecord:
     @property
     def digest(self) -> str:
         """One digest of keys and inputs: 16 hex digits."""
-        told = {"keys": self.keys, "inputs": {name: one.content for name, one in self.inputs.items()}}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        content = {"keys": self.keys, "inputs": {name: one.content for name, one in self.inputs.items()}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def begin(
@@ -117,7 +117,7 @@ def begin(
     changed = [] if before is None else changes(before, now)
     kept = has_progress(context.folder)
     if kept and changed and fresh == "never":
-        raise InputError(_told(context, stage, changed), "recipe")
+        raise InputError(_changed_message(context, stage, changed), "recipe")
     if fresh == "always" or (fresh == "changed" and changed):
         empty(context.folder)
     elif changed and not kept:
@@ -147,7 +147,7 @@ def _write(path: Path, record: StageRecord) -> None:
             free_lock(path.parent)
 
 
-def _told(context: StageContext, stage: StageConfig, changed: Sequence[str]) -> str:
+def _changed_message(context: StageContext, stage: StageConfig, changed: Sequence[str]) -> str:
     how = "is done" if context.is_done else "was interrupted"
     return (
         f"stage {folder_name(stage)!r} {how}, and its keys or inputs have changed since it began:\n  "
@@ -163,7 +163,7 @@ def has_progress(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) is not None for pattern in kept)
 
 
-WRITTEN = (
+OUTPUTS = (
     *(DONE, STAGE, MODEL, "best", "adapters", "checkpoint-*", "round-*", "*.journal", ".*"),
     *("metrics.jsonl", "metrics.png", "skipped.txt", "tensorboard", "images", "evaluation.json"),
     *("chains.jsonl", "problems.jsonl", "pairs.jsonl", "scored.jsonl", "heads.safetensors", "reliability.png"),
@@ -171,9 +171,9 @@ WRITTEN = (
 """What stages write into their folders, by name."""
 
 
-def is_written(name: str) -> bool:
+def is_output(name: str) -> bool:
     """Whether something of that name in a stage's folder is what stages write."""
-    return name == LOCK or any(fnmatchcase(name, pattern) for pattern in WRITTEN)
+    return name == LOCK or any(fnmatchcase(name, pattern) for pattern in OUTPUTS)
 
 
 def check_own(folder: Path) -> None:
@@ -181,7 +181,7 @@ def check_own(folder: Path) -> None:
     somebody's own, and what a stage writes might take the place of what is there."""
     if any((folder / name).exists() for name in (STAGE, DONE, LOCK)):
         return
-    foreign = sorted(entry.name for entry in folder.iterdir() if not is_written(entry.name)) if folder.is_dir() else []
+    foreign = sorted(entry.name for entry in folder.iterdir() if not is_output(entry.name)) if folder.is_dir() else []
     if foreign:
         raise InputError(
             f"{folder} is to be a stage's folder and holds what no stage writes, such as {foreign[0]!r}; give the "
@@ -201,7 +201,7 @@ def empty(folder: Path) -> None:
             # The end goes first: what is half removed is never taken for done.
             (folder / DONE).unlink(missing_ok=True)
             for entry in folder.iterdir():
-                if entry.name == LOCK or not is_written(entry.name):
+                if entry.name == LOCK or not is_output(entry.name):
                     continue
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -353,17 +353,17 @@ def pictures_of(path: Path, images: Path | None = None) -> list[Path]:
 def changes(before: StageRecord, now: StageRecord) -> list[str]:
     """What differs between two records, a line each, with old and new value. What a stage was made from and is not
     there any more is no change."""
-    told = [f"stage: {before.stage} -> {now.stage}"] if before.stage != now.stage else []
-    told += _keys("", before.keys, now.keys, now.given)
+    differences = [f"stage: {before.stage} -> {now.stage}"] if before.stage != now.stage else []
+    differences += _keys("", before.keys, now.keys, now.given)
     for name, one in now.inputs.items():
         old = before.inputs.get(name)
-        # A name that is new is told by its key.
+        # A name that is new shows in its key.
         if old is not None and old.content != one.content:
             maker = now.made_by.get(name) or before.made_by.get(name)
             why = f": the stage {maker!r} was run again" if maker is not None else ""
             have = "have" if name.startswith("pictures of ") else "has"
-            told.append(f"{name} {have} changed{why}")
-    return told
+            differences.append(f"{name} {have} changed{why}")
+    return differences
 
 
 def _keys(place: str, before: Any, now: Any, given: Any) -> Iterator[str]:

@@ -57,7 +57,7 @@ class StageContext:
     mnist: Path = Path("runs/mnist")
     """Folder of the handwritten digits, fetched into it when they are missing."""
     leaks: Leaks = "error"
-    """Whether data that serves two roles is an error, or told and counted."""
+    """Whether data that serves two roles is an error, or reported and counted."""
     trial: bool = False
     """Whether a step is only tried: neither checkpoints nor the model are kept."""
     digest: str | None = None
@@ -146,10 +146,10 @@ class StageRun:
         folder = self._context.folder
         if model is not None and not self._context.trial:
             check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()))
-            with replacing_folder(folder / MODEL) as beside:
-                model.save_pretrained(beside)
+            with replacing_folder(folder / MODEL) as partial:
+                model.save_pretrained(partial)
                 if processor is not None:
-                    processor.save_pretrained(beside)
+                    processor.save_pretrained(partial)
         done = {
             "stage": self._stage,
             "commit": commit(),

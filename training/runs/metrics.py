@@ -19,7 +19,7 @@ def add_metrics(folder: Path, step: int, numbers: Mapping[str, float]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines. One that a kill has torn is left out: what it told of is told again by the run that goes on."""
+    """All whole lines. One that a kill has torn is left out: its steps are logged again by the run that goes on."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [entry for line in lines if (entry := _read(line)) is not None]

@@ -54,20 +54,20 @@ class Ranks:
         """
         if self.count == 1:
             return act()
-        told: list[Any] = [None, None]
+        result: list[Any] = [None, None]
         raised: Exception | None = None
         if self.is_first:
             try:
-                told[0] = act()
+                result[0] = act()
             except Exception as error:
-                raised, told[1] = error, _told(error)
-        self._tell(told)
+                raised, result[1] = error, _as_message(error)
+        self._broadcast(result)
         if raised is not None:
             raise raised
-        if told[1] is not None:
-            message, parameter = told[1]
+        if result[1] is not None:
+            message, parameter = result[1]
             raise StageError(message) if parameter is None else InputError(message, parameter)
-        return told[0]
+        return result[0]
 
     def wait(self) -> None:
         """Returns when all ranks have come here."""
@@ -104,10 +104,10 @@ class Ranks:
             found[number :: self.count] = part
         return found
 
-    def _tell(self, told: list[Any]) -> None:
+    def _broadcast(self, result: list[Any]) -> None:
         from torch import distributed
 
-        distributed.broadcast_object_list(told, src=0, group=self._group)
+        distributed.broadcast_object_list(result, src=0, group=self._group)
 
     @cached_property
     def _group(self) -> Any:
@@ -124,7 +124,7 @@ ALONE = Ranks()
 """One process."""
 
 
-def _told(error: Exception) -> tuple[str, str | None]:
+def _as_message(error: Exception) -> tuple[str, str | None]:
     """An error as it is sent: its words, and the parameter of an InputError."""
     if isinstance(error, InputError):
         return str(error), error.param

@@ -1,4 +1,4 @@
-"""Stopping on demand: a run that is told to end by SIGTERM, or by Ctrl-C, saves a checkpoint first."""
+"""Stopping on demand: a run that is stopped by SIGTERM, or by Ctrl-C, saves a checkpoint first."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends training after the step in which any rank is told to end, with a checkpoint of that step.
+    """Ends training after the step in which any rank is asked to end, with a checkpoint of that step.
 
     Ranks get a signal at different moments, so they agree at the end of every step.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._is_told = False
+        self._stop_requested = False
         self.has_stopped = False
         """Whether training was ended before its time."""
 
@@ -42,14 +42,14 @@ class StopOnSignal(TrainerCallback):
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
-        def told(number: int, frame: FrameType | None) -> None:
+        def on_signal(number: int, frame: FrameType | None) -> None:
             del frame
-            self._is_told = True
+            self._stop_requested = True
             if number == signal.SIGINT:
                 signal.signal(number, before[signal.SIGINT])
 
         for number in SIGNALS:
-            signal.signal(number, told)
+            signal.signal(number, on_signal)
         try:
             yield
         finally:
@@ -58,7 +58,7 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Asks for a checkpoint and the end, except after the last step, which has both."""
-        if self._ranks.any(self._is_told) and state.global_step < state.max_steps:
+        if self._ranks.any(self._stop_requested) and state.global_step < state.max_steps:
             self.has_stopped = control.should_save = control.should_training_stop = True
 
 

@@ -1,4 +1,4 @@
-"""The stage ``evaluate``: what a PRM's verdicts and a policy's answers are worth on held-out data.
+"""The stage ``evaluate``: the accuracy of a PRM's verdicts and of a policy's answers on held-out data.
 
 Step and answer accuracy of the PRM on labelled chains have the shape of the paper's Table 3; calibration goes with
 them. The policy is measured alone and under search. All of it is written to ``evaluation.json``, the reliability plot
@@ -17,7 +17,7 @@ from cos.evaluation.accuracy import Outcome, evaluate, root_seed
 from cos.evaluation.calibration import plot_reliability
 from cos.evaluation.failures import naming, of_stage
 from cos.evaluation.files import replacing
-from cos.evaluation.in_process import NO_PRM, open_models, open_prm
+from cos.evaluation.in_process import open_models, open_prm
 from cos.evaluation.provenance import Facts, machine, revision
 from cos.evaluation.statistics import bootstrap_mean
 from cos.evaluation.verdicts import (
@@ -28,6 +28,7 @@ from cos.evaluation.verdicts import (
     corrected,
     verdicts_of,
 )
+from cos.prm.choice import NO_PRM
 from cos.search.errors import InputError
 from cos.search.models import Models
 from cos.search.select import ScoreKind
@@ -177,7 +178,7 @@ def prm_facts(chains: Sequence[Labelled], config: EvaluateConfig, context: Stage
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """A problem row as `cos.evaluation.accuracy.Asked`."""
+    """A problem row as `cos.evaluation.accuracy.EvaluationProblem`."""
 
     row: ProblemRow
 
@@ -209,7 +210,7 @@ async def policy_facts(
     found: dict[str, Outcome] = {}
     for search in searches(config.n, with_prm=models.scorer is not None):
 
-        def spec(problem: RowProblem, search: Way = search) -> SearchSpec:
+        def spec(problem: RowProblem, search: SearchMethod = search) -> SearchSpec:
             sampling = Sampling(seed=root_seed(seed, problem.id), temperature=config.temperature, top_p=config.top_p)
             return SearchSpec(search.strategy, search.params, sampling=sampling, score=search.score, explain=False)
 
@@ -218,8 +219,8 @@ async def policy_facts(
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to search."""
+class SearchMethod:
+    """A strategy with its parameters and its kind of score."""
 
     name: str
     strategy: str
@@ -227,15 +228,15 @@ class Way:
     score: ScoreKind = "likelihood"
 
 
-def searches(n: int, *, with_prm: bool) -> list[Way]:
+def searches(n: int, *, with_prm: bool) -> list[SearchMethod]:
     """What a policy is measured under: alone, by the rules that cost no PRM, and by the PRM."""
     alone = [
-        Way("greedy", "greedy", {}),
-        Way("one_sample", "self_consistency", {"n": 1}),
-        Way("self_consistency", "self_consistency", {"n": n}),
-        Way("likelihood", "best_of_n", {"n": n}),
+        SearchMethod("greedy", "greedy", {}),
+        SearchMethod("one_sample", "self_consistency", {"n": 1}),
+        SearchMethod("self_consistency", "self_consistency", {"n": n}),
+        SearchMethod("likelihood", "best_of_n", {"n": n}),
     ]
-    return [*alone, Way("best_of_n", "best_of_n", {"n": n}, "prm")] if with_prm else alone
+    return [*alone, SearchMethod("best_of_n", "best_of_n", {"n": n}, "prm")] if with_prm else alone
 
 
 def _outcome(outcome: Outcome, greedy: Outcome, seed: int) -> Facts:

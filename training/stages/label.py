@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from cos.evaluation.failures import check_share, most_often, naming, of_row, of_stage
-from cos.evaluation.in_process import NO_PRM, open_models
+from cos.evaluation.in_process import open_models
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import ChainSampler, ChainSampling
+from cos.prm.choice import NO_PRM
 from cos.search.errors import InputError
 from cos.training.config.recipe import LabelConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures

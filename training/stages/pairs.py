@@ -1,4 +1,4 @@
-"""Stage `pairs`: preference pairs among the chains of a question, by what a PRM makes of them (paper, section 3.4).
+"""Stage `pairs`: preference pairs among the chains of a question, by their rewards from a PRM (paper, section 3.4).
 
 Written: ``pairs.jsonl``, and ``scored.jsonl``, the chains with the PRM's scores (given as ``chains`` they need no PRM
 again). While they are read, finished questions stand in ``scores.journal``: a stopped run goes on.
@@ -17,7 +17,7 @@ from cos.search.errors import InputError
 from cos.training.config.recipe import PairsConfig
 from cos.training.data.preflight import Intake, chains_of, reads_pictures
 from cos.training.data.questions import is_right
-from cos.training.data.rows import ChainRow, PairRow, Written, write_rows
+from cos.training.data.rows import ChainRow, PairedChain, PairRow, write_rows
 from cos.training.data.trace_reader import harvest
 from cos.training.labels.prm_scores import Prm, needs_scores, score_chains
 from cos.training.runs.folder import StageContext, StageRun
@@ -35,12 +35,12 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             write_rows(context.folder / "scored.jsonl", chains)
         pairs = pairs_of(chains, config)
         if not pairs:
-            unmeasured = sum(worth(chain, config) is None for chain in chains)
-            told = f" ({unmeasured} of them lack what reward {config.reward!r} goes by)" if unmeasured else ""
+            without = sum(reward_of(chain, config) is None for chain in chains)
+            note = f" ({without} of them have no reward {config.reward!r})" if without else ""
             raise InputError(
-                f"no pair among {len(chains)} chains differs by more than gap {config.gap} with a better one worth "
-                f"{config.least}{told}; {widest(chains, config)}. Lower gap or least, draw more chains a question, or "
-                "train a PRM that tells them apart",
+                f"no pair among {len(chains)} chains differs by more than gap {config.gap} with a chosen one of "
+                f"reward {config.least} or more{note}; {widest(chains, config)}. Lower gap or least, draw more "
+                "chains a question, or train a PRM that tells them apart",
                 "gap",
             )
         write_rows(context.folder / "pairs.jsonl", pairs)
@@ -49,7 +49,7 @@ def run_pairs(config: PairsConfig, context: StageContext) -> None:
             **summary(pairs, chains),
             **intake.facts,
             **harvested,
-            "unscored": sum(worth(chain, config) is None for chain in chains),
+            "unscored": sum(reward_of(chain, config) is None for chain in chains),
         }
         stage.finish(outcome=outcome)
     tell("pairs", outcome)
@@ -97,8 +97,8 @@ async def scored(chains: Sequence[ChainRow], config: PairsConfig, context: Stage
     return found
 
 
-def worth(chain: ChainRow, config: PairsConfig) -> float | None:
-    """What a chain is worth as `PairsConfig.reward` says; None when a score that counts is missing."""
+def reward_of(chain: ChainRow, config: PairsConfig) -> float | None:
+    """A chain's reward by `PairsConfig.reward`; None when a score that counts is missing."""
     if config.reward == "outcome":
         right = rightness(chain)
         return None if right is None else float(right)
@@ -122,10 +122,10 @@ def rightness(chain: ChainRow) -> bool | None:
 
 def pairs_of(chains: Sequence[ChainRow], config: PairsConfig) -> list[PairRow]:
     """At most ``per_question`` pairs a question: best with worst first, then the next of both, while they lie further
-    apart than the gap and the better one is worth enough. Chains that say the same are one chain."""
+    apart than the gap and the better one's reward is enough. Chains with the same text count once."""
     groups: dict[str, dict[tuple[Any, ...], tuple[float, ChainRow]]] = {}
     for chain in chains:
-        value = worth(chain, config)
+        value = reward_of(chain, config)
         if value is not None:
             groups.setdefault(chain.problem.id, {}).setdefault((chain.steps, chain.answer), (value, chain))
     pairs: list[PairRow] = []
@@ -143,13 +143,13 @@ def widest(chains: Sequence[ChainRow], config: PairsConfig) -> str:
     anything = config.model_copy(update={"gap": 0.0, "least": 0.0, "per_question": 1})
     found = pairs_of(chains, anything)
     if not found:
-        return "no question has two chains of different worth"
+        return "no question has two chains of different reward"
     far = max(found, key=lambda pair: pair.chosen_score - pair.rejected_score)
     return f"the farthest apart are {far.chosen_score:.3g} and {far.rejected_score:.3g}"
 
 
 def _pair(better: ChainRow, worse: ChainRow, high: float, low: float) -> PairRow:
-    chosen, rejected = (Written(id=chain.id, steps=chain.steps, answer=chain.answer) for chain in (better, worse))
+    chosen, rejected = (PairedChain(id=chain.id, steps=chain.steps, answer=chain.answer) for chain in (better, worse))
     return PairRow(problem=better.problem, chosen=chosen, rejected=rejected, chosen_score=high, rejected_score=low)
 
 
@@ -158,8 +158,8 @@ def summary(pairs: Sequence[PairRow], chains: Sequence[ChainRow]) -> dict[str, A
     right = {chain.id: rightness(chain) for chain in chains}
     chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
 
-    def right_share(written: Sequence[Written]) -> float | None:
-        return _mean([float(known) for one in written if (known := right[one.id]) is not None])
+    def right_share(paired: Sequence[PairedChain]) -> float | None:
+        return _mean([float(known) for one in paired if (known := right[one.id]) is not None])
 
     return {
         "questions": len({chain.problem.id for chain in chains}),

@@ -133,8 +133,8 @@ def prm_data(
     samples = config.batch * config.accumulate * (config.steps or 1) * context.ranks.count
     drawn = task.imperfect(context, config.ledger.digits, encoder, samples, config.batch, seed)
     # Rows beside them are judged as they are: exactly, at every token.
-    beside = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), partial(task.checked_turn, encoder))
-    return Alternating(drawn, beside, config.batch, seed, config.row_batches)
+    row_data = RowData(sorted(rows, key=lambda row: (len(row.steps), row.id)), partial(task.checked_turn, encoder))
+    return Alternating(drawn, row_data, config.batch, seed, config.row_batches)
 
 
 def rows_judged(config: PrmConfig, encoder: TurnEncoder, rows: Sequence[ChainRow]) -> Dataset[Sample]:
@@ -149,7 +149,7 @@ def bad_weight(config: PrmConfig, rows: Sequence[ChainRow]) -> float:
     Errors: InputError for both, or with a ledger, whose chains have no end to be counted.
     """
     if config.ledger is not None and (config.balanced or config.until_error):
-        raise InputError("balanced and until_error are for labelled rows alone; leave them out beside a ledger", "prm")
+        raise InputError("balanced and until_error are for labelled rows alone; leave them out with a ledger", "prm")
     if not config.balanced:
         return config.bad_weight
     if config.bad_weight != 1:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cos.evaluation.failures import StageError, check_share, naming, of_row, of_stage
-from cos.evaluation.in_process import NO_PRM, open_models
+from cos.evaluation.in_process import open_models
 from cos.evaluation.journal import Journal, work_off
 from cos.evaluation.progress import bar_of, tell
 from cos.evaluation.sampling import ChainSampler, ChainSampling, Continuation
+from cos.prm.choice import NO_PRM
 from cos.training.data.pieces import steps_and_answer, steps_as_json, steps_from_json, steps_of
 from cos.training.data.preflight import Intake
 from cos.training.data.problems import problems_of

@@ -1,5 +1,5 @@
 """Stage `rounds`: iterative DPO (paper, section 3.4). Each round draws chains of the newest policy on fresh questions,
-pairs them by their worth and trains on the pairs; the reference stays the SFT model.
+pairs them by their reward and trains on the pairs; the reference stays the SFT model.
 
 Folders: ``round-<r>/rollout``, ``round-<r>/pairs`` and ``round-<r>/dpo`` below the stage's own, each as if it were a
 stage of its own: what is done is not done again, and what was broken off goes on where it stopped. The last round's

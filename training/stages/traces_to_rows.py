@@ -47,9 +47,9 @@ def run_traces(config: TracesConfig, context: StageContext) -> None:
         found = harvest(folders, hard_at=config.hard_at, skip_bad=context.skip_bad)
         usable = [row for row in found.chains if "serving" in row.labels]
         if not usable:
-            told = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+            counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
             raise InputError(
-                f"no chain has an answer and a PRM score of every tag ({told}); serve with a PRM whose scores are "
+                f"no chain has an answer and a PRM score of every tag ({counts}); serve with a PRM whose scores are "
                 "probabilities",
                 "traces",
             )

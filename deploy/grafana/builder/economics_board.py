@@ -21,7 +21,7 @@ def economics() -> Json:
         "ledger` measures that.",
         [
             Row("An answer", _numbers()),
-            Row("Tokens and reads", [_by_fate(), _by_strategy(), _reads()]),
+            Row("Tokens and reads", [_by_outcome(), _by_strategy(), _reads()]),
             Row("Candidates", [_candidates(), _depth(), _kept()]),
             Row("Work begun ahead", [_ahead(), _ahead_share()]),
             Row("Prompts and caches", [_prompts(), _cache()]),
@@ -60,7 +60,7 @@ def _numbers() -> list[Panel]:
             "Share of written tokens that stand in the answer's chain. With n candidates it is about 1/n; far below "
             "that, much is drawn that never competes.",
             "percentunit",
-            Query(share(of_strategy(TOKENS, 'fate="kept"'), of_strategy(TOKENS)), "kept"),
+            Query(share(of_strategy(TOKENS, 'outcome="kept"'), of_strategy(TOKENS)), "kept"),
             6,
         ),
         number(
@@ -77,14 +77,14 @@ def _numbers() -> list[Panel]:
     ]
 
 
-def _by_fate() -> Panel:
+def _by_outcome() -> Panel:
     return lines(
-        "Tokens an answer, by fate",
-        "What became of the tokens that were written for one answer. kept: in the answer. discarded: in a candidate "
-        "that lost. duplicate: a candidate that said what another one said. asked: written to ask the policy about "
-        "itself. aborted: broken off before the end. Many duplicates: raise the temperature or lower n.",
+        "Tokens an answer, by outcome",
+        "Tokens that were generated for one answer. kept: in the answer. discarded: in a candidate that lost. "
+        "duplicate: in a candidate with the same text as another. asked: the policy's replies about its own "
+        "candidates. aborted: broken off before the end. Many duplicates: raise the temperature or lower n.",
         "short",
-        [Query(_an_answer(of_strategy(TOKENS), "fate"), "{{fate}}")],
+        [Query(_an_answer(of_strategy(TOKENS), "outcome"), "{{outcome}}")],
         look=STACKED,
     )
 
@@ -111,12 +111,12 @@ def _reads() -> Panel:
 
 def _candidates() -> Panel:
     return lines(
-        "Candidate steps an answer, by fate",
-        "What became of the candidate steps of one answer. kept: in the answer's chain. pruned: lost against others. "
-        "duplicate: said what another one said. aborted: begun, and broken off or not wanted after all. Many aborted "
-        "ones: much is begun ahead in vain (see below), searches meet limits, or clients leave.",
+        "Candidate steps an answer, by outcome",
+        "Candidate steps of one answer. kept: in the answer's chain. pruned: lost against others. duplicate: the same "
+        "text as another. aborted: begun, and broken off or not wanted after all. Many aborted ones: much is begun "
+        "ahead in vain (see below), searches meet limits, or clients leave.",
         "short",
-        [Query(_an_answer(of_strategy(CANDIDATES), "fate"), "{{fate}}")],
+        [Query(_an_answer(of_strategy(CANDIDATES), "outcome"), "{{outcome}}")],
         look=STACKED,
     )
 
@@ -137,7 +137,7 @@ def _kept() -> Panel:
         "Share of written tokens that stand in the answer's chain. The rest paid for the choice. When the share of a "
         "strategy falls and its answers get no better, a smaller n does as well.",
         "percentunit",
-        [Query(share(of_strategy(TOKENS, 'fate="kept"'), of_strategy(TOKENS), "strategy"), "{{strategy}}")],
+        [Query(share(of_strategy(TOKENS, 'outcome="kept"'), of_strategy(TOKENS), "strategy"), "{{strategy}}")],
         look=AS_A_SHARE,
     )
 
@@ -216,7 +216,7 @@ def _mean_score() -> Panel:
 
 
 def _unscored() -> Panel:
-    written = of_strategy(CANDIDATES, 'fate!="aborted"')
+    written = of_strategy(CANDIDATES, 'outcome!="aborted"')
     return lines(
         "Candidates without a score",
         "Share of written candidates whose score was missing or no number. It should be 0. Otherwise the PRM fails: "

@@ -4,9 +4,9 @@ import math
 
 from cos.prm.ports import READ_PRIORITY, Judged, PrmFormat, Reader, ReaderSession
 from cos.search.ports import Reading, ScorerSession
-from cos.search.prompt import Prompt, Turn
+from cos.search.prompt import Prompt
 from cos.search.scale import Scale
-from cos.search.types import Chain, Question
+from cos.search.types import Chain, Question, Turn
 
 
 class JudgeHead(PrmFormat):
@@ -18,7 +18,7 @@ class JudgeHead(PrmFormat):
         self.reader = reader
 
     async def open(self, question: Question) -> ScorerSession:
-        prompt = Prompt((Turn("user", question.text), Turn("assistant", "")), question.picture)
+        prompt = Prompt((Turn("user", (*question.pictures, question.text)), Turn("assistant", "")))
         return JudgeHeadSession(self.reader, await self.reader.open(prompt))
 
 

@@ -43,6 +43,10 @@ def test_stages_of_cos_tiny_build_on_each_other() -> None:
         ("name: x\nstages:\n  - {stage: sft, model: m, data: [a], steps: 1, lerning_rate: 1}\n", "lerning_rate"),
         ("name: x\nstages:\n  - {stage: sft, model: m, ledger: {digits: policy}, epochs: 1}\n", "give steps"),
         ("name: x\nstages:\n  - {stage: label, chains: [a], sources: [monte_carlo]}\n", "need a policy"),
+        (
+            "name: x\nstages:\n  - {stage: evaluate, prm: judge, chains: [a]}\n",
+            "judge asks the policy: give one",
+        ),
         ("- 1\n", "mapping"),
     ],
 )

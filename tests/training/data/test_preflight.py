@@ -20,7 +20,7 @@ from cos.training.config.recipe import (
     SftConfig,
 )
 from cos.training.data.lengths import Lengths, room
-from cos.training.data.preflight import MOST_TOLD, SKIPPED, Intake, chains_of
+from cos.training.data.preflight import MOST_LISTED, SKIPPED, Intake, chains_of
 from cos.training.data.row_data import imitated, judged
 from cos.training.data.rows import ChainRow, PairRow, read_rows, write_rows
 from cos.training.data.sources import files_of
@@ -194,13 +194,13 @@ def test_a_file_whose_chains_are_all_skipped_is_told_beside_one_whose_are_not(tm
 
 
 def test_many_faults_are_counted_and_some_told(tmp_path: Path) -> None:
-    count = MOST_TOLD + 5
+    count = MOST_LISTED + 5
     (tmp_path / "chains.jsonl").write_text("{}\n" * count)
     intake = Intake(context(tmp_path, "sft"))
     intake.rows_of(files_of([str(tmp_path / "chains.jsonl")]), ChainRow)
     with pytest.raises(InputError, match=f"{count} of {count} chains") as caught:
         intake.settle("chains")
-    assert str(caught.value).count("chains.jsonl:") == MOST_TOLD
+    assert str(caught.value).count("chains.jsonl:") == MOST_LISTED
     assert "and 5 more" in str(caught.value)
 
 

@@ -15,10 +15,10 @@ from cos.training.data.preflight import Intake
 from cos.training.data.problems import images_of, problems_of
 from cos.training.data.rows import (
     ChainRow,
+    PairedChain,
     PairRow,
     ProblemRow,
     TagLabel,
-    Written,
     check_gold,
     holds_chains,
     read_rows,
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     steps = (Step("a", "b", "c"),)
     labels = (TagLabel(0.25, False), TagLabel(1.0, True))
     one = ChainRow(id="p/0", problem=problem, steps=steps, answer="5", labels={"published": labels}, scores=(None, 0.5))
-    chosen, rejected = (Written(id=name, steps=steps, answer="5") for name in ("p/0", "p/1"))
+    chosen, rejected = (PairedChain(id=name, steps=steps, answer="5") for name in ("p/0", "p/1"))
     pair = PairRow(problem=problem, chosen=chosen, rejected=rejected, chosen_score=1.0, rejected_score=0.0)
     for number, row in enumerate((problem, one, pair)):
         write_rows(tmp_path / str(number), [row])

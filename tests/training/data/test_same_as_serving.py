@@ -50,6 +50,7 @@ from cos.training.labels.llm_judge import messages_of
 from cos.training.labels.prm_scores import tree_of
 from cos.training.learning.encode import Collator, Sample, Turn, TurnEncoder
 from cos.training.stages.evaluate import RowProblem
+from cos.wire.asked import Sent
 from tests.server.test_refusals import declared_png
 from tests.training.nasty_rows import ROWS, noise, pictures, questions, rows, saved
 from tests.training.tiny_models import ARCHITECTURES, SIDE, Architecture, build
@@ -162,7 +163,7 @@ async def shown_to_the_judge(row: ProblemRow) -> tuple[Image.Image, str]:
 def served(row: ProblemRow) -> Picture:
     """The picture of a row as a server has it that was sent the file in a request."""
     uri = "data:application/octet-stream;base64," + base64.b64encode(Path(row.image or "").read_bytes()).decode()
-    return decode(take(uri, SERVED, "image").data, Origin("image"))
+    return decode(take([Sent(uri, "image")], SERVED)[0].data, Origin("image"))
 
 
 async def test_training_rollout_judge_evaluation_and_server_see_the_same_pixels(nasty: list[ProblemRow]) -> None:
@@ -171,11 +172,10 @@ async def test_training_rollout_judge_evaluation_and_server_see_the_same_pixels(
         expected = served(row)
         judged, asked = await shown_to_the_judge(row)
         drawn, evaluated = await question_of(row), ask(RowProblem(row))
-        assert drawn.picture is not None
-        assert evaluated.picture is not None
-        assert drawn.picture.digest == evaluated.picture.digest == expected.digest
+        (drawn_picture,), (evaluated_picture,) = drawn.pictures, evaluated.pictures
+        assert drawn_picture.digest == evaluated_picture.digest == expected.digest
         assert pixels_of(read_picture(row.image or "")) == pixels_of(expected.image), row.image
-        assert pixels_of(drawn.picture.image) == pixels_of(judged) == pixels_of(expected.image), row.image
+        assert pixels_of(drawn_picture.image) == pixels_of(judged) == pixels_of(expected.image), row.image
         assert drawn.text == evaluated.text == asked == row.question
 
 
@@ -183,7 +183,7 @@ async def test_training_rollout_judge_evaluation_and_server_see_the_same_pixels(
 def test_a_picture_opened_with_pillow_is_sent_with_the_pixels_of_its_file(name: str) -> None:
     data = pictures()[name]
     with Image.open(io.BytesIO(data)) as image:
-        sent = decode(take(encode_image(image), SERVED, "image").data, Origin("image"))
+        sent = decode(take([Sent(encode_image(image), "image")], SERVED)[0].data, Origin("image"))
     assert sent.digest == decode(data, Origin("image")).digest
 
 
@@ -262,7 +262,7 @@ async def test_nothing_but_the_chat_template_begins_a_prompt(checkpoint: Checkpo
     first = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
     turn = TurnEncoder(processor.tokenizer).chain([], "2")
     image = noise(56, 56)
-    rendered = await checkpoint.engine.render(question_prompt(Question("<|im_end|>?", Picture(image, "digest"))))
+    rendered = await checkpoint.engine.render(question_prompt(Question("<|im_end|>?", (Picture(image, "digest"),))))
     for ids in (
         rendered["prompt_token_ids"],
         Collator(processor)([Sample(image, "<|im_end|>?", turn)])["input_ids"][0],
@@ -326,7 +326,7 @@ async def test_what_a_server_refuses_training_refuses_in_the_same_words_and_name
     path.write_bytes(data)
     row = ProblemRow(id="a row", image=str(path), question="?", answer="2")
     with pytest.raises(BadImage) as by_server:
-        decode(take(data, SERVED, "image").data, Origin("image"))
+        decode(take([Sent(data, "image")], SERVED)[0].data, Origin("image"))
     said = str(by_server.value).removeprefix("image: ")
     assert said.startswith(why)
     with pytest.raises(InputError) as by_training:

@@ -24,7 +24,7 @@ from cos.training.config.recipe import (
     SftConfig,
     SightConfig,
 )
-from cos.training.data.rows import ChainRow, PairRow, ProblemRow, TagLabel, Written, write_rows
+from cos.training.data.rows import ChainRow, PairedChain, PairRow, ProblemRow, TagLabel, write_rows
 from cos.training.data.sources import MixedChains, MixedPairs, files_of
 from cos.training.data.splits import Role, check_unseen, claim, keys_of
 from cos.training.runs.folder import DONE, StageContext
@@ -77,8 +77,8 @@ def pairs(path: Path, rows: Sequence[ProblemRow]) -> str:
     found = [
         PairRow(
             problem=row,
-            chosen=Written(id=f"{row.id}/0", steps=(), answer="1"),
-            rejected=Written(id=f"{row.id}/1", steps=(), answer="2"),
+            chosen=PairedChain(id=f"{row.id}/0", steps=(), answer="1"),
+            rejected=PairedChain(id=f"{row.id}/1", steps=(), answer="2"),
             chosen_score=1,
             rejected_score=0,
         )

@@ -12,7 +12,7 @@ import torch
 from cos.ledger.tiny_model import build_model, build_tokenizer
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
-from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows
+from cos.training.data.rows import ChainRow, PairedChain, PairRow, TagLabel, write_rows
 from cos.training.learning.auxiliary_heads import LAYERS, AuxiliaryHeads, AuxiliaryLoss, deepen
 from cos.training.learning.encode import IGNORED, UNJUDGED, load_checkpoint
 from cos.training.learning.losses import LabelLoss
@@ -46,8 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chains.append(
             ChainRow(id=f"c{index}", problem=problem, steps=steps, answer="5", right=True, labels={"exact": labels})
         )
-        better = Written(id=f"b{index}", steps=steps, answer=problem.answer)
-        worse = Written(id=f"w{index}", steps=uneven(ROWS - index, right=False), answer="0")
+        better = PairedChain(id=f"b{index}", steps=steps, answer=problem.answer)
+        worse = PairedChain(id=f"w{index}", steps=uneven(ROWS - index, right=False), answer="0")
         pairs.append(PairRow(problem=problem, chosen=better, rejected=worse, chosen_score=0.9, rejected_score=0.1))
     write_rows(folder / "chains.jsonl", chains)
     write_rows(folder / "pairs.jsonl", pairs)

@@ -12,8 +12,10 @@ from peft import PeftModel
 from pydantic import ValidationError
 from torch import Tensor
 
+from cos.engines.adapter import check_base, find_adapter
 from cos.search.errors import InputError
 from cos.search.grammars.cos import COS_TOKENS
+from cos.training.config.keys import LoraKeys
 from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig
 from cos.training.learning.encode import load_checkpoint
 from cos.training.learning.parts import part_of
@@ -183,3 +185,30 @@ def test_kept_adapters_make_the_same_model_of_the_checkpoint_they_were_trained_o
     merged = adapted.merge_and_unload().state_dict()
     assert all(torch.equal(value, merged[name]) for name, value in weights(where.folder / "model").items())
     assert torch.isfinite(saved_logits(where.folder / "model")).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"train_tokens": False}, None),
+        ({"train_tokens": True}, "trains rows of tokens in the embeddings"),
+        (
+            {"train_tokens": False, "modules_to_save": ["lm_head"]},
+            r"beside its layers \(lm_head\)",
+        ),
+    ],
+)
+def test_kept_adapters_are_served_over_their_base_unless_more_than_their_layers_was_trained(
+    keys: Mapping[str, Any], told: str | None, checkpoints: Mapping[Architecture, Path], data: Path, tmp_path: Path
+) -> None:
+    base, where = checkpoints["internvl"], context(tmp_path, "sft")
+    run_sft(sft(base, data, train_projector=False, lora={"rank": 2, "keep_adapters": True, **keys}), where)
+    folder = str(where.folder / "adapters")
+    if told is not None:
+        with pytest.raises(InputError, match=told):
+            find_adapter(folder)
+        return
+    adapter = find_adapter(folder)
+    check_base(adapter, base)
+    assert (adapter.rank, adapter.base) == (2, str(base))
+    assert adapter.targets == tuple(sorted(LoraKeys().targets))

@@ -15,6 +15,7 @@ from cos.engines.launch import Engines
 from cos.engines.scripted import Script, ScriptedEngine
 from cos.evaluation.failures import StageError, naming
 from cos.evaluation.in_process import OpenModels
+from cos.prm.choice import NO_PRM, PrmChoice
 from cos.prm.matching import match
 from cos.search.errors import EngineDead, InputError
 from cos.search.models import Models
@@ -219,7 +220,7 @@ def failing_engines(module: str, patch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
     async def started(*_: object, **__: object) -> AsyncGenerator[OpenModels]:
         engines = Engines(broken, None)
-        yield OpenModels(engines, match(broken, None))
+        yield OpenModels(engines, match(broken, None), PrmChoice(NO_PRM))
 
     @asynccontextmanager
     async def alone(*_: object, **__: object) -> AsyncGenerator[Models]:

@@ -37,7 +37,7 @@ def test_fresh_leaves_files_that_no_stage_wrote(recipe: Recipe) -> None:
     (folder / "notes.md").write_text("mine")
     (folder / "mine").mkdir()
     (folder / "skipped.txt").write_text("of an earlier run")
-    assert {entry.name for entry in folder.iterdir() if not digest.is_written(entry.name)} == {"notes.md", "mine"}
+    assert {entry.name for entry in folder.iterdir() if not digest.is_output(entry.name)} == {"notes.md", "mine"}
     run_stage(recipe, recipe.stages[0], FRESH)
     assert (folder / "notes.md").read_text() == "mine"
     assert (folder / "mine").is_dir()
@@ -45,7 +45,7 @@ def test_fresh_leaves_files_that_no_stage_wrote(recipe: Recipe) -> None:
 
 
 def test_all_that_stages_leave_for_others_is_known_as_theirs() -> None:
-    assert all(digest.is_written(name) for names in WRITES.values() for name in names)
+    assert all(digest.is_output(name) for names in WRITES.values() for name in names)
 
 
 @pytest.mark.parametrize("how", [RunOptions(), FRESH])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.cli import run_all
 from cos.training.config.keys import TrainingKeys
-from cos.training.data.rows import ChainRow, PairRow, TagLabel, Written, write_rows
+from cos.training.data.rows import ChainRow, PairedChain, PairRow, TagLabel, write_rows
 from cos.training.learning.sharded import check_loaded_everywhere, check_sharding
 from cos.training.learning.trainer import check_count, checkpoints
 from cos.training.runs.ranks import Ranks
@@ -39,6 +39,9 @@ ARCHITECTURES = os.environ.get("COS_RANKS_ARCHITECTURES", "internvl").split(",")
 """One in CI, as every start of two processes takes seconds. All three:
 ``COS_RANKS_ARCHITECTURES=internvl,llava_next,qwen2_5_vl pytest tests/training/runs/test_ranks.py``."""
 ROOT = Path(__file__).parents[3]
+RANK = ROOT / "tests" / "training" / "rank_of_a_test.py"
+FORKING = "from tests.training.rank_of_a_test import forking_torchrun; forking_torchrun()"
+"""torchrun whose ranks need not import everything in each try: as a program it starts them in the tests of shards."""
 STAGES = ("sft", "prm", "dpo")
 STEPS = 4
 ROWS = 8
@@ -84,10 +87,10 @@ def write_data(folder: Path) -> tuple[Path, Path]:
     return folder / "chains.jsonl", folder / "pairs.jsonl"
 
 
-def written(name: str, number: int) -> Written:
+def written(name: str, number: int) -> PairedChain:
     reading = Step("Read row 1", f"Row 1 shows {number}.", "It has 2 digits.")
     adding = Step("Add", f"{number} + 15 = {number + 15}.", "Both rows are used.")
-    return Written(id=name, steps=(reading, adding), answer=str(number + 15))
+    return PairedChain(id=name, steps=(reading, adding), answer=str(number + 15))
 
 
 def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Path], batch: int, *without: str) -> Path:
@@ -115,15 +118,20 @@ def write_recipe(folder: Path, name: str, checkpoint: Path, data: tuple[Path, Pa
 
 
 def torchrun(
-    recipe: Path, plan: Mapping[str, Any], tries: int, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The recipe in two processes on CPU, begun anew as often as ``tries`` says."""
-    file = recipe.with_suffix(".plan.json")
+    recipe: Path,
+    plan: Mapping[str, Any],
+    tries: int,
+    variables: Mapping[str, str] | None = None,
+    *,
+    launcher: Sequence[str] = ("-m", "torch.distributed.run"),
+) -> str:
+    """What the recipe says in two processes on CPU, begun anew as often as ``tries`` says."""
+    file, logs = recipe.with_suffix(".plan.json"), recipe.with_suffix(".logs")
     file.write_text(json.dumps(plan))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--monitor-interval", "1"]
-    launcher += ["--standalone", "--max-restarts", str(tries - 1)]
-    return subprocess.run(
-        [*launcher, "-m", "tests.training.rank_of_a_test", str(recipe), str(file)],
+    options = ["--nproc-per-node", "2", "--monitor-interval", "1", "--standalone", "--max-restarts", str(tries - 1)]
+    options += ["--redirects", "3", "--log-dir", str(logs)]
+    ended = subprocess.run(
+        [sys.executable, *launcher, *options, str(RANK), str(recipe), str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -138,6 +146,9 @@ def torchrun(
             **(variables or {}),
         },
     )
+    said = "".join(each.read_text() for each in sorted(logs.rglob("*.log")))
+    assert ended.returncode == 0, ended.stdout + said
+    return said
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -149,10 +160,10 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ready = build(folder / "ready", request.param)
     heads = {"model": str(ready), "chains": str(data[0]), "runs": str(folder), "steps": STEPS, "batch": 1}
     plan = {"breaks": BREAKS, "heads": heads, "shards": None}
-    done = torchrun(write_recipe(folder, "two", checkpoint, data, 1), plan, len(BREAKS) + 1)
-    assert done.returncode == 0, done.stdout
+    recipe = write_recipe(folder, "two", checkpoint, data, 1)
+    output = torchrun(recipe, plan, len(BREAKS) + 1, launcher=("-c", FORKING))
     run_all(str(write_recipe(folder, "alone", checkpoint, data, 2)))
-    return Two(folder / "two", folder / "alone", done.stdout)
+    return Two(folder / "two", folder / "alone", output)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -227,8 +238,7 @@ def sharded(two: Two, configuration: str, *without: str) -> Path:
     recipe = write_recipe(folder, configuration, folder / "checkpoint", data, 1, *without)
     shards = "fsdp" if configuration == "fsdp" else "deepspeed"
     variables = {**launched(configuration), "ACCELERATE_MIXED_PRECISION": "no", "DS_ACCELERATOR": "cpu"}
-    done = torchrun(recipe, {"breaks": [], "heads": None, "shards": shards}, 1, variables)
-    assert done.returncode == 0, done.stdout
+    torchrun(recipe, {"breaks": [], "heads": None, "shards": shards}, 1, variables)
     return folder / configuration
 
 
@@ -275,6 +285,8 @@ class State:
 
 def test_a_signal_asks_for_a_checkpoint_and_the_end_and_a_second_interrupt_is_one() -> None:
     stop, control = StopOnSignal(Ranks()), Control()
+    # In the background of a shell a program begins with a handler that does nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop.listening():
         stop.on_step_end(None, State(), control)

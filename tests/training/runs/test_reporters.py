@@ -9,7 +9,7 @@ import pytest
 
 from cos.search.errors import InputError
 from cos.training.config.check import check_recipe
-from cos.training.config.packages import check_packages, missing
+from cos.training.config.packages import check_packages, missing_packages
 from cos.training.config.recipe import Recipe, SftConfig
 from cos.training.data.rows import ChainRow, read_rows, write_rows
 from cos.training.runs.metrics import read_metrics
@@ -75,7 +75,7 @@ def test_a_package_that_is_not_installed_is_told_before_anything_runs(
     given = [stage, {**rounds, "pairs": {}, "dpo": keys}]
     recipe = Recipe.model_validate({"name": "mine", "runs": str(tmp_path / "runs"), "stages": given})
     for one in recipe.stages:
-        assert [said for said, _ in missing(one)] == told
+        assert [said for said, _ in missing_packages(one)] == told
     assert set(told) <= set(check_recipe(recipe).stages[0].faults)
     with pytest.raises(InputError, match=told[0]):
         check_packages(recipe.stages)

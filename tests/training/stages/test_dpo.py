@@ -13,7 +13,7 @@ from cos.search.errors import InputError
 from cos.search.grammars.cos import Step
 from cos.training.config.recipe import DpoConfig
 from cos.training.data.row_data import picture_of
-from cos.training.data.rows import PairRow, Written, read_rows
+from cos.training.data.rows import PairedChain, PairRow, read_rows
 from cos.training.learning.encode import IGNORED, Collator, TurnEncoder, load_checkpoint, model_inputs
 from cos.training.learning.preference import (
     PairCollator,
@@ -101,7 +101,10 @@ def test_nothing_is_taught_behind_the_first_step_that_differs_when_steps_are_com
         for row, digit in enumerate("374")
     ]
     slip = replace(steps[1], thought="Row 1 shows 9.")
-    better, worse = Written(id="b", steps=(*steps,), answer="14"), Written(id="w", steps=(steps[0], slip), answer="12")
+    better, worse = (
+        PairedChain(id="b", steps=(*steps,), answer="14"),
+        PairedChain(id="w", steps=(steps[0], slip), answer="12"),
+    )
     row = replace(next(iter(read_rows(pairs, PairRow))), chosen=better, rejected=worse)
     for turn, written in zip(turns_of(row, encoder, first_step=True), (better, worse), strict=True):
         kept = sum(map(len, encoder.segments(written.steps, written.answer)[:2]))

@@ -134,6 +134,15 @@ def test_a_policy_is_measured_alone_and_under_search(tmp_path: Path, context: St
     assert policy["best_of_n"]["ci_low"] <= policy["best_of_n"]["accuracy"] <= policy["best_of_n"]["ci_high"]
 
 
+def test_a_policy_is_measured_as_its_own_judge(tmp_path: Path, context: StageContext):
+    path = tmp_path / "problems.jsonl"
+    write_rows(path, [problem(tmp_path, index) for index in range(2)])
+    config = EvaluateConfig(policy="scripted", prm="judge", problems=ProblemSource(data=(str(path),)), n=2)
+    facts = measured(config, context)
+    assert facts["policy"]["best_of_n"]["prm_reads"] == 2 * 2 * 4
+    assert facts["checkpoints"]["prm"] is None
+
+
 def test_without_a_prm_searches_go_by_likelihood(tmp_path: Path, context: StageContext):
     path = tmp_path / "problems.jsonl"
     write_rows(path, [problem(tmp_path, index) for index in range(4)])

@@ -1,4 +1,4 @@
-"""Pairs of chains: what each is worth, and who is paired with whom."""
+"""Pairs of chains: the reward of each, and who is paired with whom."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from cos.search.grammars.cos import Step
 from cos.training.config.recipe import PairsConfig
 from cos.training.data.rows import ChainRow, PairRow, read_rows, write_rows
 from cos.training.labels.prm_scores import Prm
-from cos.training.stages.pairs import pairs_of, run_pairs, summary, worth
+from cos.training.stages.pairs import pairs_of, reward_of, run_pairs, summary
 from tests.training.training_support import QUESTION, context, write_chains
 
 
@@ -31,10 +31,10 @@ def scored(path: Path, scores: list[float]) -> list[ChainRow]:
 def test_a_chain_is_worth_its_steps_and_its_answer(tmp_path: Path) -> None:
     row = scored(tmp_path / "c.jsonl", [0.5, 0.5])[1]
     row = replace(row, scores=(0.2, 0.4, 0.9))
-    assert worth(row, config()) == pytest.approx(0.2 * 0.3 + 0.8 * 0.9)
-    assert worth(row, config(reward="answer")) == 0.9
-    assert worth(row, config(reward="outcome")) == 0.0
-    assert worth(replace(row, scores=(None, 0.4, 0.9)), config()) is None, "an unscored step is no zero"
+    assert reward_of(row, config()) == pytest.approx(0.2 * 0.3 + 0.8 * 0.9)
+    assert reward_of(row, config(reward="answer")) == 0.9
+    assert reward_of(row, config(reward="outcome")) == 0.0
+    assert reward_of(replace(row, scores=(None, 0.4, 0.9)), config()) is None, "an unscored step is no zero"
 
 
 def test_the_best_is_paired_with_the_worst_and_then_inwards(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def store(folder: Path, name: str = "a", tree: Sequence[dict[str, Any]] = TREE, 
         "id": name,
         "time": "2026-01-02T03:04:05Z",
         "question": "How many?",
-        "image": "images/0f.png",
+        "images": ["images/0f.png"],
+        "history": [],
         "policy": "policy",
         "grammar": "cos",
         "prm": "prm",
@@ -197,7 +198,7 @@ def test_hard_labels_begin_where_they_are_told_to(tmp_path: Path) -> None:
 
 def test_searches_without_a_picture_are_chains_of_questions_without_one(tmp_path: Path) -> None:
     store(tmp_path / "t", "a")
-    store(tmp_path / "t", "b", image=None)
+    store(tmp_path / "t", "b", images=[])
     chains = harvest([tmp_path / "t"]).chains
     assert {chain.problem.image is None for chain in chains} == {False, True}
     assert len({chain.problem.id for chain in chains}) == 2
@@ -253,15 +254,20 @@ def test_a_policy_and_a_prm_train_on_what_another_grammar_wrote(tmp_path: Path) 
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"version": 1}, "a trace of version 1, and this program reads version 2"),
+    ({"version": 1}, "a trace of version 1, and this program reads version 3"),
     ({"tree": [{"path": [0], "text": ""}]}, r"tree\.0\.fields: Field required"),
     ({"tree": TREE[1:]}, r"tree: no candidate at \[0\]"),
     ({"tree": (node(0, text="", fields={}), TREE[1])}, r"tree: the step at \[0\] has no text"),
     ({"tree": (node(0, end="truncated"), TREE[1])}, r"tree: the step at \[0\] has no text"),
     ({"scale": None}, "scale: null, although a PRM scored the search"),
     ({"tree": (node(0, score=1.5), TREE[1])}, "tree: score 1.5 at .* is no probability"),
-    ({"image": "images/gone.png"}, "image: there is no picture 'images/gone.png'"),
-    ({"image": "../secret.png"}, "image: there is no picture '../secret.png'"),
+    ({"images": ["images/gone.png"]}, "images: there is no picture 'images/gone.png'"),
+    ({"images": ["../secret.png"]}, "images: there is no picture '../secret.png'"),
+    ({"images": ["images/0f.png"] * 2}, "images: 2 pictures; training takes questions about one picture at most"),
+    (
+        {"history": [{"role": "user", "content": [{"text": "Hi.", "image": None}]}]},
+        "history: the question follows a conversation of 1 turns; training takes questions that stand alone",
+    ),
 ]
 
 
