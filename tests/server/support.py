@@ -139,7 +139,7 @@ async def listening(
         await running
 
 
-async def until(reached: Callable[[], bool], seconds: float = 3.0) -> None:
+async def until(reached: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits for a state. Errors: TimeoutError."""
     async with asyncio.timeout(seconds):
         while not reached():

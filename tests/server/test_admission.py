@@ -1,7 +1,6 @@
 """Who may search: bounds, order, overload, dead engines, and the end of the server."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -18,9 +17,8 @@ async def test_one_request_more_than_places_and_queue_is_refused_at_once() -> No
     async with served(SLOW, max_concurrent_searches=2, max_queued_searches=3) as server:
         accepted = [asyncio.create_task(server.solve(seed=number)) for number in range(5)]
         await until(lambda: server.service.admission.queued == 3)
-        started = time.perf_counter()
         refused = await server.solve()
-        assert time.perf_counter() - started < 0.05
+        assert server.service.admission.queued == 3, "it waited for no place"
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert error_of(refused)["type"] == "rate_limit_error"

@@ -94,7 +94,7 @@ async def leave(server: Served, path: str, fields: dict[str, object]) -> None:
 async def gone(seen: Seen) -> None:
     """Waits for the last turns of the event loop; a picture that is in a cycle stays, however long one waits."""
     assert len(seen) > 0
-    await until(lambda: seen.kept == 0, 1.0)
+    await until(lambda: seen.kept == 0)
 
 
 @ASKS

@@ -46,11 +46,10 @@ def _until_ready(process: "subprocess.Popen[str]") -> tuple[str, list[str]]:
     raise AssertionError("the server ended: " + "\n".join(lines))
 
 
-def ended(*arguments: str) -> tuple[int, str, float]:
-    """Exit code, output and seconds of a command that does not serve."""
-    started = time.perf_counter()
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30)
-    return done.returncode, done.stdout + done.stderr, time.perf_counter() - started
+def ended(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of a command that does not serve."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_start_shows_a_solved_example_and_ends_with_the_address() -> None:
@@ -63,7 +62,7 @@ def test_a_start_shows_a_solved_example_and_ends_with_the_address() -> None:
         assert httpx.get(f"{url}/ready").status_code == 200
         assert httpx.post(f"{url}/solve", json=body()).json()["complete"] is True
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/ready")
 
@@ -88,7 +87,7 @@ raise SystemExit(run(Settings(policy="scripted", port=0, n=1), Console(), start)
 
 def until_searching(url: str) -> None:
     """Waits until a search is under way."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while "cos_requests_in_progress 1.0" not in httpx.get(f"{url}/metrics").text:
         assert time.monotonic() < end, "the search did not begin"
 
@@ -103,7 +102,7 @@ def test_a_stop_signal_lets_a_running_search_end() -> None:
         assert ready == 503
         assert httpx.post(f"{url}/solve", json=body()).status_code == 503
         assert searching.result().json()["complete"] is True
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_second_stop_signal_ends_a_running_search() -> None:
@@ -113,7 +112,7 @@ def test_a_second_stop_signal_ends_a_running_search() -> None:
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         assert searching.result().json()["error"]["code"] == "shutting_down"
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 LOSING_SERVER = """
@@ -138,7 +137,7 @@ def test_a_lost_engine_ends_the_process_with_code_1_once_what_ran_was_answered()
         searching = pool.submit(httpx.post, f"{url}/solve", json=body(n=None, strategy="greedy"))
         response = searching.result()
         assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
         assert process.stdout is not None
         printed = process.stdout.read()
         assert "an engine is lost" in printed
@@ -170,7 +169,7 @@ raise SystemExit(run(Settings(policy="scripted", port=0), Console(), start))
 )
 def test_models_that_cannot_be_served_with_end_the_start_with_a_sentence(policy: str, prm: str, told: str) -> None:
     code = FAILING_SERVER.format(policy=policy, prm=prm)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -183,13 +182,13 @@ def test_a_stop_signal_while_it_starts_ends_it() -> None:
         assert "starting the engines" in process.stdout.readline()
         assert process.stdout.readline() == "loading\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_an_interrupt_ends_it_too() -> None:
     with running("--prm", "none") as (process, _, _):
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
@@ -201,18 +200,18 @@ def test_an_interrupt_ends_it_too() -> None:
         (("--policy", "scripted", "--prm", "./nope"), "--prm ./nope: the folder does not exist"),
     ],
 )
-def test_a_model_that_is_not_there_is_told_at_once(arguments: tuple[str, ...], told: str) -> None:
-    code, output, seconds = ended(*arguments, "--port", "0")
+def test_a_model_that_is_not_there_is_told_before_any_engine_starts(arguments: tuple[str, ...], told: str) -> None:
+    code, output = ended(*arguments, "--port", "0")
     assert code == 2
     assert told in output
     assert "Traceback" not in output
-    assert seconds < 15
+    assert "vllm" not in output.casefold(), "it logs as soon as it is imported"
 
 
 def test_a_taken_port_is_told_before_any_model_is_looked_at() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, output, _ = ended("--policy", "./nope", "--prm", "none", "--port", port)
+        code, output = ended("--policy", "./nope", "--prm", "none", "--port", port)
     assert code == 2
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in output
     assert "nope" not in output

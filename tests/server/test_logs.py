@@ -350,7 +350,7 @@ def test_with_json_all_that_a_server_tells_is_json() -> None:
             url = lines[-1]["message"].split()[3]
             assert httpx.post(f"{url}/solve", json=body()).json()["complete"] is True
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
             lines += map(json.loads, process.stdout)
         finally:
             process.kill()

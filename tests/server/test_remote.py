@@ -1,7 +1,6 @@
 """A server whose models run elsewhere: what is told of them, and what happens while they are away."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -70,12 +69,13 @@ async def test_a_model_whose_process_is_killed_ends_the_search_and_is_served_aga
         before = engine.steps
         await until(lambda: engine.steps > before + 2)
         process.kill()
-        began = time.monotonic()
-        for reply in (await searching, await http.post("/solve", json=ask)):
+        # Far below the time that an answer may take, so that nobody waits for one.
+        async with asyncio.timeout(30):
+            replies = (await searching, await http.post("/solve", json=ask))
+        for reply in replies:
             assert (reply.status_code, error_of(reply)["code"]) == (503, "remote_unreachable")
             assert reply.headers["retry-after"]
             assert process.url not in reply.text
-        assert time.monotonic() - began < 3
         for path in ("/health", "/ready"):
             assert (await http.get(path)).status_code == 503
         await process.start()

@@ -219,7 +219,7 @@ async def test_a_disk_that_is_too_slow_loses_traces_instead_of_filling_the_memor
     going = threading.Event()
 
     def slow(self: TraceStore, job: Job, result: Result, grammar: str, ended: datetime) -> None:
-        going.wait(10)
+        going.wait(60)
 
     monkeypatch.setattr(TraceStore, "_store", slow)
     async with served(trace_dir=tmp_path, max_concurrent_searches=MOST_WAITING + 1) as server:
