@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cos.benchmarks.dashboards_cli import dashboards
+from cos.benchmarks.gpu.cli import gpu
 from cos.benchmarks.remote_cli import remote
 from cos.benchmarks.reproduce.cli import reproduce
 from cos.search.scale import Aggregation
@@ -362,39 +364,5 @@ def training(
     run_training(seed, json_only=json_only, repetitions=repetitions, batch=batch, threads=threads, compiled=compiled)
 
 
-@benches.command()
-def dashboards(
-    seconds: Annotated[float, typer.Option(min=10, help="Seconds of mixed load. Half-way, an engine is killed.")] = 60,
-    concurrency: Concurrency = 4,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw the latency dashboard into this file.")
-    ] = None,
-    deploy: Annotated[
-        Path | None, typer.Option(help="Folder with grafana/ and prometheus/ (default: this checkout's).")
-    ] = None,
-    seed: Seed = 0,
-    policy: Policy = "cos-tiny",
-    prm: Prm = None,
-    json_only: JsonOnly = False,
-) -> None:
-    """Whether every panel, alert and recording rule has data: a server under load and in trouble, and a Prometheus."""
-    from cos.benchmarks.boards import DEPLOY
-    from cos.benchmarks.commands import run_dashboards
-    from cos.benchmarks.dashboards import Plan
-    from cos.benchmarks.quality import check_picture
-    from cos.evaluation.in_process import prm_for
-
-    check_picture(picture, "--picture")
-    plan = Plan(
-        policy=policy,
-        prm=prm_for(policy, prm),
-        deploy=deploy or DEPLOY,
-        seconds=seconds,
-        concurrency=concurrency,
-        seed=seed,
-    )
-    asyncio.run(run_dashboards(plan, picture, json_only=json_only))
-
-
-benches.command()(remote)
-benches.command()(reproduce)
+for command in (dashboards, remote, reproduce, gpu):
+    benches.command()(command)

@@ -98,6 +98,7 @@ class Level:
             "errors": len(self.errors),
             "first_error": self.errors[0] if self.errors else None,
             "tokens_per_s": used["tokens_generated"] / self.busy_s,
+            "prm_tokens_per_s": (used["prm_prompt_tokens"] - used["prm_cached_tokens"]) / self.busy_s,
             "seconds": self.busy_s,
         }
 

@@ -68,6 +68,7 @@ STAGES = {
     "rounds": "Iterative DPO: rollout, pairs and DPO, round by round.",
     "evaluate": "Measure a PRM and a policy on held-out problems.",
     "export": "Write a checkpoint in the number format it is served in.",
+    "widen": "Make a checkpoint as large as another model, with the same answers.",
 }
 for _kind, _summary in STAGES.items():
     app.command(_kind)(_command(_kind, _summary))

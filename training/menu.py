@@ -25,6 +25,7 @@ STAGES = {
     "rounds": "cos.training.stages.rounds:run_rounds",
     "evaluate": "cos.training.stages.evaluate:run_evaluate",
     "export": "cos.training.stages.export:run_export",
+    "widen": "cos.training.stages.widen:run_widen",
 }
 """Each stage's function. It takes the stage's keys and its context."""
 TASKS = {"ledger": "cos.ledger.generated:LedgerTask"}

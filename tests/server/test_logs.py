@@ -362,7 +362,7 @@ def test_with_json_all_that_a_server_tells_is_json() -> None:
 def test_with_json_a_start_that_fails_is_told_as_json() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, output, _ = ended("--policy", "scripted", "--port", port, "--log-format", "json")
+        code, output = ended("--policy", "scripted", "--port", port, "--log-format", "json")
     assert code == 2
     (line,) = map(json.loads, output.splitlines())
     assert line["level"] == "error"
@@ -370,7 +370,7 @@ def test_with_json_a_start_that_fails_is_told_as_json() -> None:
 
 
 def test_an_api_key_that_cannot_be_read_is_not_shown() -> None:
-    code, output, _ = ended("--policy", "scripted", "--api-key", f'["{KEY}')
+    code, output = ended("--policy", "scripted", "--api-key", f'["{KEY}')
     assert code == 2
     assert "--api-key" in output
     assert KEY not in output

@@ -174,7 +174,7 @@ def test_a_variable_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", ["OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"])
 def test_a_variable_that_is_read_as_the_packages_load_is_told_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "nothing-known")
-    code, output, _ = ended("--policy", "scripted", "--otlp-endpoint", "http://localhost:4318")
+    code, output = ended("--policy", "scripted", "--otlp-endpoint", "http://localhost:4318")
     assert code == 2
     assert "nothing-known" in output
     assert "Traceback" not in output
@@ -202,7 +202,7 @@ def test_without_its_packages_a_start_says_what_to_install(flag: bool, monkeypat
 
 
 def test_an_address_that_is_none_is_told_at_the_start() -> None:
-    code, output, _ = ended("--policy", "scripted", "--otlp-endpoint", "localhost:4317")
+    code, output = ended("--policy", "scripted", "--otlp-endpoint", "localhost:4317")
     assert code == 2
     assert "http://localhost:4318" in output
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cos.search.errors import InputError
-from cos.training.config import keys, recipe
+from cos.training.config import conversion, keys, recipe
 from cos.training.config.section import Keys
 from cos.training.data import sources
 
@@ -44,6 +44,7 @@ TITLES: dict[type[Keys], str] = {
     keys.JudgingKeys: "judging layers",
     keys.LoraKeys: "lora",
     keys.JudgeKeys: "judge",
+    conversion.ShapeKeys: "shape",
     keys.LedgerSource: "ledger",
     sources.RowKeys: "rows of files",
     sources.FileKeys: "file",

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from cos.prm.choice import ITSELF
 from cos.search.errors import InputError
+from cos.training.config.conversion import ExportConfig, WidenConfig
 from cos.training.config.keys import (
     MOST_SEED,
     FailureKeys,
@@ -305,19 +306,6 @@ class EvaluateConfig(StageKeys, RowKeys):
         return self
 
 
-class ExportConfig(StageKeys):
-    """Writes a checkpoint as it is to be shipped: in the number format it is served in."""
-
-    stage: Literal["export"] = "export"
-    model: Checkpoint
-    """The checkpoint."""
-    averaged_with: tuple[Checkpoint, ...] = ()
-    """Checkpoints of the same training: what is written is the mean of all their weights and its own (a model soup,
-    arXiv 2203.05482), which is often better, better calibrated and less sensitive to rounding than the last alone."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Number format of the weights."""
-
-
 StageConfig = Annotated[
     TokensConfig
     | SightConfig
@@ -329,7 +317,8 @@ StageConfig = Annotated[
     | DpoConfig
     | RoundsConfig
     | EvaluateConfig
-    | ExportConfig,
+    | ExportConfig
+    | WidenConfig,
     Field(discriminator="stage"),
 ]
 

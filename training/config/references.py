@@ -34,6 +34,7 @@ WRITES = {
     "rounds": (MODEL,),
     "evaluate": ("evaluation.json",),
     "export": (MODEL,),
+    "widen": (MODEL,),
 }
 """What a stage of a kind leaves in its folder for others."""
 _ROUND = re.compile(r"round-\d+/(rollout/chains\.jsonl|pairs/(pairs|scored)\.jsonl|dpo/model)")

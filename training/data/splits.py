@@ -273,5 +273,5 @@ def _plan(stage: StageConfig) -> tuple[Role | None, tuple[Split, ...], tuple[str
             return None, digits_of(stage.problems), stage.problems.data
         case "label" | "pairs":
             return None, (), paths_of(stage.chains)
-        case "tokens" | "export":
+        case "tokens" | "export" | "widen":
             return None, (), ()

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cos.search.errors import InputError
-from cos.training.config.recipe import ExportConfig
+from cos.training.config.conversion import ExportConfig
 from cos.training.learning.encode import load_checkpoint
 from cos.training.runs.folder import StageContext, StageRun
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from cos.search.errors import InputError
-from cos.training.config.recipe import DpoConfig, ExportConfig, PrmConfig, SftConfig, TokensConfig
+from cos.training.config.conversion import ExportConfig
+from cos.training.config.recipe import DpoConfig, PrmConfig, SftConfig, TokensConfig
 from cos.training.learning.encode import load_checkpoint
 from cos.training.learning.trainer import newest_checkpoint
 from cos.training.runs.folder import StageContext

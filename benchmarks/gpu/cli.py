@@ -1,0 +1,78 @@
+"""The command ``cos bench gpu``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MOST_S = 86_400.0
+
+
+def gpu(
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="Pairs POLICY:PRM in their order, each tiny, small, 7b, 14b, 38b or scripted "
+            "(default: tiny:tiny,7b:7b,7b:14b; with --dry-run tiny:tiny,small:small)."
+        ),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Make these measurements alone, separated by commas (default: all).")
+    ] = None,
+    limit_s: Annotated[
+        float, typer.Option(min=1, max=MOST_S, help="Seconds after which nothing more begins, and what runs is cut.")
+    ] = 540,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="Results, written anew after each measurement.")
+    ] = Path("gpu.json"),
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where widened checkpoints are kept (default: memory-backed, and removed at the end)."),
+    ] = None,
+    server_flags: Annotated[
+        str, typer.Option(help='Flags for the server, in one string, as "--max-num-seqs 512".')
+    ] = "",
+    ledgers: Annotated[
+        int | None, typer.Option(min=1, help="Held-out ledgers on which trees are compared (default: 5; dry run: 2).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the problems and all samples.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="The same on CPU: small widths, float32, and hardly any searches.")
+    ] = False,
+    json_only: Annotated[bool, typer.Option("--json", help="Print JSON only, no tables.")] = False,
+) -> None:
+    """What searches cost on this machine's GPU, with models as large as 7b and 14b: a plan under a limit of time."""
+    import random
+    from dataclasses import replace
+
+    import uvloop
+
+    from cos.benchmarks.gpu.pairs import DRY_RUN_PAIRS, PAIRS, check_machine, kept_in, parse_pairs
+    from cos.benchmarks.gpu.plan import MEASUREMENTS, Plan, parse_measurements, run
+    from cos.benchmarks.gpu.sizes import DRY_RUN, FULL
+    from cos.benchmarks.gpu.tables import show
+    from cos.benchmarks.report import json_line
+    from cos.checkpoints import heldout
+
+    chosen = parse_pairs(pairs or (DRY_RUN_PAIRS if dry_run else PAIRS))
+    check_machine(chosen)
+    wanted = MEASUREMENTS if only is None else parse_measurements(only)
+    sizes = DRY_RUN if dry_run else FULL
+    problems = heldout()
+    with kept_in(folder) as checkpoints:
+        plan = Plan(
+            pairs=chosen,
+            wanted=wanted,
+            sizes=replace(sizes, contract_problems=ledgers or sizes.contract_problems),
+            problems=random.Random(seed).sample(problems, len(problems)),
+            folder=checkpoints,
+            out=out,
+            limit_s=limit_s,
+            server_flags=server_flags,
+            seed=seed,
+            is_dry_run=dry_run,
+        )
+        facts = uvloop.run(run(plan))
+    if not json_only:
+        show(facts)
+    typer.echo(json_line(facts))
