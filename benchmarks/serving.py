@@ -41,10 +41,12 @@ class Load:
     levels: tuple[int, ...]
     requests: int
     rounds: int
+    a_worker: int = SEARCHES_A_WORKER
+    """At least so many of each worker in each round."""
 
     def a_round(self, level: int) -> int:
         """Requests of a level in each round."""
-        return max(-(-self.requests // self.rounds), SEARCHES_A_WORKER * level)
+        return max(-(-self.requests // self.rounds), self.a_worker * level)
 
     @property
     def total(self) -> int:

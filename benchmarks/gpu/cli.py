@@ -33,7 +33,7 @@ def gpu(
         str, typer.Option(help='Flags for the server, in one string, as "--max-num-seqs 512".')
     ] = "",
     ledgers: Annotated[
-        int | None, typer.Option(min=1, help="Held-out ledgers on which trees are compared (default: 5; dry run: 2).")
+        int | None, typer.Option(min=1, help="Held-out ledgers on which trees are compared (default: 5; dry run: 1).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the problems and all samples.")] = 0,
     dry_run: Annotated[

@@ -81,8 +81,10 @@ class Journal:
         self._enter(pair, name, {**entry, "seconds": round(time.monotonic() - began, 3)})
         return entry["status"] == "done"
 
-    def leave_out(self, pair: str, names: Sequence[str], why: str) -> None:
-        """Says why measurements were not made."""
+    def leave_out(self, pair: str, names: Sequence[str], because_of: str) -> None:
+        """Says that measurements were not made because another one was not."""
+        entry = self._entries[pair][because_of]
+        why = f"{because_of}: {entry.get('error') or entry.get('why') or 'the time was over while it ran'}"
         for name in names:
             self._entries[pair][name] = _left_out(why)
         self._write()

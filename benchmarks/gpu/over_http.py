@@ -25,7 +25,7 @@ async def measure_serving(
     client: httpx.AsyncClient, problems: Sequence[LedgerProblem], sizes: Sizes, seed: int
 ) -> Facts:
     """Searches a second, latencies and tokens a second of both models, by strategy and searches at once."""
-    load = serving.Load(levels=sizes.levels, requests=sizes.requests, rounds=1)
+    load = serving.Load(levels=sizes.levels, requests=sizes.requests, rounds=1, a_worker=sizes.a_worker)
     found: Facts = {}
     for number, strategy in enumerate(STRATEGIES):
         setting = Setting(strategy=strategy, n=sizes.n).fitted()

@@ -82,7 +82,7 @@ async def _measure_pair(plan: Plan, pair: Pair, journal: Journal, seen: Seen) ->
         return await asyncio.to_thread(write, pair, plan.folder, dtype, plan.seed)
 
     if not await journal.measure(pair.name, WRITING, written, needed=True):
-        journal.leave_out(pair.name, MEASUREMENTS[1:], "the checkpoints were not written")
+        journal.leave_out(pair.name, MEASUREMENTS[1:], WRITING)
         return
     policy = model_of(pair.policy, "policy", plan.folder, dtype)
     prm = model_of(pair.prm, "prm", plan.folder, dtype)
@@ -104,7 +104,7 @@ async def _over_http(plan: Plan, pair: Pair, journal: Journal, policy: str, prm:
             return {"start_s": time.perf_counter() - began}
 
         if not await journal.measure(pair.name, SERVER, start, needed=True):
-            journal.leave_out(pair.name, over_http.MEASUREMENTS, "the server did not start")
+            journal.leave_out(pair.name, over_http.MEASUREMENTS, SERVER)
             return
         limits = httpx.Limits(max_connections=max(plan.sizes.levels))
         async with httpx.AsyncClient(base_url=urls[0], limits=limits) as client:
@@ -127,7 +127,7 @@ async def _in_process(plan: Plan, pair: Pair, journal: Journal, seen: Seen, poli
             return {"start_s": time.perf_counter() - began}
 
         if not await journal.measure(pair.name, ENGINES, start, needed=True):
-            journal.leave_out(pair.name, in_process.MEASUREMENTS, "the engines did not start")
+            journal.leave_out(pair.name, in_process.MEASUREMENTS, ENGINES)
             return
         here = in_process.Here(started[0], plan.problems, plan.sizes, plan.seed, seen.reference)
         for name, work in in_process.WORK.items():

@@ -12,7 +12,9 @@ class Sizes:
     levels: tuple[int, ...]
     """Searches at once over HTTP."""
     requests: int
-    """Searches for each of these numbers; six for each worker at the least."""
+    """Searches for each of these numbers."""
+    a_worker: int
+    """At least so many of each of those at once."""
     ahead_problems: int
     """Problems that are searched with and without beginning ahead."""
     contract_problems: int
@@ -30,6 +32,7 @@ FULL = Sizes(
     n=8,
     levels=(1, 4, 16, 64),
     requests=24,
+    a_worker=6,
     ahead_problems=20,
     contract_problems=5,
     contract_at_once=16,
@@ -44,11 +47,12 @@ FULL = Sizes(
 DRY_RUN = Sizes(
     n=2,
     levels=(1, 2),
-    requests=4,
-    ahead_problems=2,
-    contract_problems=2,
+    requests=2,
+    a_worker=1,
+    ahead_problems=1,
+    contract_problems=1,
     contract_at_once=1,
-    limit_levels=(1, 2),
+    limit_levels=(1,),
     limit_rounds=1,
     barrier_level=2,
     barrier_rounds=1,
