@@ -30,7 +30,7 @@ def gpu(
         typer.Option(help="Where widened checkpoints are kept (default: memory-backed, and removed at the end)."),
     ] = None,
     server_flags: Annotated[
-        str, typer.Option(help='Flags for the server, in one string, as "--max-num-seqs 512".')
+        str, typer.Option(help='Flags for the server, in one string, as --server-flags="--max-num-seqs 512".')
     ] = "",
     ledgers: Annotated[
         int | None, typer.Option(min=1, help="Held-out ledgers on which trees are compared (default: 5; dry run: 1).")

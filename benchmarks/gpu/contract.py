@@ -45,10 +45,19 @@ Trees = Mapping[tuple[str, str], Tree]
 """By strategy and problem."""
 
 
-async def trees_of(models: Models, problems: Sequence[LedgerProblem], seed: int, at_once: int) -> Trees:
-    """Searches all problems by every strategy, so many at once. Errors: as `cos.search.run.solve`."""
+async def trees_of(
+    models: Models,
+    problems: Sequence[LedgerProblem],
+    seed: int,
+    at_once: int,
+    strategies: Sequence[str] | None = None,
+) -> Trees:
+    """Searches all problems, so many at once, by every strategy or by these alone.
+
+    Errors: as `cos.search.run.solve`.
+    """
     gate = asyncio.Semaphore(at_once)
-    wanted = [(strategy, problem) for problem in problems for strategy in menu()]
+    wanted = [(strategy, problem) for problem in problems for strategy in strategies or menu()]
     with tqdm(total=len(wanted), desc="contract", unit="search") as bar:
 
         async def one(strategy: str, problem: LedgerProblem) -> tuple[tuple[str, str], Tree]:

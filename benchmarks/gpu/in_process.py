@@ -49,7 +49,9 @@ Work = Callable[[Here], Awaitable[Facts]]
 async def measure_contract(here: Here) -> Facts:
     """Whether the pair searches as the one that it is widened from; see `cos.benchmarks.gpu.contract`."""
     chosen = here.problems[: here.sizes.contract_problems]
-    here.trees = await trees_of(here.opened.models, chosen, here.seed, here.sizes.contract_at_once)
+    here.trees = await trees_of(
+        here.opened.models, chosen, here.seed, here.sizes.contract_at_once, here.sizes.contract_strategies
+    )
     return contract_facts(here.trees, here.reference)
 
 

@@ -19,6 +19,8 @@ class Sizes:
     """Problems that are searched with and without beginning ahead."""
     contract_problems: int
     contract_at_once: int
+    contract_strategies: tuple[str, ...] | None
+    """None for every strategy."""
     limit_levels: tuple[int, ...]
     limit_rounds: int
     barrier_level: int
@@ -36,6 +38,7 @@ FULL = Sizes(
     ahead_problems=20,
     contract_problems=5,
     contract_at_once=16,
+    contract_strategies=None,
     limit_levels=(1, 16),
     limit_rounds=2,
     barrier_level=16,
@@ -52,6 +55,7 @@ DRY_RUN = Sizes(
     ahead_problems=1,
     contract_problems=1,
     contract_at_once=1,
+    contract_strategies=None,
     limit_levels=(1,),
     limit_rounds=1,
     barrier_level=2,
