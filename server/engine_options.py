@@ -93,6 +93,23 @@ EachEngineOptions = create_model("EachEngineOptions", __base__=EngineOptions, **
 """The same, and every one with ``policy_`` and ``prm_`` before its name for one engine alone."""
 
 
+HERE_AND_ELSEWHERE = ("max_model_len", "max_num_seqs", "trust_remote_code")
+"""Options that hold for a model on another server, too: how long chains may be, how many may run at once, and whether
+code that comes with its tokenizer is run here."""
+
+
+def check_elsewhere(role: Role, url: str, every: EngineOptions) -> None:
+    """For a model on another server. Errors: InputError for an option of its engine, which is that server's own."""
+    for name in EngineOptions.model_fields:
+        if name not in HERE_AND_ELSEWHERE and getattr(every, f"{role}_{name}") is not None:
+            flag_ = f"--{role}-{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag_} is for an engine of this server, and --{role}-url {url} is elsewhere; leave it out, and give "
+                "that server what it needs as it starts",
+                f"{role}_{name}",
+            )
+
+
 def options_of(role: Role, every: EngineOptions) -> dict[str, Any]:
     """What holds for one engine: its own option where it is set, else the common one. Errors: InputError for a number
     of GPUs that is not that of its list."""

@@ -20,7 +20,7 @@ from cos.prm.choice import PrmChoice, choose_prm
 from cos.search import grammars
 from cos.search.errors import InputError
 from cos.search.strategies import resolve
-from cos.server.engine_options import EachEngineOptions, EngineOptions, flag, options_of
+from cos.server.engine_options import EachEngineOptions, EngineOptions, check_elsewhere, flag, options_of
 from cos.server.origins import usable_host, usable_origin
 
 PAIRED = (EMBEDDED, SCRIPTED)
@@ -221,6 +221,8 @@ class Settings(EachEngineOptions, BaseSettings):
         for role in ("policy", "prm"):
             try:
                 options_of(role, self)
+                if (url := self.elsewhere.url(role)) is not None:
+                    check_elsewhere(role, url, self)
             except InputError as error:
                 raise ValueError(str(error)) from error
         try:

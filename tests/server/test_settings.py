@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cos.engines.settings import EngineSettings
+from cos.server.engine_options import HERE_AND_ELSEWHERE
 from cos.server.flags import load_settings
 from cos.server.settings import Settings
 
@@ -107,6 +108,21 @@ def test_an_option_of_one_engine_wins_over_that_of_both(name: str, values: tuple
     assert found(*flag(name, both), *flag(one, of_policy)) == [of_policy, both]
     assert found(*flag(name, both), *flag(other, of_prm)) == [both, of_prm]
     assert found(*flag(other, of_prm), *flag(one, of_policy)) == [of_policy, of_prm]
+
+
+@pytest.mark.parametrize("role", ["policy", "prm"])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in HERE_AND_ELSEWHERE])
+def test_an_option_of_an_engine_that_is_elsewhere_is_refused(
+    name: str, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spelt = f"--{role}-{name.replace('_', '-')}"
+    given = flag(f"{role}_{name}", OPTIONS[name][1])
+    with pytest.raises(SystemExit):
+        load_settings([*PAIR, f"--{role}-url", "http://other:8000", *given])
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{spelt} is for an engine of this server, and --{role}-url http://other:8000 is elsewhere" in told
+    other = "prm" if role == "policy" else "policy"
+    assert load_settings([*PAIR, f"--{other}-url", "http://other:8000", *given])
 
 
 def test_an_option_of_one_engine_is_a_variable_and_a_yaml_key_too(
