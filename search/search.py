@@ -122,7 +122,7 @@ class Search:
         if ahead is not None:
             ahead.decide(found)
         if self._scoring.has_scorer:
-            read = {chain.prefix for chain in found if self._scoring.judges(chain)}
+            read = {self._tree.text_number(chain.path) for chain in found if self._scoring.judges(chain)}
             self._budget.settle_reads(len(places), len(read))
         return found
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import pytest
 
@@ -15,10 +16,12 @@ from cos.search.grammars.cos import Step, step_text
 from cos.search.prompt import Prompt
 from cos.search.result import Result
 from cos.search.run import solve
+from cos.search.search import Search
 from cos.search.spec import SearchSpec
 from cos.search.strategies import menu
+from cos.search.strategies.base import Params, Strategy
 from cos.search.terms import Sampling
-from cos.search.types import Question
+from cos.search.types import Chain, Question
 
 Find = Callable[..., Awaitable[Result]]
 
@@ -72,6 +75,41 @@ async def test_the_read_budget_is_never_exceeded(find: Find, strategy: str, read
     assert result.usage.prm_reads <= reads
     assert result.finish_reason == "prm_reads"
     assert result.chain.candidates
+
+
+class CutApart(Strategy):
+    """Expands two chains that a token limit has cut at different places, and then whatever it may."""
+
+    name: ClassVar[str] = "cut_apart"
+    aliases: ClassVar[tuple[str, ...]] = ()
+    params: ClassVar[type[Params]] = Params
+    needs_scores: ClassVar[bool] = True
+
+    async def run(self, search: Search, params: Params) -> Chain:
+        del params
+        (first,) = await search.expand([(search.root, 1)])
+        longest, cut, *_ = await search.expand([(first, 4)])
+        one, other = await search.expand([(longest, 1), (cut, 1)])
+        assert one.prefix == other.prefix
+        assert [longest.tokens, cut.tokens] == [24, 19]
+        while True:
+            await search.expand([(search.root, 1)])
+
+
+async def test_chains_of_one_text_that_was_cut_at_different_places_are_read_and_paid_for_each() -> None:
+    paragraph = "abcdefghijklmnopqrstuvwxyz1234\n\n"
+    draws = iter(("Go\n\n", paragraph, paragraph, "y\n\n", "z\n\n", paragraph[20:], paragraph[15:], "1\n\n", "2\n\n"))
+    policy = ScriptedEngine(Script(writer=lambda *_: next(draws)))
+    spec = SearchSpec(
+        "beam",
+        limits=Limits(tokens=110, prm_reads=8),
+        sampling=Sampling(step_tokens=20, max_steps=3),
+        speculate=False,
+    )
+    spec.strategy = CutApart()
+    result = await solve(Question("How much is it?"), spec, match(policy, ScriptedEngine(), grammar="paragraph"))
+    assert result.finish_reason == "prm_reads"
+    assert result.usage.prm_reads <= 8
 
 
 @pytest.mark.parametrize("strategy", UNREAD)
