@@ -73,6 +73,10 @@ class Step:
     reflection: str
 
 
+PARTS = frozenset(Step.__annotations__)
+"""Names of a step's parts."""
+
+
 class _FrozenMapping(StructMeta, ABCMeta):
     """The class of structs that are mappings."""
 
@@ -99,6 +103,10 @@ class _Fields(Struct, Mapping[str, str], metaclass=_FrozenMapping, frozen=True, 
     def __eq__(self, other: object) -> bool:
         return Mapping.__eq__(self, other)
 
+    def __ne__(self, other: object) -> bool:
+        # That of a struct comes first, and goes by identity.
+        return not self == other
+
     def values(self) -> ValuesView[str]:
         # Every candidate is asked for them; a tuple is read at a tenth of a view's cost.
         return cast("ValuesView[str]", (self.name, self.thought, self.reflection))
@@ -115,9 +123,9 @@ def _step_piece(name: str, thought: str, reflection: str) -> Piece:
 
 
 def step_of(piece: Piece) -> Step:
-    """The step that a piece is. What another grammar wrote is all thought."""
+    """The step that a piece is. What another grammar wrote is all thought, also where it calls one of its parts so."""
     fields = piece.fields
-    if "thought" not in fields:
+    if "thought" not in fields or not PARTS.issuperset(fields):
         return Step("", piece.text, "")
     return Step(fields.get("name", ""), fields["thought"], fields.get("reflection", ""))
 

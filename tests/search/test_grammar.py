@@ -26,6 +26,7 @@ from cos.search.grammars.cos import (
     render_segments,
     segment_ids,
     spans_of,
+    step_of,
     step_piece,
     step_text,
 )
@@ -225,8 +226,19 @@ def test_the_fields_of_a_step_are_a_mapping_of_its_parts() -> None:
     fields = step_piece(Step("Add", "1 + 1 = 2", "Right.")).fields
     assert dict(fields) == {"name": "Add", "thought": "1 + 1 = 2", "reflection": "Right."} == fields
     assert list(fields.values()) == list(dict(fields).values())
+    same, other = (step_piece(Step("Add", "1 + 1 = 2", reflection)).fields for reflection in ("Right.", "Wrong."))
+    assert not fields != same
+    assert not fields != dict(fields)
+    assert not dict(fields) != fields
+    assert fields != other
     with pytest.raises(KeyError):
         fields["score"]
+
+
+def test_a_step_of_another_grammar_is_all_thought_also_where_it_calls_a_part_so() -> None:
+    fields = {"observation": "I see 1 and 1.", "thought": "That is 2."}
+    assert step_of(Piece("step", "I see 1 and 1. That is 2.", fields)) == Step("", "I see 1 and 1. That is 2.", "")
+    assert step_of(Piece("step", "That is 2.", {"thought": "That is 2."})) == Step("", "That is 2.", "")
 
 
 def test_a_step_whose_parts_are_all_empty_says_nothing() -> None:
