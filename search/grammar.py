@@ -88,8 +88,8 @@ def read(grammar: Grammar, drawn: Drawn) -> Piece:
         raise _unusable(grammar, f"a piece of kind {piece.kind!r}; there are {', '.join(sorted(KINDS))}")
     try:
         # The quickest way to see that all of it is text: this is done for every candidate.
-        "".join((piece.text, *piece.fields.values()))
-    except TypeError as error:
+        "".join((piece.text, *piece.fields, *piece.fields.values()))
+    except (TypeError, AttributeError) as error:
         raise _unusable(grammar, f"a piece of kind {piece.kind!r} of which not every part is text") from error
     return piece
 

@@ -73,8 +73,8 @@ class Step:
     reflection: str
 
 
-PARTS = frozenset(Step.__annotations__)
-"""Names of a step's parts."""
+PARTS = ("name", "thought", "reflection")
+"""The parts of a step in order."""
 
 
 class _FrozenMapping(StructMeta, ABCMeta):
@@ -90,15 +90,15 @@ class _Fields(Struct, Mapping[str, str], metaclass=_FrozenMapping, frozen=True, 
     reflection: str
 
     def __getitem__(self, part: str) -> str:
-        if part not in self.__struct_fields__:
+        if part not in PARTS:
             raise KeyError(part)
         return getattr(self, part)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.__struct_fields__)
+        return iter(PARTS)
 
     def __len__(self) -> int:
-        return len(self.__struct_fields__)
+        return len(PARTS)
 
     def __eq__(self, other: object) -> bool:
         return Mapping.__eq__(self, other)
@@ -125,7 +125,7 @@ def _step_piece(name: str, thought: str, reflection: str) -> Piece:
 def step_of(piece: Piece) -> Step:
     """The step that a piece is. What another grammar wrote is all thought, also where it calls one of its parts so."""
     fields = piece.fields
-    if "thought" not in fields or not PARTS.issuperset(fields):
+    if "thought" not in fields or not set(PARTS).issuperset(fields):
         return Step("", piece.text, "")
     return Step(fields.get("name", ""), fields["thought"], fields.get("reflection", ""))
 

@@ -23,6 +23,9 @@ from cos.search.types import Piece, Question
         (Piece("conclusion", "4"), "a piece of kind 'conclusion'; there are answer, broken, step, truncated"),  # pyright: ignore[reportArgumentType]
         (Piece("answer", None), "a piece of kind 'answer' of which not every part is text"),  # pyright: ignore[reportArgumentType]
         (Piece("step", "One.", {"number": 1}), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
+        (Piece("step", "One.", {1: "One."}), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
+        (Piece("step", "One.", None), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
+        (Piece("step", "One.", ["One."]), "a piece of kind 'step' of which not every part is text"),  # pyright: ignore[reportArgumentType]
     ],
 )
 async def test_a_grammar_whose_pieces_are_none_is_named(returned: Any, what: str) -> None:
