@@ -4,12 +4,11 @@ score once the PRM has read it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, get_args
 
 from msgspec import Struct
 
@@ -97,7 +96,32 @@ class Prefix(Protocol):
     def __hash__(self) -> int: ...
 
 
-NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+class _NoFields(Mapping[str, str]):
+    """Nothing, that nobody can change, and that a copy or another process can have."""
+
+    __slots__ = ()
+
+    def __getitem__(self, part: str) -> str:
+        raise KeyError(part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+    def __reduce__(self) -> str:
+        return "NO_FIELDS"
+
+    def values(self) -> ValuesView[str]:
+        # Every candidate is asked for them; a tuple is read at a tenth of a view's cost.
+        return cast("ValuesView[str]", ())
+
+
+NO_FIELDS: Mapping[str, str] = _NoFields()
 
 
 Kind = Literal["step", "answer", "truncated", "broken"]

@@ -1,7 +1,9 @@
 """Whole searches over scripted engines: the seed alone decides what comes out, and every score is used as it should."""
 
 import asyncio
+import copy
 import math
+import pickle
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -340,6 +342,15 @@ def test_seeds_follow_from_the_place_in_the_tree() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert seed_of(1, (0,)) != seed_of(0, (0,))
     assert seed_of(0, (1, 2)) != seed_of(0, (12,))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+async def test_a_result_can_be_copied_and_sent_to_another_process(
+    find: Find, again: Callable[[Result], Result]
+) -> None:
+    result = await find("beam")
+    assert result.chain.is_answered
+    assert again(result) == result
 
 
 async def test_timings_are_in_order(find: Find) -> None:
