@@ -99,7 +99,12 @@ class CutApart(Strategy):
 async def test_chains_of_one_text_that_was_cut_at_different_places_are_read_and_paid_for_each() -> None:
     paragraph = "abcdefghijklmnopqrstuvwxyz1234\n\n"
     draws = iter(("Go\n\n", paragraph, paragraph, "y\n\n", "z\n\n", paragraph[20:], paragraph[15:], "1\n\n", "2\n\n"))
-    policy = ScriptedEngine(Script(writer=lambda *_: next(draws)))
+
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, written, rng
+        return next(draws)
+
+    policy = ScriptedEngine(Script(writer=write))
     spec = SearchSpec(
         "beam",
         limits=Limits(tokens=110, prm_reads=8),

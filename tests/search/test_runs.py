@@ -344,7 +344,11 @@ def test_seeds_follow_from_the_place_in_the_tree() -> None:
     assert seed_of(0, (1, 2)) != seed_of(0, (12,))
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def sent(result: Result) -> Result:
+    return pickle.loads(pickle.dumps(result))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, sent])
 async def test_a_result_can_be_copied_and_sent_to_another_process(
     find: Find, again: Callable[[Result], Result]
 ) -> None:
