@@ -48,6 +48,8 @@ class Scoring:
         self._spent = account.spent
         self._emit = emit
         self._watch = watch
+        self._decisive: set[int] = set()
+        """Numbers of the texts whose scores the search goes by."""
         self._said: dict[int, float | None] = {}
         self._being_read: dict[int, asyncio.Future[None] | None] = {}
         """By number of the text; with a future once somebody waits for the read: most reads are nobody else's."""
@@ -78,7 +80,9 @@ class Scoring:
             self.read.add(newest.path)
             newest.score = self._scale.usable(said)
             self.trust.beyond += newest.score is None and finite(said) is not None
-            if decides:
+            if decides and (text := self._tree.text_number(newest.path)) not in self._decisive:
+                # However many say the same, it was one read.
+                self._decisive.add(text)
                 self.trust.count(newest.score)
         if newest.score is None:
             self._spent["unscored"] += 1
@@ -102,11 +106,14 @@ class Scoring:
             return self._scale.usable(reading.score) if reading else None
 
         scores = dict(zip((chain.prefix for chain in finalists), await play(finalists, compare), strict=True))
+        if len(finalists) < 2:
+            return
+        for score in scores.values():
+            self.trust.count(score)
         for chain in chains:
-            if chain.prefix in scores and len(finalists) > 1:
+            if chain.prefix in scores:
                 newest = chain.candidates[-1]
                 newest.score = scores[chain.prefix]
-                self.trust.count(newest.score)
                 self._spent["unscored"] += newest.score is None
                 self._emit(Scored(newest.path, newest.score))
 

@@ -32,7 +32,7 @@ class Trust:
     """How many answers a tournament was held among, and how many different ones there were."""
 
     def count(self, score: float | None) -> None:
-        """Counts one candidate that the PRM was shown."""
+        """Counts one candidate that the PRM was shown. Those that say the same are one."""
         self.judged += 1
         self.failed += score is None
 

@@ -167,6 +167,19 @@ async def test_a_prm_most_of_whose_reads_fail_is_an_error_of_the_engine(
         await find(strategy, prm=prm())
 
 
+@pytest.mark.parametrize("strategy", ["auto", "beam", "best_of_n", "weighted_vote"])
+async def test_one_read_that_fails_is_no_broken_prm_however_many_candidates_say_what_it_was_shown(
+    find: Find, strategy: str
+) -> None:
+    def write(prompt: Prompt, written: str, rng: random.Random) -> str:
+        del prompt, written, rng
+        return answer_text("4", first=True)
+
+    result = await find(strategy, {"n": 8}, policy=ScriptedEngine(Script(writer=write)), prm=failing(0, 1))
+    assert (result.chain.answer, result.chain.answer_score) == ("4", None)
+    assert any(warning.startswith(f"{result.usage.unscored} of ") for warning in result.warnings)
+
+
 async def test_a_prm_most_of_whose_reads_fail_is_no_answer_at_a_limit_either(find: Find) -> None:
     with pytest.raises(EngineError, match="the PRM failed to score"):
         await find("beam", prm=broken(), limits=Limits(tokens=900))
