@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +25,17 @@ NOISE_LENGTH = 1 << 22
 """Random numbers that are drawn. All noise is made of them, as drawing billions takes minutes."""
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Files of a checkpoint beside its weights: tokenizer, chat template, processor."""
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Number formats of weights that are not quantised, as safetensors calls them."""
+LOADED_NAMES = (
+    ("model.language_model.", "language_model.model."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+)
+"""How the names of tensors begin in InternVL while it is loaded, and in a checkpoint as transformers saves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +76,11 @@ def widening_of(source: Path, new: Shape) -> Widening:
 
     Errors: InputError for a model of another kind, and for sizes that it cannot grow to.
     """
-    old = shape_in(source)
-    check_shape(old, new, _text_of(_config_of(source), source))
+    config = _config_of(source)
+    text = _text_of(config, source)
+    old = shape_of(text)
+    check_shape(old, new, text)
+    _check_whole(source, config)
     return Widening(source, old, new, dict(placements(_sizes(_files(source)), old, new)))
 
 
@@ -81,7 +94,10 @@ def _config_of(source: Path) -> dict[str, Any]:
     path = source / "config.json"
     if not path.is_file():
         raise InputError(f"{source}: no config.json there; give a checkpoint folder", "model")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON: {error}; copy the checkpoint again", "model") from error
 
 
 def _text_of(config: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -97,6 +113,14 @@ def _text_of(config: dict[str, Any], source: Path) -> dict[str, Any]:
     return text
 
 
+def _check_whole(source: Path, config: Mapping[str, Any]) -> None:
+    """Errors: InputError for weights that are not all of the model, or that are quantised."""
+    if (source / ADAPTER).is_file():
+        raise InputError(f"{source}: there is an {ADAPTER}; merge the adapter into the weights first", "model")
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise InputError(f"{source}: its config.json names a quantisation; give the checkpoint it was made of", "model")
+
+
 def _grow(config: dict[str, Any], old: Shape, new: Shape, dtype: torch.dtype) -> None:
     """Changes a config to that of the widened checkpoint."""
     text = config.get("text_config", config)
@@ -110,23 +134,52 @@ def _grow(config: dict[str, Any], old: Shape, new: Shape, dtype: torch.dtype) ->
 
 
 def _files(source: Path) -> list[Path]:
-    """The files of a checkpoint's weights. Errors: InputError where there are none."""
-    index = source / INDEX
+    """The files of a checkpoint's weights. Errors: InputError where there are none, or not all."""
+    index, whole = source / INDEX, source / WEIGHTS
+    if index.is_file() and whole.is_file():
+        raise InputError(f"{source}: there are both {WEIGHTS} and {INDEX}; remove the one that is not meant", "model")
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    elif whole.is_file():
+        names = {WEIGHTS}
     else:
-        names = {path.name for path in source.glob("model*.safetensors")}
-    if not names:
-        raise InputError(f"{source}: no model.safetensors there; save the checkpoint with safetensors", "model")
+        raise InputError(
+            f"{source}: no {WEIGHTS} there, and no {INDEX}; save the checkpoint with safetensors, or copy all of it",
+            "model",
+        )
+    if missing := [name for name in sorted(names) if not (source / name).is_file()]:
+        raise InputError(
+            f"{source}: {missing[0]}, which {INDEX} names, is missing; copy all of the checkpoint", "model"
+        )
     return [source / name for name in sorted(names)]
 
 
 def _sizes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Errors: InputError for files that cannot be read, and for weights that are quantised."""
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
-        with safe_open(path, "pt") as file:
-            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, "pt") as file:
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                for name, part in parts.items():
+                    if part.get_dtype() not in FLOATS:
+                        raise InputError(
+                            f"{path}: the tensor {name} has the number format {part.get_dtype()}; only weights that "
+                            "are not quantised can be widened",
+                            "model",
+                        )
+                    found[_saved(name)] = tuple(part.get_shape())
+        except SafetensorError as error:
+            raise InputError(f"{path}: cannot be read: {error}; copy the checkpoint again", "model") from error
     return found
+
+
+def _saved(name: str) -> str:
+    """A tensor's name as transformers saves it."""
+    for loaded, saved in LOADED_NAMES:
+        if name.startswith(loaded):
+            return saved + name.removeprefix(loaded)
+    return name
 
 
 def _write_weights(
@@ -164,7 +217,7 @@ def _write_weights(
 def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
-            yield name, file.get_tensor(name)
+            yield _saved(name), file.get_tensor(name)
 
 
 def _others(source: Path) -> Iterator[Path]:

@@ -33,12 +33,43 @@ class Placement:
     silent_rows: Tensor | None = None
     """Rows that are zero, whatever stands elsewhere."""
 
+    @property
+    def source_size(self) -> tuple[int, ...]:
+        """Of the source, where there is one."""
+        given = (self.rows, self.columns)[: len(self.size)]
+        return (
+            tuple(whole if part is None else len(part) for whole, part in zip(self.size, given, strict=False))
+            + (self.size[2:])
+        )
+
 
 def placements(sizes: Mapping[str, tuple[int, ...]], old: Shape, new: Shape) -> Iterator[tuple[str, Placement]]:
     """Every tensor of the widened checkpoint by its name. ``sizes``: those of the source's tensors.
 
-    Errors: InputError for a tensor that belongs to no part that is known.
+    Errors: InputError for a tensor that belongs to no part that is known, that is missing, or that has other sizes than
+    the config says.
     """
+    for name, place in _placements(sizes, old, new):
+        if place.source is not None:
+            _check_size(place.source, place.source_size, sizes.get(place.source))
+        yield name, place
+
+
+def _check_size(name: str, wanted: tuple[int, ...], given: tuple[int, ...] | None) -> None:
+    if given is None:
+        raise InputError(
+            f"the tensor {name} is missing, though its config.json has such a layer; give a whole checkpoint",
+            "model",
+        )
+    if given != wanted:
+        raise InputError(
+            f"the tensor {name} has the sizes {given}, and by its config.json {wanted}; only heads of hidden_size "
+            "/ num_attention_heads channels can be widened, and what the config leaves out has to be written there",
+            "model",
+        )
+
+
+def _placements(sizes: Mapping[str, tuple[int, ...]], old: Shape, new: Shape) -> Iterator[tuple[str, Placement]]:
     stem = TEXT if any(name.startswith(TEXT) for name in sizes) else ""
     layers = f"{stem}model.layers."
     for name, size in sizes.items():

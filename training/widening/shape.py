@@ -59,7 +59,10 @@ InternVL2.5-38B has behind its tower."""
 
 
 def shape_of(text: Mapping[str, Any]) -> Shape:
-    """The sizes in a text model's config."""
+    """The sizes in a text model's config. Errors: InputError for one that leaves a size out."""
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    if missing := [name for name in sizes if not text.get(name)]:
+        raise InputError(f"the config.json of the checkpoint has no {missing[0]}; write it there", missing[0])
     heads = text["num_attention_heads"]
     return Shape(
         hidden_size=text["hidden_size"],

@@ -150,7 +150,7 @@ def test_scaled_rotary_embeddings_keep_their_head_size() -> None:
 def copied(tmp_path: Path, **config: Any) -> Path:
     """The embedded policy with another config."""
     folder = tmp_path / "model"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     kept = json.loads((embedded("policy") / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**kept, **config}))
     save_file(load_file(embedded("policy") / "model.safetensors"), folder / "model.safetensors")
@@ -171,6 +171,91 @@ def test_tensors_that_belong_nowhere_are_refused(name: str, tmp_path: Path) -> N
     save_file({**weights, name: torch.zeros(4)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=f"the tensor {name} is none of"):
         widening_of(folder, TWICE)
+
+
+def changed_weights(folder: Path, **changed: torch.Tensor | None) -> None:
+    """Other tensors in a checkpoint's file; None takes one out."""
+    weights = {**load_file(folder / "model.safetensors"), **changed}
+    kept = {name: value for name, value in weights.items() if value is not None}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_sizes_that_are_not_those_of_the_config_are_told(tmp_path: Path) -> None:
+    config = Qwen2Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match=r"k_proj.bias has the sizes \(32,\), and by its config.json \(16,\); only heads"
+    ):
+        widening_of(tmp_path, TWICE)
+    told = json.loads((tmp_path / "config.json").read_text())
+    del told["num_hidden_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="has no num_hidden_layers; write it there"):
+        widening_of(tmp_path, TWICE)
+
+
+def test_checkpoints_that_are_not_whole_are_told(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    name = "language_model.model.layers.1.self_attn.q_proj.bias"
+    changed_weights(folder, **{name: None})
+    with pytest.raises(InputError, match=f"the tensor {name} is missing"):
+        widening_of(folder, TWICE)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {name: "model-00001-of-00002.safetensors"}}))
+    with pytest.raises(InputError, match=r"both model\.safetensors and model\.safetensors\.index\.json"):
+        widening_of(folder, TWICE)
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(InputError, match=r"model-00001-of-00002\.safetensors, which .* names, is missing"):
+        widening_of(folder, TWICE)
+
+
+def test_other_files_beside_the_weights_are_none(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -value for name, value in weights.items()}, folder / "model_old.safetensors", {"format": "pt"})
+    name = "language_model.model.embed_tokens.weight"
+    wide = load_file(widened(folder, tmp_path / "wide", TWICE) / "model.safetensors")
+    assert torch.equal(wide[name][:, :256], weights[name].float())
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
+        widening_of(folder, TWICE)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: no JSON"):
+        widening_of(folder, TWICE)
+
+
+def test_quantised_weights_and_adapters_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names a quantisation"):
+        widening_of(copied(tmp_path / "a", quantization_config={"quant_method": "fp8"}), TWICE)
+    folder = copied(tmp_path / "b")
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    changed_weights(folder, **{name: torch.zeros(768, 256, dtype=torch.int8)})
+    with pytest.raises(InputError, match=f"the tensor {name} has the number format I8; only weights"):
+        widening_of(folder, TWICE)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="merge the adapter"):
+        widening_of(folder, TWICE)
+
+
+def test_tensors_may_have_the_names_that_they_have_while_the_model_is_loaded(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    loaded = {f"model.{name}".replace("language_model.model.", "language_model."): weights[name] for name in weights}
+    save_file(loaded, folder / "model.safetensors", {"format": "pt"})
+    wide = widened(folder, tmp_path / "wide", TWICE)
+    ours = widened(embedded("policy"), tmp_path / "ours", TWICE)
+    assert (wide / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
 
 
 def test_folders_that_cannot_be_read_or_written_are_told(tmp_path: Path) -> None:
