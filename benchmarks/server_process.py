@@ -1,7 +1,9 @@
 """Servers in subprocesses, for as long as they are measured."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from cos.search.errors import CosError
 START_S = 600.0
 """How long two engines may take to start."""
 STOP_S = 60.0
+STOP_STARTING_S = 5.0
+"""The same, for one that has nothing to end yet. Engines that are being loaded cannot be interrupted."""
 POLL_S = 0.25
 
 
@@ -40,11 +44,13 @@ async def served(module: Sequence[str], ready: str, environment: Mapping[str, st
     with tempfile.TemporaryDirectory(prefix="cos-bench-") as folder:
         log = Path(folder) / "server.log"
         process = await start(module, port, environment, log)
+        patience_s = STOP_STARTING_S
         try:
             await until_ready(f"{url}{ready}", process, log)
+            patience_s = STOP_S
             yield url
         finally:
-            await stop(process)
+            await stop(process, patience_s)
 
 
 async def start(
@@ -85,13 +91,27 @@ async def until_ready(url: str, process: asyncio.subprocess.Process, log: Path, 
     raise CosError(f"{what} {why}; the end of its log:\n{tail}")
 
 
-async def stop(process: asyncio.subprocess.Process) -> None:
-    """Asks it to stop, and insists when it does not."""
+async def stop(process: asyncio.subprocess.Process, patience_s: float = STOP_S) -> None:
+    """Asks it to stop, and insists when it does not: with all that it has started, as engines would hold a GPU."""
     if process.returncode is not None:
         return
+    family = _family(process.pid)
     process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), STOP_S)
+        await asyncio.wait_for(process.wait(), patience_s)
     except TimeoutError:
         process.kill()
-        await process.wait()
+    for left in family[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
+    await process.wait()
+
+
+def _family(pid: int) -> list[int]:
+    """A process, those that it has started, and those that they have, as far as Linux tells."""
+    found = [pid]
+    for one in found:
+        for told in Path(f"/proc/{one}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, told.read_text("ascii").split())
+    return found

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 MOST_S = 86_400.0
+EXIT_TERMINATED = 143
+"""As shells have it after SIGTERM."""
 
 
 def gpu(
@@ -27,7 +29,9 @@ def gpu(
     ] = Path("gpu.json"),
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where widened checkpoints are kept (default: memory-backed, and removed at the end)."),
+        typer.Option(
+            help="Where widened checkpoints are kept (default: in memory where it has room, and removed at the end)."
+        ),
     ] = None,
     server_flags: Annotated[
         str, typer.Option(help='Flags for the server, in one string, as --server-flags="--max-num-seqs 512".')
@@ -42,13 +46,23 @@ def gpu(
     json_only: Annotated[bool, typer.Option("--json", help="Print JSON only, no tables.")] = False,
 ) -> None:
     """What searches cost on this machine's GPU, with models as large as 7b and 14b: a plan under a limit of time."""
+    import asyncio
     import random
     from dataclasses import replace
 
     import uvloop
 
-    from cos.benchmarks.gpu.pairs import DRY_RUN_PAIRS, PAIRS, check_machine, kept_in, parse_pairs
-    from cos.benchmarks.gpu.plan import MEASUREMENTS, Plan, parse_measurements, run
+    from cos.benchmarks.gpu.pairs import (
+        DRY_RUN_PAIRS,
+        PAIRS,
+        bytes_of,
+        check_flags,
+        check_machine,
+        kept_in,
+        parse_pairs,
+    )
+    from cos.benchmarks.gpu.plan import MEASUREMENTS, Plan, number_format, parse_measurements, run
+    from cos.benchmarks.gpu.process import run_stoppable
     from cos.benchmarks.gpu.sizes import DRY_RUN, FULL
     from cos.benchmarks.gpu.tables import show
     from cos.benchmarks.report import json_line
@@ -56,10 +70,11 @@ def gpu(
 
     chosen = parse_pairs(pairs or (DRY_RUN_PAIRS if dry_run else PAIRS))
     check_machine(chosen)
+    check_flags(server_flags)
     wanted = MEASUREMENTS if only is None else parse_measurements(only)
     sizes = DRY_RUN if dry_run else FULL
     problems = heldout()
-    with kept_in(folder) as checkpoints:
+    with kept_in(folder, bytes_of(chosen, number_format(sizes))) as checkpoints:
         plan = Plan(
             pairs=chosen,
             wanted=wanted,
@@ -72,7 +87,10 @@ def gpu(
             seed=seed,
             is_dry_run=dry_run,
         )
-        facts = uvloop.run(run(plan))
+        try:
+            facts = uvloop.run(run_stoppable(run(plan)))
+        except asyncio.CancelledError:
+            raise typer.Exit(EXIT_TERMINATED) from None
     if not json_only:
         show(facts)
     typer.echo(json_line(facts))

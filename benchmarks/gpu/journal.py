@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any, Literal
 
 from cos.evaluation.files import replacing
 from cos.evaluation.provenance import Facts
+from cos.search.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["done", "failed", "cut", "left_out"]
-"""It came to its end, it met an error, the time was over while it ran, or it did not begin."""
+"""It came to its end, it met an error, the time was over or the plan interrupted while it ran, or it did not begin."""
 
 
 class Journal:
@@ -29,16 +33,25 @@ class Journal:
     ) -> None:
         """``head``: what is told of the whole run. ``wanted``: the measurements that are to be made.
 
-        Every pair has an entry for each measurement from the beginning. Errors: OSError for a path that cannot be
+        Every pair has an entry for each measurement from the beginning. Errors: InputError for a path that cannot be
         written to.
         """
         self._path = path
         self._wanted = frozenset(wanted)
         self._limit_s = limit_s
         self._began = time.monotonic()
-        self._entries = {pair: {name: _left_out("it was not reached") for name in measurements} for pair in pairs}
+        self._entries = {pair: {name: self._ahead(name) for name in measurements} for pair in pairs}
         self._head = head
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            raise InputError(
+                f"--out {path}: it cannot be written: {error.strerror}; give a file in a folder that is there", "out"
+            ) from error
+
+    def _ahead(self, name: str) -> dict[str, Any]:
+        """The entry of a measurement that has not begun."""
+        return _left_out("it was not reached" if self.wants(name) else "it was not asked for")
 
     @property
     def left_s(self) -> float:
@@ -73,9 +86,15 @@ class Journal:
         limit = asyncio.timeout(self.left_s)
         try:
             async with limit:
-                entry = {"status": "done", "facts": await work()}
+                facts = await work()
+                json.dumps(facts, allow_nan=False)  # a number that is none spoils this entry alone
+                entry = {"status": "done", "facts": facts}
         except TimeoutError as error:
             entry = {"status": "cut"} if limit.expired() else _failed(error)
+        except asyncio.CancelledError:
+            seconds = round(time.monotonic() - began, 3)
+            self._enter(pair, name, {"status": "cut", "why": "it was interrupted", "seconds": seconds})
+            raise
         except Exception as error:
             entry = _failed(error)
         self._enter(pair, name, {**entry, "seconds": round(time.monotonic() - began, 3)})
@@ -87,11 +106,18 @@ class Journal:
         why = f"{because_of}: {entry.get('error') or entry.get('why') or 'the time was over while it ran'}"
         for name in names:
             self._entries[pair][name] = _left_out(why)
-        self._write()
+        self._keep()
 
     def _enter(self, pair: str, name: str, entry: dict[str, Any]) -> None:
         self._entries[pair][name] = entry
-        self._write()
+        self._keep()
+
+    def _keep(self) -> None:
+        """A disk that is full ends nothing: it may have room by the next time, and all is printed at the end."""
+        try:
+            self._write()
+        except OSError as error:
+            logger.warning("%s could not be written: %s", self._path, error.strerror)
 
     def _write(self) -> None:
         with replacing(self._path) as file:

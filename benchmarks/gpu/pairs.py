@@ -1,5 +1,7 @@
 """The models of a plan: the embedded pair as it is, and as large as other models."""
 
+import shlex
+import shutil
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,11 +12,12 @@ import torch
 
 from cos.checkpoints import EMBEDDED, embedded
 from cos.engines.environment import is_cpu_build
+from cos.engines.memory import GIB, main_memory
 from cos.engines.settings import SCRIPTED, Role
-from cos.evaluation.files import replacing_folder
+from cos.evaluation.files import free_lock, replacing_folder, take_lock
 from cos.evaluation.provenance import Facts
 from cos.search.errors import InputError
-from cos.training.runs.folder import check_disk
+from cos.training.runs.folder import SPARE_BYTES
 from cos.training.widening.checkpoint import shape_in, widening_of
 from cos.training.widening.shape import SHAPES, Shape
 
@@ -73,14 +76,53 @@ def check_machine(pairs: Sequence[Pair]) -> None:
         )
 
 
+def check_flags(text: str) -> None:
+    """Errors: InputError for flags of the server that no shell would take."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--server-flags {text}: {error}; close each quotation", "server_flags") from error
+
+
 @contextmanager
-def kept_in(folder: Path | None) -> Generator[Path]:
-    """Where checkpoints are written: the folder, which stays, or one in memory that is removed at the end."""
-    if folder is not None:
-        yield folder
+def kept_in(folder: Path | None, needed_bytes: int = 0) -> Generator[Path]:
+    """Where checkpoints are written: the folder, which stays and is this run's own meanwhile, or a temporary one that
+    is removed at the end. That is in memory where so many bytes have room.
+
+    Errors: InputError for a folder that cannot be written to, or that another run writes to.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="cos-wide-", dir=_roomy(needed_bytes)) as made:
+            yield Path(made)
         return
-    with tempfile.TemporaryDirectory(prefix="cos-wide-", dir=MEMORY if Path(MEMORY).is_dir() else None) as made:
-        yield Path(made)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        take_lock(folder)
+    except OSError as error:
+        raise InputError(
+            f"--folder {folder}: it cannot be written to: {error.strerror}; give another", "folder"
+        ) from error
+    try:
+        yield folder
+    finally:
+        free_lock(folder)
+
+
+def _roomy(needed_bytes: int) -> str | None:
+    """Files in memory where there is room for that; None for where temporary files are. Containers have 64 MB of it
+    unless they are told otherwise."""
+    memory = main_memory()
+    if memory is None or not Path(MEMORY).is_dir():
+        return None
+    free = min(memory.free_bytes, shutil.disk_usage(MEMORY).free)
+    return MEMORY if free >= needed_bytes + SPARE_BYTES else None
+
+
+def bytes_of(pairs: Sequence[Pair], dtype: torch.dtype) -> int:
+    """Of all checkpoints that are written for pairs."""
+    widened: set[tuple[Role, str]] = {(role, size) for pair in pairs for role, size in models(pair) if is_widened(size)}
+    every = [widening_of(embedded(role), shape_of_size(size, role)) for role, size in widened]
+    return sum(widening.parameters for widening in every) * dtype.itemsize
 
 
 def is_widened(size: str) -> bool:
@@ -122,12 +164,23 @@ def write(pair: Pair, folder: Path, dtype: torch.dtype, seed: int) -> Facts:
         if is_widened(size):
             widening = widening_of(embedded(role), shape_of_size(size, role))
             facts[role]["parameters"] = widening.parameters
-            if not target.exists():
+            # The config is written last.
+            if not (target / "config.json").is_file():
                 folder.mkdir(parents=True, exist_ok=True)
-                check_disk(folder, widening.parameters * dtype.itemsize)
+                _check_room(folder, widening.parameters * dtype.itemsize)
                 with replacing_folder(target) as partial:
                     widening.write(partial, dtype, seed=seed)
     return facts
+
+
+def _check_room(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise InputError(
+            f"{folder}: a checkpoint of {needed_bytes / GIB:.1f} GiB is to be written, and {free / GIB:.1f} GiB are "
+            "free; give --folder on a disk that has room, or smaller --pairs",
+            "folder",
+        )
 
 
 def models(pair: Pair) -> Sequence[tuple[Role, str]]:

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,11 @@ from cos.benchmarks.gpu import in_process, over_http
 from cos.benchmarks.gpu.contract import Trees
 from cos.benchmarks.gpu.journal import Journal
 from cos.benchmarks.gpu.pairs import Pair, model_of, write
+from cos.benchmarks.gpu.process import FREED_S, until_free
 from cos.benchmarks.gpu.sizes import Sizes
 from cos.benchmarks.server_process import own_server
 from cos.checkpoints import LedgerProblem
+from cos.engines.memory import Memory, gpu_memories
 from cos.evaluation.in_process import OpenModels, open_models
 from cos.evaluation.provenance import Facts, machine
 from cos.search.errors import InputError
@@ -53,10 +55,12 @@ class Seen:
 
     reference: Trees | None = field(default=None)
     """The trees of the pair that the others are widened from."""
+    memories: Mapping[int, Memory] = field(default_factory=gpu_memories)
+    """Of the GPUs, before anything of ours ran there."""
 
 
 async def run(plan: Plan) -> Facts:
-    """Makes all measurements; see `cos.benchmarks.gpu.journal`. Errors: OSError where the results cannot be written."""
+    """Makes all measurements; see `cos.benchmarks.gpu.journal`. Errors: InputError where results cannot be written."""
     head = {
         **machine(),
         "gpu": gpu_facts(),
@@ -75,8 +79,7 @@ async def run(plan: Plan) -> Facts:
 
 
 async def _measure_pair(plan: Plan, pair: Pair, journal: Journal, seen: Seen) -> None:
-    # The weights are cast where the engines compute in another format than the checkpoint's own.
-    dtype = torch.float32 if plan.sizes.dtype == "float32" else torch.bfloat16
+    dtype = number_format(plan.sizes)
 
     async def written() -> Facts:
         return await asyncio.to_thread(write, pair, plan.folder, dtype, plan.seed)
@@ -88,9 +91,16 @@ async def _measure_pair(plan: Plan, pair: Pair, journal: Journal, seen: Seen) ->
     prm = model_of(pair.prm, "prm", plan.folder, dtype)
     if journal.wants(SERVER, *over_http.MEASUREMENTS):
         flags = ("--dtype", plan.sizes.dtype, *shlex.split(plan.server_flags))
+        await until_free(seen.memories, min(FREED_S, journal.left_s))
         await _over_http(plan, pair, journal, policy, prm, flags)
     if journal.wants(ENGINES, *in_process.MEASUREMENTS):
+        await until_free(seen.memories, min(FREED_S, journal.left_s))
         await _in_process(plan, pair, journal, seen, policy, prm)
+
+
+def number_format(sizes: Sizes) -> torch.dtype:
+    """Of widened checkpoints: they are cast where the engines compute in another format than the checkpoint's own."""
+    return torch.float32 if sizes.dtype == "float32" else torch.bfloat16
 
 
 async def _over_http(plan: Plan, pair: Pair, journal: Journal, policy: str, prm: str, flags: Sequence[str]) -> None:

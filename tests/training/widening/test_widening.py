@@ -181,15 +181,8 @@ def changed_weights(folder: Path, **changed: torch.Tensor | None) -> None:
 
 
 def test_sizes_that_are_not_those_of_the_config_are_told(tmp_path: Path) -> None:
-    config = Qwen2Config(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
+    config: Any = Qwen2Config(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config.head_dim, config.num_key_value_heads = 16, 2
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(
         InputError, match=r"k_proj.bias has the sizes \(32,\), and by its config.json \(16,\); only heads"
