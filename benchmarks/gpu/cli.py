@@ -15,7 +15,7 @@ def gpu(
         str | None,
         typer.Option(
             help="Pairs POLICY:PRM in their order, each tiny, small, 7b, 14b, 38b or scripted "
-            "(default: tiny:tiny,7b:7b,7b:14b; with --dry-run tiny:tiny,small:small)."
+            "(default: tiny:tiny,7b:7b; with --dry-run tiny:tiny,small:small)."
         ),
     ] = None,
     only: Annotated[
@@ -34,7 +34,7 @@ def gpu(
         ),
     ] = None,
     server_flags: Annotated[
-        str, typer.Option(help='Flags for the server, in one string, as --server-flags="--max-num-seqs 512".')
+        str, typer.Option(help='Flags for the server alone, in one string, as --server-flags="--max-num-seqs 512".')
     ] = "",
     ledgers: Annotated[
         int | None, typer.Option(min=1, help="Held-out ledgers on which trees are compared (default: 5; dry run: 1).")

@@ -142,7 +142,7 @@ async def _in_process(plan: Plan, pair: Pair, journal: Journal, seen: Seen, poli
         here = in_process.Here(started[0], plan.problems, plan.sizes, plan.seed, seen.reference)
         for name, work in in_process.WORK.items():
             await journal.measure(pair.name, name, _within(work, here))
-        if pair.is_reference:
+        if pair.is_reference and seen.reference is None:
             seen.reference = here.trees
 
 

@@ -60,5 +60,5 @@ class WidenConfig(StageKeys):
         if (self.policy is None) == (self.prm is None):
             raise ValueError("give either policy or prm")
         if (self.to is None) == (self.shape is None):
-            raise ValueError("give either to or shape")
+            raise ValueError("give either to or shape; `to: null` takes back what a recipe gives")
         return self
