@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+LIMIT_S, DRY_RUN_S = 540.0, 1800.0
+"""Limits of time: a machine with a GPU is paid for by the minute; two CPU cores take ten minutes for a dry run."""
 MOST_S = 86_400.0
 EXIT_TERMINATED = 143
 """As shells have it after SIGTERM."""
@@ -22,8 +24,13 @@ def gpu(
         str | None, typer.Option(help="Make these measurements alone, separated by commas (default: all).")
     ] = None,
     limit_s: Annotated[
-        float, typer.Option(min=1, max=MOST_S, help="Seconds after which nothing more begins, and what runs is cut.")
-    ] = 540,
+        float | None,
+        typer.Option(
+            min=1,
+            max=MOST_S,
+            help="Seconds after which nothing more begins, and what runs is cut (default: 540; dry run: 1800).",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="FILE.json", help="Results, written anew after each measurement.")
     ] = Path("gpu.json"),
@@ -82,7 +89,7 @@ def gpu(
             problems=random.Random(seed).sample(problems, len(problems)),
             folder=checkpoints,
             out=out,
-            limit_s=limit_s,
+            limit_s=limit_s or (DRY_RUN_S if dry_run else LIMIT_S),
             server_flags=server_flags,
             seed=seed,
             is_dry_run=dry_run,
