@@ -52,12 +52,12 @@ def revision(model: str) -> str | None:
 def commit() -> str:
     """The commit of the checkout this code runs from, ``-dirty`` with changes; elsewhere the package's version."""
     source = Path(cos.__file__).resolve()
-    tracked = _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name)
-    found = _output("git", "-C", str(source.parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    tracked = output_of("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name)
+    found = output_of("git", "-C", str(source.parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     return found if tracked and found else cos.__version__
 
 
-def _output(program: str, *arguments: str) -> str | None:
+def output_of(program: str, *arguments: str) -> str | None:
     """What a program prints; None when it is missing or fails."""
     path = shutil.which(program)
     if path is None:
@@ -83,4 +83,4 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
-    return (_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
+    return (output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()

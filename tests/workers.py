@@ -48,7 +48,7 @@ def turns(real: Iterable[str], all_: Iterable[str]) -> dict[str, int]:
 
 
 def sendable(report: Any) -> Any:
-    """A report made of plain data, with lone surrogates as ``\\udXXX``."""
+    """A report made of plain data, in which lone surrogates are written as escapes."""
     match report:
         case str():
             return report.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -54,7 +54,6 @@ def gpu(
 ) -> None:
     """What searches cost on this machine's GPU, with models as large as 7b and 14b: a plan under a limit of time."""
     import asyncio
-    import random
     from dataclasses import replace
 
     import uvloop
@@ -74,6 +73,8 @@ def gpu(
     from cos.benchmarks.gpu.tables import show
     from cos.benchmarks.report import json_line
     from cos.checkpoints import heldout
+    from cos.evaluation.accuracy import choose
+    from cos.search.errors import InputError
 
     chosen = parse_pairs(pairs or (DRY_RUN_PAIRS if dry_run else PAIRS))
     check_machine(chosen)
@@ -81,12 +82,14 @@ def gpu(
     wanted = MEASUREMENTS if only is None else parse_measurements(only)
     sizes = DRY_RUN if dry_run else FULL
     problems = heldout()
+    if ledgers is not None and ledgers > len(problems):
+        raise InputError(f"--ledgers {ledgers}: the held-out set has {len(problems)}; give that or less", "ledgers")
     with kept_in(folder, bytes_of(chosen, number_format(sizes))) as checkpoints:
         plan = Plan(
             pairs=chosen,
             wanted=wanted,
             sizes=replace(sizes, contract_problems=ledgers or sizes.contract_problems),
-            problems=random.Random(seed).sample(problems, len(problems)),
+            problems=choose(problems, len(problems), seed),
             folder=checkpoints,
             out=out,
             limit_s=limit_s or (DRY_RUN_S if dry_run else LIMIT_S),

@@ -14,7 +14,6 @@ from cos.benchmarks.side_by_side import compare
 from cos.checkpoints import LedgerProblem
 from cos.engines.memory import gpu_memories
 from cos.engines.ports import HasMetrics, Runtime
-from cos.evaluation.accuracy import choose
 from cos.evaluation.in_process import OpenModels
 from cos.evaluation.provenance import Facts
 
@@ -85,7 +84,7 @@ async def measure_prm_share(here: Here) -> Facts:
 
 async def measure_cost(here: Here) -> Facts:
     """Tokens that both engines computed over those that the chains need; see `cos.benchmarks.cost`."""
-    chosen = choose([*here.problems], here.sizes.cost_problems, here.seed)
+    chosen = here.problems[: here.sizes.cost_problems]
     found: Facts = {}
     for strategy in ("best_of_n", "beam"):
         setting, at_once = here.setting(strategy), here.sizes.barrier_level

@@ -9,7 +9,6 @@ from cos.benchmarks import serving, speculation
 from cos.benchmarks.gpu.sizes import Sizes
 from cos.benchmarks.setting import Setting
 from cos.checkpoints import LedgerProblem
-from cos.evaluation.accuracy import choose
 from cos.evaluation.provenance import Facts
 
 STRATEGIES = ("greedy", "auto", "best_of_n", "beam")
@@ -36,7 +35,7 @@ async def measure_serving(
 
 async def measure_ahead(client: httpx.AsyncClient, problems: Sequence[LedgerProblem], sizes: Sizes, seed: int) -> Facts:
     """Latency of one search at a time with and without beginning ahead, and whether the trees are the same."""
-    chosen = choose([*problems], sizes.ahead_problems + speculation.WARM_UP, seed)
+    chosen = problems[: sizes.ahead_problems + speculation.WARM_UP]
     found: Facts = {}
     for strategy in AHEAD:
         setting = Setting(strategy=strategy, n=sizes.n).fitted()

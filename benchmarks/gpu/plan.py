@@ -3,11 +3,11 @@
 import asyncio
 import os
 import shlex
-import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -23,7 +23,7 @@ from cos.benchmarks.server_process import own_server
 from cos.checkpoints import LedgerProblem
 from cos.engines.memory import Memory, gpu_memories
 from cos.evaluation.in_process import OpenModels, open_models
-from cos.evaluation.provenance import Facts, machine
+from cos.evaluation.provenance import Facts, machine, output_of
 from cos.search.errors import InputError
 
 WRITING = "widening"
@@ -40,6 +40,7 @@ class Plan:
     wanted: Sequence[str]
     sizes: Sizes
     problems: Sequence[LedgerProblem]
+    """In the seed's order."""
     folder: Path
     """Where widened checkpoints are written, or were before."""
     out: Path
@@ -119,11 +120,7 @@ async def _over_http(plan: Plan, pair: Pair, journal: Journal, policy: str, prm:
         limits = httpx.Limits(max_connections=max(plan.sizes.levels))
         async with httpx.AsyncClient(base_url=urls[0], limits=limits) as client:
             for name, work in over_http.WORK.items():
-                await journal.measure(pair.name, name, _bound(work, client, plan))
-
-
-def _bound(work: over_http.Work, client: httpx.AsyncClient, plan: Plan) -> Callable[[], Awaitable[Facts]]:
-    return lambda: work(client, plan.problems, plan.sizes, plan.seed)
+                await journal.measure(pair.name, name, partial(work, client, plan.problems, plan.sizes, plan.seed))
 
 
 async def _in_process(plan: Plan, pair: Pair, journal: Journal, seen: Seen, policy: str, prm: str) -> None:
@@ -141,13 +138,9 @@ async def _in_process(plan: Plan, pair: Pair, journal: Journal, seen: Seen, poli
             return
         here = in_process.Here(started[0], plan.problems, plan.sizes, plan.seed, seen.reference)
         for name, work in in_process.WORK.items():
-            await journal.measure(pair.name, name, _within(work, here))
+            await journal.measure(pair.name, name, partial(work, here))
         if pair.is_reference and seen.reference is None:
             seen.reference = here.trees
-
-
-def _within(work: in_process.Work, here: in_process.Here) -> Callable[[], Awaitable[Facts]]:
-    return lambda: work(here)
 
 
 def parse_measurements(text: str) -> tuple[str, ...]:
@@ -162,10 +155,6 @@ def parse_measurements(text: str) -> tuple[str, ...]:
 def gpu_facts() -> list[dict[str, str]]:
     """Each GPU with its driver and memory; empty where there is none."""
     names = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
-    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.split(", ") for line in told.stdout.splitlines() if line.strip()]
+    told = output_of("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader") or ""
+    rows = [line.split(", ") for line in told.splitlines() if line.strip()]
     return [{**dict(zip(names, row, strict=False)), "cuda": str(torch.version.cuda)} for row in rows]

@@ -67,6 +67,13 @@ def test_measurements_can_be_chosen(tmp_path: Path) -> None:
     assert entries["serving"] == {"status": "left_out", "why": "it was not asked for"}
 
 
+def test_more_ledgers_than_there_are_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "gpu", "--dry-run", "--ledgers", "1001", "--out", str(tmp_path / "gpu.json")])
+    assert ended.value.code
+    assert "--ledgers 1001: the held-out set has 1000" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_cannot_be_chosen_is_told() -> None:
     with pytest.raises(InputError, match="--only limit,speed: 'speed' is none of widening, server_start"):
         parse_measurements("limit,speed")

@@ -1,6 +1,7 @@
 """How pictures go to a vLLM elsewhere: once, by their names from then on, and again where they were forgotten."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
@@ -31,15 +32,20 @@ async def test_a_picture_goes_over_once_and_by_its_name_from_then_on() -> None:
     assert len({part["uuid"] for each in parts for part in each}) == 1
 
 
-async def test_a_picture_that_was_forgotten_goes_over_again() -> None:
-    known: set[str] = set()
+def forgetful(known: set[str]) -> Callable[[Asked], Reply]:
+    """A server that has the pictures whose ids are known to it, and learns those that it is sent."""
 
-    def forgetful(asked: Asked) -> Reply:
+    def answer(asked: Asked) -> Reply:
         (part,) = asked.body["content_parts"]
         known.update([part["uuid"]] if "url" in part else ())
         return works(asked) if part["uuid"] in known else refusal(400, "Cache miss")
 
-    async with remote(forgetful) as (engine, server):
+    return answer
+
+
+async def test_a_picture_that_was_forgotten_goes_over_again() -> None:
+    known: set[str] = set()
+    async with remote(forgetful(known)) as (engine, server):
         session = await engine.open(SHOWN)
         known.clear()
         assert (await session.draw((), DRAW)).written
@@ -50,13 +56,7 @@ async def test_a_picture_that_was_forgotten_goes_over_again() -> None:
 
 async def test_requests_at_once_that_find_it_forgotten_count_as_one() -> None:
     known: set[str] = set()
-
-    def forgetful(asked: Asked) -> Reply:
-        (part,) = asked.body["content_parts"]
-        known.update([part["uuid"]] if "url" in part else ())
-        return works(asked) if part["uuid"] in known else refusal(400, "Cache miss")
-
-    async with remote(forgetful) as (engine, server):
+    async with remote(forgetful(known)) as (engine, server):
         session = await engine.open(SHOWN)
         known.clear()
         await asyncio.gather(*(session.draw((), DRAW) for _ in range(8)))

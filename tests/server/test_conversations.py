@@ -1,6 +1,7 @@
 """Conversations over POST /v1/chat/completions: who is shown which turns and pictures."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,15 +37,20 @@ def noting(shown: list[Prompt]) -> Any:
     return write
 
 
-async def test_a_conversation_is_the_prompt_of_policy_and_prm_and_its_last_user_message_the_question() -> None:
-    drawn: list[Prompt] = []
-    judged: list[Prompt] = []
+def judging(shown: list[Prompt]) -> Callable[[Prompt, str], float]:
+    """A PRM that notes what it is shown."""
 
     def judge(prompt: Prompt, written: str) -> float:
         del written
-        judged.append(prompt)
+        shown.append(prompt)
         return 0.9
 
+    return judge
+
+
+async def test_a_conversation_is_the_prompt_of_policy_and_prm_and_its_last_user_message_the_question() -> None:
+    drawn: list[Prompt] = []
+    judged: list[Prompt] = []
     wide = {"type": "image_url", "image_url": data_uri(picture_bytes(64, 10))}
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -52,7 +58,7 @@ async def test_a_conversation_is_the_prompt_of_policy_and_prm_and_its_last_user_
         {"role": "assistant", "content": "4", "refusal": None, "annotations": [], "reasoning": "Step 1"},
         {"role": "user", "content": [{"type": "text", "text": "Which is tallest?"}, wide]},
     ]
-    async with served(Script(writer=noting(drawn), judge=judge)) as server:
+    async with served(Script(writer=noting(drawn), judge=judging(judged))) as server:
         cos = (await ask(server, messages=turns))["cos"]
     assert cos["question"] == "Which is tallest?"
     for prompt in (drawn[0], judged[0]):
@@ -70,14 +76,8 @@ async def test_a_conversation_is_the_prompt_of_policy_and_prm_and_its_last_user_
 async def test_a_picture_stays_between_texts_for_the_policy_and_before_them_for_a_prm_that_was_trained_so() -> None:
     drawn: list[Prompt] = []
     judged: list[Prompt] = []
-
-    def judge(prompt: Prompt, written: str) -> float:
-        del written
-        judged.append(prompt)
-        return 0.9
-
     parts = [{"type": "text", "text": "In this: "}, IMAGE, {"type": "text", "text": "how many rows?"}]
-    async with served(Script(writer=noting(drawn), judge=judge), policy_suffix="Think.") as server:
+    async with served(Script(writer=noting(drawn), judge=judging(judged)), policy_suffix="Think.") as server:
         cos = (await ask(server, messages=messages(*parts)))["cos"]
     assert cos["question"] == "In this: \nhow many rows?"
     assert places(drawn[0]) == ["In this: ", (32, 24), "how many rows?\nThink."]
